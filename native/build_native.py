@@ -1,0 +1,24 @@
+"""cffi builder of ``swmld._native``: the declarations are read from ``swml.h`` between its CDEF marks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cffi
+
+HERE = Path(__file__).resolve().parent
+SOURCES = ["crc32c.c", "buffers.c", "table.c", "source.c", "dirs.c", "cfile.c", "park.c", "hot.c", "session.c"]
+
+_header = (HERE / "swml.h").read_text()
+ffibuilder = cffi.FFI()
+ffibuilder.cdef(_header.split("/* CDEF begin */")[1].split("/* CDEF end */")[0])
+ffibuilder.set_source(
+    "swmld._native",
+    '#include "swml.h"',
+    sources=[f"native/{name}" for name in SOURCES if (HERE / name).exists()],
+    depends=["native/swml.h", "native/internal.h"],
+    include_dirs=[str(HERE)],
+    extra_compile_args=["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
+                        "-Wno-missing-field-initializers", "-fvisibility=hidden"],
+    libraries=["pthread"],
+)

@@ -1,0 +1,5 @@
+"""cffi needs this one call beside pyproject.toml."""
+
+from setuptools import setup
+
+setup(cffi_modules=["native/build_native.py:ffibuilder"])
