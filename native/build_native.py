@@ -18,7 +18,7 @@ ffibuilder.set_source(
     sources=[f"native/{name}" for name in SOURCES if (HERE / name).exists()],
     depends=["native/swml.h", "native/internal.h"],
     include_dirs=[str(HERE)],
-    extra_compile_args=["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
+    extra_compile_args=["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
                         "-Wno-missing-field-initializers", "-fvisibility=hidden"],
     libraries=["pthread"],
 )
