@@ -1,0 +1,157 @@
+"""What crosses the control socket: one JSON object a line, ASCII only.
+
+A client sends one request and reads lines until a result or an error ends the exchange; a method that takes
+long sends progress lines first. Paths are text with surrogate escapes for bytes that are not UTF-8, as
+``os.fsdecode`` makes them; JSON carries those as ``\\udcXX``. A path is absolute, or relative to the mount.
+
+    -> {"method": "warmup", "params": {"paths": ["train"]}}
+    <- {"progress": {"done_bytes": 4194304, "total_bytes": 8388608, "done_files": 1, "total_files": 2}}
+    <- {"result": {...}}          or {"error": {"message": "...", "exit_code": 1}}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NotRequired, TypedDict
+
+# The kernel takes 2 MiB of command line by default, and a JSON escape of a byte is 6 bytes long.
+MAX_REQUEST = 16 << 20
+
+METHODS = ("status", "stats", "warmup", "cache.ls", "cache.verify", "cache.drop")
+
+Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
+Handler = Callable[[dict[str, Any], Progress], Awaitable[Any]]
+
+
+class PathsParams(TypedDict):
+    """Parameters of ``warmup``."""
+
+    paths: list[str]
+
+
+class PathParams(TypedDict):
+    """Parameters of ``cache.ls``, ``cache.verify``, ``cache.drop``; no ``path``: the mount's root."""
+
+    path: NotRequired[str]
+
+
+class CacheUsage(TypedDict):
+    """The cache as a whole. All but ``files`` in bytes; ``free`` is the free space of its disk."""
+
+    bytes: int
+    files: int
+    limit: int
+    free: int
+
+
+class Status(TypedDict):
+    """Result of ``status``: what runs, and what it uses."""
+
+    version: str
+    pid: int
+    mount: str
+    source: str
+    cache_dir: str
+    mode: str  # passthrough, native or python: the fastest way that reads are served
+    engine: str  # uring or threads
+    read_only: bool
+    metrics: str  # HOST:PORT as bound, or off
+    uptime: float  # seconds
+    cache: CacheUsage
+    fallbacks: list[str]  # one line for each feature that is missing, and what is used instead
+
+
+class Buckets(TypedDict):
+    """A histogram: ``counts[i]`` values in (``bounds[i-1]``, ``bounds[i]``]; one more count for the rest."""
+
+    bounds: list[float]
+    counts: list[int]
+    sum: float
+
+
+Value = float | dict[str, float] | Buckets
+
+
+class Stats(TypedDict):
+    """Result of ``stats``: the values of ``swmld.api.metrics.METRICS`` by name without ``swmld_``."""
+
+    mount: str
+    uptime: float  # seconds
+    metrics: dict[str, Value]
+
+
+class Transfer(TypedDict):
+    """Progress of ``warmup`` and ``cache.verify``. Totals grow while the tree is still being walked."""
+
+    done_bytes: int
+    total_bytes: int
+    done_files: int
+    total_files: int
+
+
+class PathError(TypedDict):
+    """One file that could not be handled, and why."""
+
+    path: str
+    error: str
+
+
+class WarmupResult(TypedDict):
+    """Result of ``warmup``: ``skipped_bytes`` were in the cache already. ``failed`` has the first 100."""
+
+    files: int
+    fetched_bytes: int
+    skipped_bytes: int
+    failed_files: int
+    failed: list[PathError]
+    seconds: float
+
+
+class CacheEntry(TypedDict):
+    """One cached file. ``last_used`` is seconds since the epoch, 0 if unknown."""
+
+    path: str
+    size: int
+    cached_bytes: int
+    last_used: float
+    pinned: bool
+
+
+class Entries(TypedDict):
+    """Progress of ``cache.ls``: some more files, at most ``ENTRIES_PER_LINE``."""
+
+    entries: list[CacheEntry]
+
+
+ENTRIES_PER_LINE = 1000
+
+
+class CacheTotal(TypedDict):
+    """Result of ``cache.ls`` (what was listed) and of ``cache.drop`` (what was removed)."""
+
+    files: int
+    bytes: int
+
+
+class VerifyResult(TypedDict):
+    """Result of ``cache.verify``: chunks checked, found bad, and fetched again from the source."""
+
+    files: int
+    chunks: int
+    bad: int
+    mended: int
+    failed: list[PathError]
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """One line. ASCII, so that no file name, whatever its bytes, can break the line."""
+    return json.dumps(message, ensure_ascii=True, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """The object in one line. Raises ValueError if it is anything else."""
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("expected a JSON object")
+    return message

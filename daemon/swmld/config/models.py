@@ -1,0 +1,187 @@
+"""What the daemon can be told: every key, its type, its default and its one line of help.
+
+The help text here is what ``swmld --help`` and the man page print. Sizes are bytes and times are seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from swmld.config import globs
+from swmld.config.values import (
+    AUTO_FLOOR,
+    Address,
+    Directory,
+    Flag,
+    Floor,
+    FreeFloor,
+    Glob,
+    MountPoint,
+    choice,
+    count,
+    duration,
+    size,
+)
+from swmld.types import Check
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+CACHE_ROOT = Path("/var/cache/swmld")
+RUN_DIR = Path("/run/swmld")
+# A socket path holds 107 bytes (sun_path in unix(7)); "/run/swmld/" and ".sock" take 16 of them.
+MAX_NAME = 88
+
+CheckMode = Annotated[Check, BeforeValidator(choice("strict", "relaxed", "immutable"))]
+Interval = Annotated[float, duration(0, 86400)]
+_FROZEN = ConfigDict(frozen=True, extra="forbid", validate_default=False, arbitrary_types_allowed=True)
+
+
+def mount_name(mount: Path) -> str:
+    """The mount as one file name, ``mnt-ml`` for ``/mnt/ml``: names the control socket and the cache.
+
+    ``-`` and ``%`` in the path become ``%2D`` and ``%25``, so that two mounts never share a name; a path too
+    long for a socket's name keeps its start and ends in a hash of the whole.
+    """
+    parts = os.fspath(mount).strip("/").replace("%", "%25").replace("-", "%2D").split("/")
+    name = "-".join(parts) or "root"
+    encoded = os.fsencode(name)
+    if len(encoded) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(os.fsencode(mount)).hexdigest()[:16]
+    return os.fsdecode(encoded[: MAX_NAME - 18]) + "--" + digest
+
+
+class PathRule(BaseModel):
+    """One entry of ``paths``: how the files that match ``glob`` are checked against the source."""
+
+    model_config = _FROZEN
+
+    glob: Glob = Field(description="Pattern: 'train/**' from the mount's root, '*.safetensors' at any depth.")
+    check: CheckMode = Field(description="strict, relaxed or immutable, as the key of that name.")
+    interval: Interval | None = Field(
+        default=None, description="Seconds between two checks when relaxed; else check_interval."
+    )
+
+
+def _default_cache_dir(valid: dict[str, Any]) -> Path:
+    return CACHE_ROOT / mount_name(valid["mount"])
+
+
+def _default_prefetch_parallel(valid: dict[str, Any]) -> int:
+    return max(1, int(valid["fetch_parallel"]) * 3 // 4)
+
+
+class Settings(BaseModel):
+    """Everything one daemon is told; made by ``swmld.config.load``, never changed afterwards."""
+
+    model_config = _FROZEN
+
+    mount: MountPoint = Field(description="Directory where the files are served.")
+    source: Directory | None = Field(
+        default=None, description="Directory to serve; default: what the mount point already holds."
+    )
+    cache_dir: Directory = Field(
+        default_factory=_default_cache_dir,
+        description="Directory of the cache, on a local disk; default: /var/cache/swmld/<mount, / as ->.",
+    )
+    cache_size: Annotated[int, size(64 * KIB)] = Field(
+        default=100 * GIB, description="Most bytes the cache holds; the least recently used files go first."
+    )
+    free_floor: Floor = Field(
+        default=AUTO_FLOOR,
+        description="Disk space that is left free: a size, a share such as 5%, or auto (5%, at most 10GiB).",
+    )
+    chunk_size: Annotated[int, size(64 * KIB, 64 * MIB, power_of_two=True)] = Field(
+        default=4 * MIB, description="Unit of fetching and caching: a power of two, 64KiB to 64MiB."
+    )
+    read_only: Flag = Field(default=False, description="Refuse every change through the mount with EROFS.")
+    passthrough: Flag = Field(
+        default=True, description="Let the kernel read completely cached files without the daemon."
+    )
+    native: Flag = Field(
+        default=True, description="Answer hot operations in C; without it every request is served in Python."
+    )
+    check: CheckMode = Field(
+        default=Check.RELAXED,
+        description="How often an open looks for a changed source: strict (each open), relaxed (every "
+        "check_interval), immutable (never).",
+    )
+    check_interval: Interval = Field(
+        default=1.0, description="Time between two checks of a file when relaxed."
+    )
+    metadata_timeout: Annotated[float, duration(0, 86400)] = Field(
+        default=60.0,
+        description="How long the kernel keeps names and attributes; changes through the mount show at once.",
+    )
+    paths: tuple[PathRule, ...] = Field(
+        default=(), description="Checks for some paths, a list of {glob, check, interval}; first match wins."
+    )
+    engine: Annotated[Literal["auto", "uring", "threads"], choice("auto", "uring", "threads")] = Field(
+        default="auto", description="How bytes are moved: io_uring, or threads; auto tries io_uring first."
+    )
+    fetch_parallel: Annotated[int, count(1, 1024)] = Field(
+        default=32, description="Most requests that are under way at the source at once."
+    )
+    prefetch_parallel: Annotated[int, count(1, 1024)] = Field(
+        default_factory=_default_prefetch_parallel,
+        description="How many of those may be prefetches; default: three quarters (24).",
+    )
+    sub_read: Annotated[int, size(4 * KIB, 64 * MIB, power_of_two=True)] = Field(
+        default=MIB,
+        description="Size of one request to the source; larger chunks are fetched in parallel parts.",
+    )
+    fetch_timeout: Annotated[float, duration(0.1, 86400)] = Field(
+        default=60.0, description="Time after which a read of a source that does not answer fails with EIO."
+    )
+    readahead_max: Annotated[int, size(0)] = Field(
+        default=128 * MIB, description="Most bytes fetched ahead of one sequential reader; 0 switches it off."
+    )
+    neighbours: Annotated[Literal["auto", "off"], choice("auto", "off")] = Field(
+        default="auto", description="Fetch the next files of a directory whose files are read in order."
+    )
+    neighbours_max_files: Annotated[int, count(1, 1_000_000)] = Field(
+        default=512, description="Most files fetched ahead in one directory."
+    )
+    metrics_address: Address = Field(
+        default="127.0.0.1:9617", description="Where Prometheus metrics are served, as HOST:PORT, or off."
+    )
+    run_dir: Directory = Field(default=RUN_DIR, description="Directory of the control sockets.")
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], choice("debug", "info", "warning", "error")
+    ] = Field(default="info", description="Least severe messages that are written to standard error.")
+    log_format: Annotated[Literal["text", "json"], choice("text", "json")] = Field(
+        default="text", description="text for people; json for collectors, one object a line."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        """Pairs of values that each are fine and together are not. The key at fault leads the message."""
+        if self.cache_size < self.chunk_size:
+            raise ValueError("cache_size: expected at least one chunk (chunk_size)")
+        if self.prefetch_parallel > self.fetch_parallel:
+            raise ValueError(f"prefetch_parallel: expected at most fetch_parallel ({self.fetch_parallel})")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The mount as one file name."""
+        return mount_name(self.mount)
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the daemon of this mount listens for control requests."""
+        return self.run_dir / f"{self.name}.sock"
+
+    def check_for(self, path: bytes) -> tuple[Check, float]:
+        """How the file at ``path`` (relative to the mount's root) is checked, and every how many seconds."""
+        for rule in self.paths:
+            if globs.matches(rule.glob, path):
+                return rule.check, self.check_interval if rule.interval is None else rule.interval
+        return self.check, self.check_interval
+
+
+__all__ = ["FreeFloor", "PathRule", "Settings", "mount_name"]
