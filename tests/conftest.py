@@ -1,0 +1,140 @@
+"""Fixtures that layers t5 to t7 share: modes, mounted trees, hang protection, log checks, options."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import mount, tree
+from support.mount import Daemon
+from support.tree import Tree
+from support.watchdog import watchdog
+
+_numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--stress", action="store_true", help="also run what takes minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Layers in order: the first failure is then the lowest broken layer.
+    items.sort(key=lambda item: item.path.parent.name)
+    if not config.getoption("--stress"):
+        skip = pytest.mark.skip(reason="minutes long: run with --stress")
+        for item in items:
+            if item.get_closest_marker("stress"):
+                item.add_marker(skip)
+
+
+def pytest_sessionfinish() -> None:
+    watchdog.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for daemon in mount.LIVE:
+            report.sections.append(("daemon log", daemon.tail()))
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Arm the watchdog below the test's own timeout: a hung test then fails with its log, not the run."""
+    marker = item.get_closest_marker("timeout")
+    limit = float(marker.args[0] if marker else item.config.getini("timeout"))
+    armed = "/t5_" in str(item.path) or "/t6_" in str(item.path) or "/t7_" in str(item.path)
+    if armed:
+        watchdog.arm(min(limit * 0.8, limit - 5))
+    try:
+        return (yield)
+    finally:
+        if armed:
+            watchdog.disarm()
+
+
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """A directory of the test's own that every user can enter."""
+    with tree.work_dir() as path:
+        yield path
+
+
+@pytest.fixture(params=tree.modes())
+def mode(request: pytest.FixtureRequest) -> str:
+    """Each way the mount can serve reads; the disk itself with SWMLD_TEST_BACKEND=native."""
+    tree.require_mode(request.param)
+    return str(request.param)
+
+
+@pytest.fixture(params=[mode for mode in tree.modes() if mode != tree.DISK])
+def daemon_mode(request: pytest.FixtureRequest) -> str:
+    """As ``mode``, for tests that make no sense without a daemon."""
+    tree.require_mode(request.param)
+    return str(request.param)
+
+
+class _Shared:
+    """One daemon a module and mode; started again where a test ended it."""
+
+    def __init__(self, mode: str) -> None:
+        self._mode = mode
+        self._stack = ExitStack()
+        self._tree: Tree | None = None
+
+    def tree(self) -> Tree:
+        if self._tree is not None and self._tree.daemon is not None and not self._tree.daemon.alive:
+            self.close(quietly=True)
+        if self._tree is None:
+            base = self._stack.enter_context(tree.work_dir())
+            self._tree = self._stack.enter_context(tree.backend(self._mode, base))
+        return self._tree
+
+    def close(self, quietly: bool = False) -> None:
+        self._tree = None
+        try:
+            self._stack.close()
+        except AssertionError:
+            if not quietly:
+                raise
+
+
+@pytest.fixture(scope="module", params=tree.modes())
+def shared(request: pytest.FixtureRequest) -> Iterator[_Shared]:
+    tree.require_mode(request.param)
+    shared = _Shared(request.param)
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def fs(shared: _Shared) -> Iterator[Tree]:
+    """A fresh directory, made through the mount, in a daemon that the module's tests share."""
+    whole = shared.tree()
+    name = f"t{next(_numbers)}"
+    (whole.path / name).mkdir()
+    (whole.path / name).chmod(0o755)
+    yield Tree(whole.path / name, whole.source / name, whole.mode, whole.daemon)
+    if whole.daemon is not None:
+        assert whole.daemon.alive, f"the daemon died\n{whole.daemon.tail()}"
+        whole.daemon.check_log()
+
+
+@pytest.fixture
+def own(mode: str, base: Path) -> Iterator[Callable[..., Tree]]:
+    """Make a tree with a daemon of the test's own; arguments are those of Daemon."""
+    with ExitStack() as stack:
+        yield lambda **daemon: stack.enter_context(tree.backend(mode, base, **daemon))
+
+
+@pytest.fixture
+def daemon(daemon_mode: str, base: Path) -> Iterator[Callable[..., Daemon]]:
+    """Start a daemon of the test's own in the mode; arguments are those of Daemon."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(Daemon(base, daemon_mode, **options))
