@@ -1,0 +1,303 @@
+"""One cached generation of one source file: a sparse data file and which of its chunks are there.
+
+A ``CacheFile`` is shared by all who acquired the same identity. What it knows is in memory and right at
+once; the index hears of it in order, through the writer. A *dead* one was dropped while somebody held it:
+its data file is unlinked, its holders go on with the open fd, and the index hears of it no more.
+
+Present chunks never change. A chunk is written only while it is ABSENT, and ``commit`` comes after the write.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from swmld.cache.checksum import crc32c
+from swmld.cache.index import FileRow, Index, Trust
+from swmld.cache.reclaim import Account
+from swmld.cache.writer import AddChunk, CloseFd, RemoveChunk, Respan, TrustChunk, Writer
+from swmld.errors import CacheError, CacheFull
+from swmld.types import Identity
+
+# A chunk map of more bits than this (64 TiB in chunks of 4 MiB) would cost megabytes a file: such files are
+# read without the cache.
+MAX_CHUNKS = 1 << 24
+
+# Checksums are read in pieces of this size; larger ones gain nothing (the page cache copies at 4 KiB).
+_PIECE = 1 << 20
+
+
+class ChunkState(enum.Enum):
+    """What is known of a chunk. SUSPECT: its row is from before an unclean boot, verify it first."""
+
+    ABSENT = 0
+    SUSPECT = 1
+    PRESENT = 2
+
+
+ABSENT, SUSPECT, PRESENT = ChunkState.ABSENT, ChunkState.SUSPECT, ChunkState.PRESENT
+
+
+@dataclass(slots=True)
+class Books:
+    """What all files of a cache write to. ``session`` changes with every clean mark."""
+
+    index: Index
+    writer: Writer
+    account: Account
+    trust: Trust
+    session: int
+
+
+def chunk_count(size: int, chunk_size: int) -> int:
+    """How many chunks ``size`` bytes make."""
+    return -(-size // chunk_size)
+
+
+def os_error(error: OSError, what: str) -> CacheError:
+    """``error`` as the room's own exception."""
+    message = f"cache: {what}: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return CacheFull(message)
+    return CacheError(message, error.errno or errno.EIO)
+
+
+def create_data_file(path: str, size: int) -> int:
+    """Make a sparse file of ``size`` bytes; returns its fd. Raises ``CacheError``."""
+    try:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:  # an id is new, so whatever lies there is nobody's
+            os.unlink(path)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, size)
+        except OSError:
+            os.close(fd)
+            os.unlink(path)
+            raise
+    except OSError as error:
+        raise os_error(error, "making a data file") from error
+    return fd
+
+
+def open_data_file(path: str, size: int) -> int | None:
+    """The fd of an existing data file; ``None`` if it is gone or not as long as it must be.
+
+    Raises ``CacheError`` for all else (fd limit, I/O error): the file may be good.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise os_error(error, "opening a data file") from error
+    if os.fstat(fd).st_size != size:
+        os.close(fd)
+        return None
+    return fd
+
+
+class CacheFile:
+    """A pinned, open cache file; made by ``Cache.acquire`` and ``Cache.find``, given back with
+    ``release``."""
+
+    def __init__(
+        self,
+        books: Books,
+        row: FileRow,
+        path: str,
+        fd: int,
+        on_idle: Callable[[CacheFile], None],
+        on_bad: Callable[[CacheFile], None],
+    ) -> None:
+        self.file_id = row.file_id
+        self.identity: Identity = row.identity
+        self.chunk_size = row.chunk_size
+        self.size = row.size
+        self.nchunks = row.nchunks
+        self.fd = fd
+        """Readable and writable; -1 once released."""
+        self.path = path
+        """Path of the data file."""
+        self.source_path = row.path
+        """Where the source file was last seen, relative to the source's root."""
+        self.last_used = row.last_used
+        """As the index knows it: seconds since the epoch."""
+        self.present_count = 0
+        self.pins = 1
+        self.uses = 0
+        """How often it went idle; tells an old settling from a later one."""
+        self.dead = False
+        self.settled = False
+        """No longer in memory: the index knows all of it."""
+        self.pinned_by_hand = bool(row.pinned)
+        self.lock = threading.Lock()
+        """Guards everything above that changes, and the bits. Held for no I/O: the event loop takes it."""
+        self._books = books
+        self._on_idle = on_idle
+        self._on_bad = on_bad
+        self._bits = bytearray((self.nchunks + 7) // 8)
+        self._suspect: set[int] = set()
+
+    def load(self, row: FileRow) -> None:
+        """Take over the chunks that the index holds. Blocks; raises ``sqlite3.Error``."""
+        trust = self._books.trust
+        trusted = not trust.suspects(row.session_first, row.session)
+        if trusted and row.present == row.nchunks:
+            self._fill()
+            return
+        for chunk, session in self._books.index.chunks(self.file_id):
+            if not trusted and trust.suspects(session, session):
+                self._suspect.add(chunk)
+            else:
+                self._bits[chunk >> 3] |= 1 << (chunk & 7)
+                self.present_count += 1
+
+    def _fill(self) -> None:
+        self._bits[:] = b"\xff" * len(self._bits)
+        if self.nchunks & 7:
+            self._bits[-1] = (1 << (self.nchunks & 7)) - 1
+        self.present_count = self.nchunks
+
+    @property
+    def complete(self) -> bool:
+        """Every chunk is there and trusted. An empty file is complete."""
+        return self.present_count == self.nchunks
+
+    def state(self, chunk: int) -> ChunkState:
+        """What is known of ``chunk``; ``IndexError`` beyond the end."""
+        if not 0 <= chunk < self.nchunks:
+            raise IndexError(f"chunk {chunk} of {self.nchunks}")
+        if self._bits[chunk >> 3] >> (chunk & 7) & 1:
+            return PRESENT
+        return SUSPECT if chunk in self._suspect else ABSENT
+
+    def missing(self, first: int, stop: int) -> list[int]:
+        """Chunks in ``[first, stop)``, cut to the file, that are not PRESENT."""
+        if self.complete:
+            return []
+        bits = self._bits
+        return [n for n in range(max(0, first), min(stop, self.nchunks)) if not bits[n >> 3] >> (n & 7) & 1]
+
+    def extent(self, chunk: int) -> tuple[int, int]:
+        """``(offset, length)`` in bytes; the last chunk may be short."""
+        offset = chunk * self.chunk_size
+        return offset, min(self.chunk_size, self.size - offset)
+
+    def bitmap(self) -> bytes:
+        """One bit a chunk, least significant first, set for PRESENT."""
+        return bytes(self._bits)
+
+    def stored_bytes(self) -> int:
+        """Bytes of the chunks that have a row, suspect ones too. Holds ``lock``."""
+        count = self.present_count + len(self._suspect)
+        if not self.nchunks or self.state(self.nchunks - 1) is ABSENT:
+            return count * self.chunk_size
+        return (count - 1) * self.chunk_size + self.extent(self.nchunks - 1)[1]
+
+    def retire(self) -> int:
+        """Become dead: the index hears no more of it. Returns ``stored_bytes``, which the cache gives up."""
+        with self.lock:
+            self.dead = True
+            return self.stored_bytes()
+
+    def commit(self, chunk: int, crc: int) -> None:
+        """``chunk``'s bytes are in the data file and have the checksum ``crc``. Loop-safe.
+
+        Ends the reservation of its bytes (``Cache.reserve``). A chunk that is PRESENT already stays as it is.
+        """
+        length = self.extent(chunk)[1]
+        books = self._books
+        with self.lock:
+            state = self.state(chunk)
+            new = int(state is ABSENT)
+            if state is not PRESENT:
+                self._suspect.discard(chunk)
+                self._bits[chunk >> 3] |= 1 << (chunk & 7)
+                self.present_count += 1
+                # Queued under the lock: a drop that comes now finds it in the queue before its own change.
+                if not self.dead:
+                    books.writer.put(AddChunk(self.file_id, chunk, crc, length, books.session, new))
+                    books.account.add(length * new)
+        books.account.unreserve(length)
+
+    def verify(self, chunk: int) -> bool:
+        """Read ``chunk`` and compare its checksum; afterwards it is PRESENT (True) or ABSENT (False). Blocks.
+
+        A PRESENT chunk that proves bad takes the whole generation out of the cache: somebody may be reading
+        it without the daemon, so it must not be written again in place.
+        """
+        state = self.state(chunk)
+        if state is ABSENT:
+            return False
+        if state is PRESENT:
+            self._books.writer.flush()
+        good = self._checksum_holds(chunk)
+        with self.lock:
+            if self.state(chunk) is not state:  # fetched anew, or settled by another thread, meanwhile
+                return self.state(chunk) is PRESENT
+            if state is SUSPECT:
+                self._settle_suspect(chunk, good)
+            elif not good:
+                self._bits[chunk >> 3] &= ~(1 << (chunk & 7))
+                self.present_count -= 1
+        if state is PRESENT and not good:
+            self._on_bad(self)
+        return good
+
+    def _settle_suspect(self, chunk: int, good: bool) -> None:
+        books = self._books
+        self._suspect.discard(chunk)
+        length = self.extent(chunk)[1]
+        if good:
+            self._bits[chunk >> 3] |= 1 << (chunk & 7)
+            self.present_count += 1
+        if self.dead:
+            return
+        if good:
+            books.writer.put(TrustChunk(self.file_id, chunk, books.session))
+        else:
+            books.writer.put(RemoveChunk(self.file_id, chunk, length))
+            books.account.add(-length)
+        if not self._suspect:
+            books.writer.put(Respan(self.file_id, books.session))
+
+    def _checksum_holds(self, chunk: int) -> bool:
+        """Whether the bytes match the index; a chunk that cannot be read or has no row does not hold."""
+        expected = self._books.index.crc(self.file_id, chunk)
+        if expected is None:
+            return False
+        offset, left = self.extent(chunk)
+        buffer = memoryview(bytearray(min(left, _PIECE)))
+        crc = 0
+        try:
+            while left:
+                got = os.preadv(self.fd, [buffer[: min(left, _PIECE)]], offset)
+                if not got:
+                    return False
+                crc = crc32c(buffer[:got], crc)
+                offset, left = offset + got, left - got
+        except OSError:
+            return False
+        return crc == expected
+
+    def release(self) -> None:
+        """Give it back; the last release closes the fd. Loop-safe."""
+        with self.lock:
+            if self.pins <= 0:
+                raise ValueError("released more often than acquired")
+            self.pins -= 1
+            if self.pins:
+                return
+            fd, self.fd = self.fd, -1
+            self.uses += 1
+        if self.dead:
+            self._books.writer.put(CloseFd(fd))
+        else:
+            os.close(fd)
+            self._on_idle(self)

@@ -1,0 +1,205 @@
+"""How much the cache may hold, and making room by eviction.
+
+Two limits hold at once: the bytes of the cache (chunks, plus 4 KiB a file for its inode and block map) stay
+within ``limit``, and the file system that carries it keeps ``floor`` bytes free whoever else writes to it.
+Room is reserved before a fetch and counted until its chunk is committed or given back; what is in flight
+counts against both limits, so that several fetches together cannot fill the disk.
+
+When room is short, one thread evicts to a low-water mark 2 % below, so that the next fetches find room at
+once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from swmld.cache.index import FileRow
+from swmld.errors import CacheFull
+from swmld.plan.eviction import Candidate, Policy
+
+# What ext4 and xfs spend at least on a small file: an inode, a directory entry, one block.
+FILE_OVERHEAD = 4096
+
+# Room made beyond what is needed, as a part of the cache: 1/50.
+_SLACK = 50
+
+_BATCH = 256
+
+# After a vain attempt the cache stays full for this long: each attempt may read the whole index.
+_BACKOFF_SECONDS = 1.0
+
+
+class Usage(NamedTuple):
+    """Bytes and files held, the limit, and the free bytes of the cache's file system."""
+
+    bytes: int
+    files: int
+    limit: int
+    free: int
+
+
+class Account:
+    """Totals in memory, right at once; the index holds the same for the next start."""
+
+    def __init__(self, chunk_bytes: int, files: int) -> None:
+        self.lock = threading.Lock()
+        self.chunk_bytes = chunk_bytes
+        self.files = files
+        self.in_flight = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes that count against the limit, without those in flight."""
+        return self.chunk_bytes + self.files * FILE_OVERHEAD
+
+    def add(self, chunk_bytes: int, files: int = 0) -> None:
+        """Count more (or, negative, fewer) bytes and files. Loop-safe."""
+        with self.lock:
+            self.chunk_bytes += chunk_bytes
+            self.files += files
+
+    def unreserve(self, nbytes: int) -> None:
+        """End a reservation. Loop-safe."""
+        with self.lock:
+            self.in_flight = max(0, self.in_flight - nbytes)
+
+
+class Room(Protocol):
+    """What eviction needs of the cache."""
+
+    def oldest(self, after: tuple[float, int], limit: int) -> list[FileRow]:
+        """Files by last use, from after ``(last_used, file_id)``."""
+        ...
+
+    def candidate(self, row: FileRow) -> Candidate:
+        """``row`` with what is known beyond the index: the latest use, and whether it is open."""
+        ...
+
+    def touch(self, file_id: int, last_used: float) -> None:
+        """Note a use that the index did not know of."""
+        ...
+
+    def settle(self) -> None:
+        """Return when the touches are in the index."""
+        ...
+
+    def evict(self, rows: list[FileRow]) -> tuple[int, int]:
+        """Drop those of ``rows`` that are still not in use; returns the bytes freed and the files gone."""
+        ...
+
+
+@dataclass(slots=True)
+class Limits:
+    """``limit``: bytes the cache may hold. ``floor``: bytes to leave free on its file system."""
+
+    limit: int
+    floor: int
+
+
+class Reclaimer:
+    """Grants room. Thread-safe; blocks while it evicts."""
+
+    def __init__(
+        self,
+        account: Account,
+        limits: Limits,
+        room: Room,
+        policy: Policy,
+        *,
+        free_bytes: Callable[[], int],
+        clock: Callable[[], float],
+    ) -> None:
+        self.limits = limits
+        self.evicted = 0
+        """Files evicted since the start."""
+        self._account = account
+        self._room = room
+        self._policy = policy
+        self._free_bytes = free_bytes
+        self._clock = clock
+        self._one_at_a_time = threading.Lock()
+        self._full_until = 0.0
+
+    def reserve(self, nbytes: int) -> None:
+        """Count ``nbytes`` as in flight, evicting first if need be. ``CacheFull`` if there is no room."""
+        if self._try_reserve(nbytes):
+            return
+        with self._one_at_a_time:
+            # Another thread may have made room meanwhile; a third may take it before us, hence twice.
+            for _ in range(2):
+                if self._try_reserve(nbytes):
+                    return
+                self._make_room(nbytes)
+            if self._try_reserve(nbytes):
+                return
+        self._full_until = self._clock() + _BACKOFF_SECONDS
+        raise CacheFull
+
+    def retry_now(self) -> None:
+        """Something was released or dropped: forget that the cache was full."""
+        self._full_until = 0.0
+
+    def _lacking(self, nbytes: int) -> int:
+        """Bytes that must go before ``nbytes`` more may come; 0 or less if none."""
+        return self._lacking_with(nbytes, self._free_bytes())
+
+    def _lacking_with(self, nbytes: int, free: int) -> int:
+        wanted = self._account.in_flight + nbytes
+        over = self._account.held + wanted - self.limits.limit
+        return max(over, self.limits.floor + wanted - free)
+
+    def _try_reserve(self, nbytes: int) -> bool:
+        free = self._free_bytes()  # not under the lock: the event loop takes it in commit
+        with self._account.lock:
+            if self._lacking_with(nbytes, free) > 0:
+                return False
+            self._account.in_flight += nbytes
+            return True
+
+    def _make_room(self, nbytes: int) -> None:
+        now = self._clock()
+        lacking = self._lacking(nbytes)
+        # Where even an empty cache would not do, evicting would only lose data. A clock that was set back
+        # must not keep the cache full for hours, hence both bounds.
+        hopeless = lacking > self._account.held
+        if lacking <= 0 or hopeless or now < self._full_until <= now + _BACKOFF_SECONDS:
+            return
+        self._evict(lacking + min(self.limits.limit, self._account.held) // _SLACK)
+
+    def _evict(self, goal: int) -> None:
+        """Evict ``goal`` bytes, by the policy, from batches in order of last use.
+
+        It does not watch the free space meanwhile: file systems that free blocks later would have it evict
+        all.
+        """
+        touched: set[int] = set()
+        after = (-1.0, -1)
+        while goal > 0:
+            rows = self._room.oldest(after, _BATCH)
+            if not rows:
+                return
+            after = (rows[-1].last_used, rows[-1].file_id)
+            candidates = self._candidates(rows, touched)
+            picked = set(self._policy.pick(candidates, goal))
+            chosen = [row for row in rows if row.file_id in picked]
+            if chosen:
+                freed, files = self._room.evict(chosen)
+                self.evicted += files
+                goal -= freed
+
+    def _candidates(self, rows: list[FileRow], touched: set[int]) -> list[Candidate]:
+        """Candidates of one batch; a file used later than the index knew moves back in the order, once."""
+        candidates = []
+        for row in rows:
+            candidate = self._room.candidate(row)
+            if candidate.last_used > row.last_used and row.file_id not in touched:
+                touched.add(row.file_id)
+                self._room.touch(row.file_id, candidate.last_used)
+            else:
+                candidates.append(candidate)
+        if len(candidates) < len(rows):
+            self._room.settle()
+        return candidates

@@ -1,0 +1,149 @@
+"""Taking generations out of the cache: dropped by hand, replaced by a newer one, or evicted for room.
+
+In this order: the rows are deleted and the deletion committed, ``on_evict`` is told, the data file is
+unlinked. ``kill -9`` between any two leaves at worst a data file without rows, which the next
+``Cache.sweep`` removes. Where the index cannot be written (full disk) the file is unlinked all the same,
+for the room: a row without a data file is dropped when it is met.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from swmld.cache.files import Books, CacheFile
+from swmld.cache.index import FileRow
+from swmld.cache.layout import Layout
+from swmld.cache.memory import Memory, key_of
+from swmld.cache.reclaim import FILE_OVERHEAD
+from swmld.cache.writer import DropFile, Touch
+from swmld.plan.eviction import Candidate
+from swmld.types import Identity
+
+log = logging.getLogger(__name__)
+
+OnEvict = Callable[[int, Identity], None]
+UsageOf = Callable[[Identity], tuple[float, bool] | None]
+
+
+class Gone(NamedTuple):
+    """A generation whose drop is queued."""
+
+    file_id: int
+    identity: Identity
+    bytes: int
+
+
+class Remover:
+    """Drops files; is the ``Room`` that reclaim evicts from. All methods block: worker threads alone."""
+
+    def __init__(self, books: Books, memory: Memory, layout: Layout, source: int) -> None:
+        self.on_evict: OnEvict | None = None
+        self.usage_of: UsageOf | None = None
+        self.on_room: Callable[[], None] = lambda: None
+        """Told when something went, so that there is room now."""
+        self._books = books
+        self._memory = memory
+        self._layout = layout
+        self._source = source
+
+    # -- taking out ------------------------------------------------------------------------------------
+
+    def retire_file(self, file: CacheFile) -> Gone | None:
+        """Queue the drop of a file in memory, pinned or not. Holds its stripe."""
+        nbytes = self._memory.retire(file)
+        if nbytes is None:
+            return None
+        self._books.account.add(-nbytes, -1)
+        return Gone(file.file_id, file.identity, nbytes)
+
+    def retire_row(self, row: FileRow) -> Gone:
+        """Queue the drop of a file that is in the index alone. Holds its stripe."""
+        if row.source == self._source:
+            self._memory.bury(key_of(row.identity), row.file_id)
+        else:
+            self._books.writer.put(DropFile(row.file_id, lambda: None))
+        self._books.account.add(-row.bytes, -1)
+        return Gone(row.file_id, row.identity, row.bytes)
+
+    def finish(self, gone: Iterable[Gone | None]) -> None:
+        """Wait until the rows are gone, then tell and unlink."""
+        went = [each for each in gone if each is not None]
+        if not went:
+            return
+        self._books.writer.flush()
+        for each in went:
+            if self.on_evict is not None:
+                try:
+                    self.on_evict(each.file_id, each.identity)
+                except Exception:
+                    log.exception("cache: on_evict failed")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._layout.data_path(each.file_id))
+        self.on_room()
+
+    def drop_rows(self, rows: list[FileRow]) -> list[Gone]:
+        """Drop files that were seen in the index, pinned or not."""
+        return self._drop(rows, even_pinned=True)
+
+    def _drop(self, rows: list[FileRow], *, even_pinned: bool) -> list[Gone]:
+        gone = []
+        for row in rows:
+            with self._memory.stripe(key_of(row.identity)):
+                each = self._retire_current(row, even_pinned)
+            if each is not None:
+                gone.append(each)
+        self.finish(gone)
+        return gone
+
+    def _retire_current(self, row: FileRow, even_pinned: bool) -> Gone | None:
+        """Retire what ``row`` was read of, unless it changed since."""
+        key = key_of(row.identity)
+        if row.source == self._source:
+            file = self._memory.get(key)
+            if file is not None:
+                if file.file_id != row.file_id or (file.pins and not even_pinned):
+                    return None
+                gone = self.retire_file(file)
+                if gone is not None:
+                    return gone
+            elif self._memory.buried(key):
+                return None
+        now = self._books.index.by_id(row.file_id)
+        if now is None or (now.pinned and not even_pinned):
+            return None
+        return self.retire_row(now)
+
+    # -- the room that reclaim evicts from -------------------------------------------------------------
+
+    def oldest(self, after: tuple[float, int], limit: int) -> list[FileRow]:
+        """See ``reclaim.Room``."""
+        return self._books.index.oldest(after, limit)
+
+    def candidate(self, row: FileRow) -> Candidate:
+        """See ``reclaim.Room``."""
+        last_used, pinned = row.last_used, bool(row.pinned)
+        if row.source == self._source:
+            identity = row.identity
+            file = self._memory.get(key_of(identity))
+            pinned = pinned or (file is not None and file.pins > 0)
+            usage = self.usage_of(identity) if self.usage_of is not None else None
+            if usage is not None:
+                last_used, pinned = max(last_used, usage[0]), pinned or usage[1]
+        return Candidate(row.file_id, row.bytes + FILE_OVERHEAD, last_used, pinned)
+
+    def touch(self, file_id: int, last_used: float) -> None:
+        """See ``reclaim.Room``."""
+        self._books.writer.put(Touch(file_id, last_used))
+
+    def settle(self) -> None:
+        """See ``reclaim.Room``."""
+        self._books.writer.flush()
+
+    def evict(self, rows: list[FileRow]) -> tuple[int, int]:
+        """See ``reclaim.Room``."""
+        gone = self._drop(rows, even_pinned=False)
+        return sum(each.bytes + FILE_OVERHEAD for each in gone), len(gone)
