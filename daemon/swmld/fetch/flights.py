@@ -1,0 +1,310 @@
+"""One flight: how the bytes of one chunk get from the source into the cache file.
+
+    SUSPECT?  ─► verify the bytes that are there; if the checksum holds, that was all
+    prepare   ─► the source still is the target's, the cache has room              worker thread
+    read      ─► sub-reads in parallel into one buffer                             engine
+    seal      ─► the source still is the target's; crc32c                          worker thread
+    write     ─► to the cache file                                                 engine
+    commit    ─► the chunk is present
+
+The order is the promise: the chunk is committed after its bytes are in the cache file, and only if the
+source was the same file before and after it was read.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import fcntl
+import logging
+import os
+from collections.abc import Hashable
+from functools import partial
+from typing import Any, Protocol
+
+import trio
+
+from swmld.cache.checksum import crc32c
+from swmld.cache.files import ChunkState
+from swmld.errors import CacheError, FetchError
+from swmld.fetch.buffers import ALIGNMENT, Buffer
+from swmld.fetch.engine import Engine
+from swmld.fetch.stats import FetchStats, Result
+from swmld.fetch.threads import Offload
+from swmld.types import FetchClass
+
+log = logging.getLogger(__name__)
+
+RETRIED = frozenset({errno.EIO, errno.EAGAIN, errno.ETIMEDOUT})
+"""What a demand tries once more: a server that restarts or a connection that broke answers so."""
+
+
+class ChunkFile(Protocol):
+    """The part of ``cache.CacheFile`` that a flight needs."""
+
+    fd: int
+
+    def state(self, chunk: int) -> ChunkState:
+        """ABSENT, SUSPECT or PRESENT."""
+        ...
+
+    def extent(self, chunk: int) -> tuple[int, int]:
+        """Offset and length in bytes."""
+        ...
+
+    def commit(self, chunk: int, crc: int) -> None:
+        """The bytes are in the file."""
+        ...
+
+    def verify(self, chunk: int) -> bool:
+        """Blocking: PRESENT if the checksum holds, else ABSENT."""
+        ...
+
+
+class Room(Protocol):
+    """The part of ``cache.Cache`` that a flight needs."""
+
+    def reserve(self, nbytes: int) -> None:
+        """Blocking; raises ``CacheFull``. ``commit`` of the chunk ends the reservation."""
+        ...
+
+    def unreserve(self, nbytes: int) -> None:
+        """Loop-safe: end the reservation of a chunk that was not committed."""
+        ...
+
+
+class Target(Protocol):
+    """What the scheduler fetches into: one open source file and its cache file.
+
+    ``retain`` and ``release`` are called on the loop. Between them ``source_fd`` and ``file.fd`` must stay
+    open: an operation that hangs at the source outlives its flight and looks its descriptor up late.
+    """
+
+    key: Hashable
+    source_fd: int
+    source_direct: bool
+    """``source_fd`` is O_DIRECT; set to False by a flight that had to clear the flag."""
+    file: Any
+    """A ``ChunkFile``."""
+
+    def check_source(self) -> bool:
+        """Blocking, any thread: fstat of ``source_fd`` still gives the identity that ``file`` was acquired
+        for. May raise ``OSError``."""
+        ...
+
+    def retain(self) -> None:
+        """Keep the descriptors open."""
+        ...
+
+    def release(self) -> None:
+        """A ``retain`` has ended."""
+        ...
+
+
+class FlightFailed(FetchError):
+    """A flight's end without the chunk. ``again``: the source may do better at once."""
+
+    def __init__(self, message: str, code: int, result: Result, *, again: bool = False) -> None:
+        super().__init__(message, code)
+        self.result = result
+        self.again = again
+
+
+class Phase(enum.Enum):
+    """Where a flight is."""
+
+    QUEUED = enum.auto()
+    RUNNING = enum.auto()
+    DONE = enum.auto()
+
+
+class Flight:
+    """One chunk on its way. Owned by the scheduler."""
+
+    __slots__ = (
+        "asked", "chunk", "cls", "deadline", "done", "errno", "key", "length", "number", "offset", "phase",
+        "priority", "requested_at", "reserved", "slots", "target", "waiters",
+    )  # fmt: skip
+
+    def __init__(
+        self, target: Target, chunk: int, cls: FetchClass, priority: int, deadline: float | None, number: int
+    ) -> None:
+        self.key = (target.key, chunk)
+        self.target = target
+        self.chunk = chunk
+        self.cls = cls
+        self.priority = priority
+        self.deadline = float("inf") if deadline is None else deadline
+        self.number = number
+        self.offset, self.length = target.file.extent(chunk)
+        self.phase = Phase.QUEUED
+        self.slots = 0
+        self.reserved = False
+        """Room is counted in the cache; set in a worker thread, which holds the flight's buffer meanwhile."""
+        self.waiters = 0
+        self.asked = True
+        """Somebody wants it who does not wait in ``ensure``."""
+        self.done: trio.Event | None = None
+        self.errno = 0
+        self.requested_at = trio.current_time()
+
+    def __lt__(self, other: Flight) -> bool:
+        """Prefetch order: priority (high first), deadline (early first), age."""
+        return (-self.priority, self.deadline, self.number) < (-other.priority, other.deadline, other.number)
+
+
+class Carrier:
+    """Carries the bytes of flights. Holds no state of its own."""
+
+    def __init__(
+        self, engine: Engine, cache: Room, offload: Offload, stats: FetchStats, *, sub_read: int
+    ) -> None:
+        self._engine = engine
+        self._cache = cache
+        self._offload = offload
+        self._stats = stats
+        self._sub_read = sub_read
+
+    def parts(self, length: int) -> int:
+        """Sub-reads that a chunk of ``length`` bytes takes."""
+        return max(1, -(-length // self._sub_read))
+
+    async def carry(self, flight: Flight, buffer: Buffer, width: int, after_read: Any) -> Result:
+        """Fetch ``flight``'s chunk through ``buffer`` with up to ``width`` sub-reads at once; ``after_read``
+        is called as soon as the source is no longer needed for bytes. ``FlightFailed`` if it could not be
+        had."""
+        target, file, chunk = flight.target, flight.target.file, flight.chunk
+        if file.state(chunk) is ChunkState.SUSPECT and await self._verified(file, chunk, buffer):
+            return Result.VERIFIED
+        retried = False
+        while True:
+            try:
+                await self._prepare(flight, buffer)
+                await self._read(flight, buffer, width)
+                break
+            except FlightFailed as failure:
+                if not failure.again or retried or flight.cls is not FetchClass.DEMAND:
+                    raise
+                retried = True
+                self._stats.retries += 1
+                log.debug("fetch of chunk %d tried again: %s", chunk, failure)
+        after_read()
+        crc = await self._seal(target, buffer, flight.length)
+        try:
+            await self._engine.write(file.fd, buffer, 0, flight.length, flight.offset)
+            file.commit(chunk, crc)
+            flight.reserved = False
+        except (OSError, CacheError) as error:
+            raise _cache_failed(error) from error
+        return Result.LANDED
+
+    def settle(self, flight: Flight) -> None:
+        """Nothing of ``flight`` is under way any more, in the kernel or in a thread: give back what it
+        kept."""
+        if flight.reserved:
+            flight.reserved = False
+            self._cache.unreserve(flight.length)
+        flight.target.release()
+
+    async def _verified(self, file: ChunkFile, chunk: int, buffer: Buffer) -> bool:
+        try:
+            return await self._offload.call(partial(file.verify, chunk), buffer)
+        except (OSError, CacheError) as error:
+            raise _cache_failed(error) from error
+
+    async def _prepare(self, flight: Flight, buffer: Buffer) -> None:
+        try:
+            if not await self._offload.call(partial(_prepare, self._cache, flight), buffer):
+                raise _stale("changed before it was read")
+        except CacheError as error:
+            raise _cache_failed(error) from error
+        except OSError as error:
+            raise _source_failed(error) from error
+
+    async def _seal(self, target: Target, buffer: Buffer, length: int) -> int:
+        try:
+            crc = await self._offload.call(partial(_seal, target, buffer, length), buffer)
+        except OSError as error:
+            raise _source_failed(error) from error
+        if crc is None:
+            raise _stale("changed while it was read")
+        return crc
+
+    async def _read(self, flight: Flight, buffer: Buffer, width: int) -> None:
+        step = self._sub_read
+        if flight.length <= step:  # no task of its own for the common small file
+            await self._part(flight, buffer, 0)
+            return
+        starts = iter(range(0, flight.length, step))
+
+        async def next_parts() -> None:
+            for start in starts:
+                await self._part(flight, buffer, start)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(min(width, self.parts(flight.length))):
+                    nursery.start_soon(next_parts)
+        except BaseExceptionGroup as group:
+            failures = group.subgroup(FlightFailed)
+            if failures is None or group.split(FlightFailed)[1] is not None:
+                raise
+            first: BaseException = failures
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            raise first from None
+
+    async def _part(self, flight: Flight, buffer: Buffer, start: int) -> None:
+        target = flight.target
+        length = min(self._sub_read, flight.length - start)
+        while True:
+            # Never past the buffer: every size class is a multiple of ALIGNMENT.
+            ask = -(-length // ALIGNMENT) * ALIGNMENT if target.source_direct else length
+            try:
+                count = await self._engine.read(
+                    target.source_fd, buffer, start, ask, flight.offset + start, minimum=length
+                )
+            except OSError as error:
+                if error.errno == errno.EINVAL and target.source_direct:
+                    _clear_direct(target)
+                    continue
+                raise _source_failed(error) from error
+            if count < length:
+                raise _stale(f"ends at byte {flight.offset + start + count}")
+            return
+
+
+def _prepare(cache: Room, flight: Flight) -> bool:
+    if not flight.target.check_source():
+        return False
+    if not flight.reserved:
+        cache.reserve(flight.length)
+        flight.reserved = True
+    return True
+
+
+def _seal(target: Target, buffer: Buffer, length: int) -> int | None:
+    if not target.check_source():
+        return None
+    return crc32c(buffer.view[:length])
+
+
+def _clear_direct(target: Target) -> None:
+    """Some file systems take O_DIRECT at open and refuse the reads: go on through the page cache."""
+    target.source_direct = False
+    flags = fcntl.fcntl(target.source_fd, fcntl.F_GETFL)
+    fcntl.fcntl(target.source_fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+
+
+def _stale(what: str) -> FlightFailed:
+    return FlightFailed(f"source file {what}", errno.ESTALE, Result.STALE)
+
+
+def _source_failed(error: OSError) -> FlightFailed:
+    code = error.errno or errno.EIO
+    return FlightFailed(f"source: {error}", code, Result.ERROR, again=code in RETRIED)
+
+
+def _cache_failed(error: OSError | CacheError) -> FlightFailed:
+    """The source is fine: ENOSPC tells the mount to read this chunk from it, past the cache."""
+    return FlightFailed(f"cache: {error}", errno.ENOSPC, Result.NO_ROOM)

@@ -1,0 +1,367 @@
+"""The scheduler decides which chunks are fetched and when. Three rules:
+
+- One flight per (target, chunk), shared by whoever wants it.
+- A demand never waits behind a prefetch: it has its own queue, served first, and prefetch may use only a
+  part of the parallel reads and of the buffers, so that a demand finds room at once. A prefetch that is
+  demanded becomes one.
+- A source that hangs costs bounded time and bounded memory: a flight ends after ``timeout`` seconds, its
+  slots are given back, what the kernel still has is counted as stuck; with ``parallel`` operations stuck, or
+  no buffer left that is not waiting for the kernel, demands fail at once until one of those operations
+  completes.
+
+Everything here runs on the event loop; nothing blocks it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+from heapq import heapify, heappop, heappush
+
+import trio
+
+from swmld.cache.files import ChunkState
+from swmld.errors import FetchError
+from swmld.fetch.buffers import Buffer, BufferPool
+from swmld.fetch.engine import Engine
+from swmld.fetch.flights import Carrier, Flight, FlightFailed, Phase, Room, Target
+from swmld.fetch.stats import FetchStats, Result
+from swmld.fetch.threads import Offload
+from swmld.types import FetchClass
+
+log = logging.getLogger(__name__)
+
+DEMAND_SHARE = 4
+"""One part in so many of the buffer budget is kept from prefetch."""
+
+ENSURE_AHEAD = 2
+"""``ensure`` keeps this many times ``parallel`` chunks queued: enough to never starve the source, and a
+warm-up of a million chunks neither fills the queue before other readers nor leaves much to take back when it
+is cancelled."""
+
+
+class Fetcher:
+    """Fetches chunks of targets into their cache files. ``run`` must run for anything to move.
+
+    ``parallel``: sub-reads (of ``sub_read`` bytes) in flight at the source; ``prefetch_parallel`` of them at
+    most for prefetch. ``queue``: prefetch requests that may wait. ``timeout``: seconds a flight.
+    ``on_landed(target, chunk)`` and ``on_failed(target, chunk, errno)`` are called on the loop, once per
+    flight: ESTALE means the source is another file now (or shorter), ENOSPC that the cache could not take
+    the chunk (read it from the source), anything else is the source's own errno.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        pool: BufferPool,
+        cache: Room,
+        *,
+        parallel: int = 32,
+        prefetch_parallel: int = 24,
+        queue: int = 4096,
+        sub_read: int = 1 << 20,
+        timeout: float = 30.0,
+        on_landed: Callable[[Target, int], None],
+        on_failed: Callable[[Target, int, int], None],
+        offload: Offload,
+    ) -> None:
+        if not 0 < prefetch_parallel <= parallel:
+            raise ValueError(f"prefetch_parallel {prefetch_parallel} not in 1..{parallel}")
+        self._stats = FetchStats()
+        self._pool = pool
+        self._carrier = Carrier(engine, cache, offload, self._stats, sub_read=sub_read)
+        self._parallel = parallel
+        self._prefetch_parallel = prefetch_parallel
+        self._queue_limit = queue
+        self._timeout = timeout
+        self._on_landed = on_landed
+        self._on_failed = on_failed
+        self._flights: dict[tuple[Hashable, int], Flight] = {}
+        self._demand: deque[Flight] = deque()
+        self._prefetch: list[Flight] = []  # heap; entries that were promoted or forgotten are skipped
+        self._used = {FetchClass.DEMAND: 0, FetchClass.PREFETCH: 0}
+        self._numbers = 0
+        self._nursery: trio.Nursery | None = None
+        self._dispatcher: trio.lowlevel.Task | None = None
+        pool.on_room(self._wake)
+
+    # ---- what others call
+
+    @property
+    def stats(self) -> FetchStats:
+        """The counters; the same object each time, its *now* values as of this call."""
+        self._stats.stuck = self._pool.stuck
+        self._stats.reads_in_flight = sum(self._used.values())
+        return self._stats
+
+    def request(
+        self,
+        target: Target,
+        chunk: int,
+        cls: FetchClass,
+        *,
+        priority: int = 0,
+        deadline: float | None = None,
+    ) -> bool:
+        """Ask for a chunk; loop-only, never waits.
+
+        DEMAND: True means that ``on_landed`` or ``on_failed`` will follow (a new flight or one that was
+        under way), False that the chunk is PRESENT. PREFETCH: True if it was queued, False if it is there,
+        under way, or dropped because the queue is full. ``deadline`` is a ``trio.current_time()`` and orders
+        prefetch alone.
+        """
+        flight = self._flights.get((target.key, chunk))
+        if flight is not None:
+            if cls is FetchClass.PREFETCH:
+                return False
+            flight.asked = True
+            self._promote(flight)
+            return True
+        if target.file.state(chunk) is ChunkState.PRESENT:
+            return False
+        if cls is FetchClass.PREFETCH and self._stats.queued[cls] >= self._queue_limit:
+            self._stats.dropped += 1
+            return False
+        self._enqueue(target, chunk, cls, priority, deadline)
+        return True
+
+    async def ensure(self, target: Target, chunks: Iterable[int]) -> None:
+        """Demand ``chunks`` and return when all are PRESENT; ``FetchError`` with the errno of the first that
+        failed.
+
+        Cancelled, or after a failure, it takes back what is still queued and nobody else wants."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        pending: deque[Flight] = deque()
+        try:
+            for chunk in chunks:
+                flight = self._join(target, chunk)
+                if flight is not None:
+                    pending.append(flight)
+                if len(pending) >= ENSURE_AHEAD * self._parallel:
+                    await self._wait(pending)
+            while pending:
+                await self._wait(pending)
+        finally:
+            for flight in pending:
+                self._leave(flight)
+
+    def forget(self, target: Target) -> None:
+        """Drop the queued prefetch of ``target``; what is in flight finishes."""
+        for flight in self._prefetch:
+            if flight.target.key == target.key and self._is_queued_prefetch(flight):
+                self._take_back(flight)
+        self._sweep_prefetch()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Start flights until cancelled; then fail what is left with EIO, so that no reader waits for
+        ever."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                await self._dispatch()
+        finally:
+            self._nursery = None
+            for flight in list(self._flights.values()):
+                self._end(flight, Result.ERROR, errno.EIO)
+
+    # ---- queues
+
+    def _enqueue(
+        self, target: Target, chunk: int, cls: FetchClass, priority: int = 0, deadline: float | None = None
+    ) -> Flight:
+        self._numbers += 1
+        flight = Flight(target, chunk, cls, priority, deadline, self._numbers)
+        self._flights[flight.key] = flight
+        self._stats.queued[cls] += 1
+        if cls is FetchClass.DEMAND:
+            self._demand.append(flight)
+        else:
+            heappush(self._prefetch, flight)
+            if len(self._prefetch) > 2 * self._queue_limit:
+                self._sweep_prefetch()
+        self._wake()
+        return flight
+
+    def _join(self, target: Target, chunk: int) -> Flight | None:
+        flight = self._flights.get((target.key, chunk))
+        if flight is None:
+            if target.file.state(chunk) is ChunkState.PRESENT:
+                return None
+            flight = self._enqueue(target, chunk, FetchClass.DEMAND)
+            flight.asked = False
+        self._promote(flight)
+        flight.waiters += 1
+        if flight.done is None:
+            flight.done = trio.Event()
+        return flight
+
+    async def _wait(self, pending: deque[Flight]) -> None:
+        flight = pending[0]
+        assert flight.done is not None
+        await flight.done.wait()
+        pending.popleft()
+        flight.waiters -= 1
+        if flight.errno:
+            raise FetchError(f"chunk {flight.chunk} could not be fetched", flight.errno)
+
+    def _leave(self, flight: Flight) -> None:
+        flight.waiters -= 1
+        if flight.phase is Phase.QUEUED and not flight.waiters and not flight.asked:
+            self._take_back(flight)
+
+    def _promote(self, flight: Flight) -> None:
+        if flight.cls is FetchClass.DEMAND:
+            return
+        self._stats.promoted += 1
+        counts = self._stats.queued if flight.phase is Phase.QUEUED else self._stats.in_flight
+        counts[FetchClass.PREFETCH] -= 1
+        counts[FetchClass.DEMAND] += 1
+        self._used[FetchClass.PREFETCH] -= flight.slots
+        self._used[FetchClass.DEMAND] += flight.slots
+        flight.cls = FetchClass.DEMAND
+        if flight.phase is Phase.QUEUED:
+            self._demand.append(flight)
+        self._wake()
+
+    def _take_back(self, flight: Flight) -> None:
+        """Forget a queued flight: nobody waits for it. The prefetch queue skips it later."""
+        if flight.cls is FetchClass.DEMAND:
+            self._demand.remove(flight)
+        flight.phase = Phase.DONE
+        self._stats.queued[flight.cls] -= 1
+        self._stats.forgotten += 1
+        del self._flights[flight.key]
+
+    def _sweep_prefetch(self) -> None:
+        """Take out what was promoted or forgotten; what starts flights would come to it only in time."""
+        self._prefetch = [flight for flight in self._prefetch if self._is_queued_prefetch(flight)]
+        heapify(self._prefetch)
+
+    @staticmethod
+    def _is_queued_prefetch(flight: Flight) -> bool:
+        return flight.phase is Phase.QUEUED and flight.cls is FetchClass.PREFETCH
+
+    # ---- starting
+
+    def _wake(self) -> None:
+        task, self._dispatcher = self._dispatcher, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+    async def _dispatch(self) -> None:
+        def stop(_: object) -> trio.lowlevel.Abort:
+            self._dispatcher = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        while True:
+            self._start_demand()
+            self._start_prefetch()
+            self._dispatcher = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(stop)
+
+    def _start_demand(self) -> None:
+        while self._demand:
+            flight = self._demand[0]
+            if flight.phase is not Phase.QUEUED:
+                self._demand.popleft()
+                continue
+            if self._hangs(flight):
+                self._demand.popleft()
+                self._stats.refused += 1
+                self._end(flight, Result.ERROR, errno.EIO)
+                continue
+            if not self._start(flight, self._parallel, spare=0):
+                return
+            self._demand.popleft()
+
+    def _start_prefetch(self) -> None:
+        if self._demand or self._pool.stuck >= self._parallel:
+            return  # a prefetch can wait until something completes
+        spare = self._pool.budget // DEMAND_SHARE
+        while self._prefetch:
+            flight = self._prefetch[0]
+            if self._is_queued_prefetch(flight) and not self._start(
+                flight, self._prefetch_parallel - self._used[FetchClass.PREFETCH], spare
+            ):
+                return
+            heappop(self._prefetch)
+
+    def _hangs(self, flight: Flight) -> bool:
+        """Starting ``flight`` would only add to what hangs, or nothing that is under way can make room for
+        it."""
+        if self._pool.stuck >= self._parallel:
+            return True
+        nothing_flies = not any(self._stats.in_flight.values())
+        return nothing_flies and self._pool.quarantined > 0 and not self._pool.has_room(flight.length)
+
+    def _start(self, flight: Flight, allowed: int, spare: int) -> bool:
+        """Start ``flight`` if its slots and its buffer can be had now. The slots that it wants are bounded
+        by what its class may ever have, so that a chunk of many sub-reads takes turns instead of waiting for
+        ever."""
+        most = self._parallel if flight.cls is FetchClass.DEMAND else self._prefetch_parallel
+        slots = min(self._carrier.parts(flight.length), most)
+        free = self._parallel - sum(self._used.values())
+        if self._nursery is None or slots > min(free, allowed):
+            return False
+        buffer = self._pool.try_get(flight.length, spare=spare)
+        if buffer is None:
+            return False
+        flight.phase = Phase.RUNNING
+        flight.slots = slots
+        self._used[flight.cls] += slots
+        self._stats.queued[flight.cls] -= 1
+        self._stats.in_flight[flight.cls] += 1
+        self._nursery.start_soon(self._fly, flight, buffer)
+        return True
+
+    # ---- flying
+
+    async def _fly(self, flight: Flight, buffer: Buffer) -> None:
+        flight.target.retain()
+        result, code = Result.ERROR, errno.EIO
+        try:
+            with trio.move_on_after(self._timeout) as scope:
+                try:
+                    result = await self._carrier.carry(
+                        flight, buffer, flight.slots, lambda: self._give_slots_back(flight)
+                    )
+                    code = 0
+                except FlightFailed as failure:
+                    result, code = failure.result, failure.errno
+                    log.debug("fetch of chunk %d failed: %s", flight.chunk, failure)
+                except Exception:
+                    log.exception("fetch of chunk %d failed", flight.chunk)
+            if scope.cancelled_caught:
+                result = Result.TIMEOUT
+                self._stats.timeouts += 1
+                log.warning("source did not answer within %g s", self._timeout)
+        finally:
+            self._give_slots_back(flight)
+            buffer.when_idle(partial(self._carrier.settle, flight))
+            self._pool.put(buffer)
+            self._end(flight, result, code)
+
+    def _give_slots_back(self, flight: Flight) -> None:
+        self._used[flight.cls] -= flight.slots
+        flight.slots = 0
+        self._wake()
+
+    def _end(self, flight: Flight, result: Result, code: int) -> None:
+        counts = self._stats.queued if flight.phase is Phase.QUEUED else self._stats.in_flight
+        counts[flight.cls] -= 1
+        flight.phase = Phase.DONE
+        flight.errno = code
+        del self._flights[flight.key]
+        self._stats.flights[flight.cls, result] += 1
+        if code == 0:
+            self._stats.bytes[flight.cls] += flight.length if result is Result.LANDED else 0
+            self._stats.latency[flight.cls].observe(trio.current_time() - flight.requested_at)
+            self._on_landed(flight.target, flight.chunk)
+        else:
+            self._on_failed(flight.target, flight.chunk, code)
+        if flight.done is not None:
+            flight.done.set()
