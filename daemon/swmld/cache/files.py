@@ -217,13 +217,13 @@ class CacheFile:
             state = self.state(chunk)
             new = int(state is ABSENT)
             if state is not PRESENT:
-                self._suspect.discard(chunk)
                 self._bits[chunk >> 3] |= 1 << (chunk & 7)
                 self.present_count += 1
                 # Queued under the lock: a drop that comes now finds it in the queue before its own change.
                 if not self.dead:
                     books.writer.put(AddChunk(self.file_id, chunk, crc, length, books.session, new))
                     books.account.add(length * new)
+                    self._settle(chunk)
         books.account.unreserve(length)
 
     def verify(self, chunk: int) -> bool:
@@ -235,8 +235,6 @@ class CacheFile:
         state = self.state(chunk)
         if state is ABSENT:
             return False
-        if state is PRESENT:
-            self._books.writer.flush()
         good = self._checksum_holds(chunk)
         with self.lock:
             if self.state(chunk) is not state:  # fetched anew, or settled by another thread, meanwhile
@@ -252,24 +250,33 @@ class CacheFile:
 
     def _settle_suspect(self, chunk: int, good: bool) -> None:
         books = self._books
-        self._suspect.discard(chunk)
         length = self.extent(chunk)[1]
         if good:
             self._bits[chunk >> 3] |= 1 << (chunk & 7)
             self.present_count += 1
         if self.dead:
+            self._suspect.discard(chunk)
             return
         if good:
             books.writer.put(TrustChunk(self.file_id, chunk, books.session))
         else:
             books.writer.put(RemoveChunk(self.file_id, chunk, length))
             books.account.add(-length)
-        if not self._suspect:
-            books.writer.put(Respan(self.file_id, books.session))
+        self._settle(chunk)
+
+    def _settle(self, chunk: int) -> None:
+        """``chunk`` is suspect no more; with the last one the file is trusted whole."""
+        if chunk in self._suspect:
+            self._suspect.discard(chunk)
+            if not self._suspect:
+                self._books.writer.put(Respan(self.file_id, self._books.session))
 
     def _checksum_holds(self, chunk: int) -> bool:
         """Whether the bytes match the index; a chunk that cannot be read or has no row does not hold."""
         expected = self._books.index.crc(self.file_id, chunk)
+        if expected is None:  # committed a moment ago
+            self._books.writer.flush()
+            expected = self._books.index.crc(self.file_id, chunk)
         if expected is None:
             return False
         offset, left = self.extent(chunk)

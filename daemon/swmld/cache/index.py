@@ -52,9 +52,9 @@ _COLUMNS = (
 )
 _BY_KEY = f"SELECT {_COLUMNS} FROM files WHERE source=? AND dev=? AND ino=?"
 _BY_ID = f"SELECT {_COLUMNS} FROM files WHERE file_id=?"
-_OLDEST = (
-    f"SELECT {_COLUMNS} FROM files WHERE (last_used, file_id) > (?, ?) ORDER BY last_used, file_id LIMIT ?"
-)
+# In two steps: many files may share a moment, and SQLite does not search its index by (last_used, file_id).
+_SAME_MOMENT = f"SELECT {_COLUMNS} FROM files WHERE last_used=? AND file_id>? ORDER BY file_id LIMIT ?"
+_LATER = f"SELECT {_COLUMNS} FROM files WHERE last_used>? ORDER BY last_used, file_id LIMIT ?"
 
 # Ids are taken from the index in blocks, so that making a file needs no write of its own.
 ID_BLOCK = 4096
@@ -226,11 +226,23 @@ class Index:
         row = self.read(lambda db: db.execute(query, (file_id, chunk)).fetchone())
         return row[0] if row else None
 
+    def any_suspect(self, file_id: int, trust: Trust) -> bool:
+        """Whether a chunk of the file was written in a suspect session."""
+        query = "SELECT 1 FROM chunks WHERE file_id=? AND session BETWEEN ? AND ? LIMIT 1"
+        return any(
+            self.read(lambda db, span=span: db.execute(query, (file_id, *span)).fetchone())  # type: ignore[misc]
+            for span in trust.ranges
+        )
+
     def oldest(self, after: tuple[float, int], limit: int) -> list[FileRow]:
         """Files of all sources by last use, from after ``(last_used, file_id)``."""
-        return [
-            FileRow(*row) for row in self.read(lambda db: db.execute(_OLDEST, (*after, limit)).fetchall())
-        ]
+
+        def work(db: sqlite3.Connection) -> list[FileRow]:
+            rows = db.execute(_SAME_MOMENT, (*after, limit)).fetchall()
+            rows += db.execute(_LATER, (after[0], limit - len(rows))).fetchall()
+            return [FileRow(*row) for row in rows]
+
+        return self.read(work)
 
     def scan(self, source: int, prefix: bytes, batch: int = 512) -> Iterator[FileRow]:
         """Files at or below ``prefix`` (components, empty for all), by file id.

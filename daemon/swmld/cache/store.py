@@ -183,7 +183,9 @@ class Cache:
             return None
         if row is None or row.present != row.nchunks or row.identity != identity:
             return None
-        return None if self._books.trust.suspects(row.session_first, row.session) else row.file_id
+        if self._books.trust.suspects(row.session_first, row.session) and self._any_suspect(row):
+            return None
+        return row.file_id
 
     def data_path(self, file_id: int) -> str:
         """Path of the data file of ``file_id``."""
@@ -301,7 +303,6 @@ class Cache:
         if abs(now - file.last_used) >= TOUCH_SECONDS:
             used = file.last_used = now
         self._writer.put(Touch(file.file_id, used, lambda: self._memory.settle(file, uses)))
-        self._reclaimer.retry_now()
 
     # -- changing and dropping -------------------------------------------------------------------------
 
@@ -366,6 +367,13 @@ class Cache:
 
     def _proved_bad(self, file: CacheFile) -> None:
         self._drop_file(file)
+
+    def _any_suspect(self, row: FileRow) -> bool:
+        try:
+            return self._books.index.any_suspect(row.file_id, self._books.trust)
+        except sqlite3.Error as error:
+            self._index_failed(error)
+            return True
 
     def _row_of(self, file_id: int) -> FileRow | None:
         try:
