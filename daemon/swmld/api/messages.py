@@ -70,7 +70,7 @@ class Buckets(TypedDict):
     sum: float
 
 
-Value = float | dict[str, float] | Buckets
+Value = float | Buckets | dict[str, float | Buckets]
 
 
 class Stats(TypedDict):
@@ -82,7 +82,7 @@ class Stats(TypedDict):
 
 
 class Transfer(TypedDict):
-    """Progress of ``warmup`` and ``cache.verify``. Totals grow while the tree is still being walked."""
+    """Progress of ``warmup`` and ``cache.verify``. Totals grow during the walk; 0: not known."""
 
     done_bytes: int
     total_bytes: int
@@ -114,6 +114,7 @@ class CacheEntry(TypedDict):
     path: str
     size: int
     cached_bytes: int
+    state: str  # complete, partial, or suspect: checked before its next use
     last_used: float
     pinned: bool
 

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from swmld.config import globs
 from swmld.config.values import (
     AUTO_FLOOR,
     Address,
@@ -60,7 +59,9 @@ class PathRule(BaseModel):
 
     model_config = _FROZEN
 
-    glob: Glob = Field(description="Pattern: 'train/**' from the mount's root, '*.safetensors' at any depth.")
+    glob: Glob = Field(
+        description="Pattern for paths from the mount's root: 'train/*', '*.safetensors'; * matches / too."
+    )
     check: CheckMode = Field(description="strict, relaxed or immutable, as the key of that name.")
     interval: Interval | None = Field(
         default=None, description="Seconds between two checks when relaxed; else check_interval."
@@ -175,13 +176,6 @@ class Settings(BaseModel):
     def socket_path(self) -> Path:
         """Where the daemon of this mount listens for control requests."""
         return self.run_dir / f"{self.name}.sock"
-
-    def check_for(self, path: bytes) -> tuple[Check, float]:
-        """How the file at ``path`` (relative to the mount's root) is checked, and every how many seconds."""
-        for rule in self.paths:
-            if globs.matches(rule.glob, path):
-                return rule.check, self.check_interval if rule.interval is None else rule.interval
-        return self.check, self.check_interval
 
 
 __all__ = ["FreeFloor", "PathRule", "Settings", "mount_name"]

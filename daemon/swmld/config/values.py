@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from swmld.config.globs import matches
 from swmld.errors import SwmldError
 from swmld.units import format_size, parse_duration, parse_size
 
@@ -147,15 +145,13 @@ def _is_port(text: str) -> bool:
 
 
 def glob_text(given: Any) -> str:
-    """A path pattern; what it matches is said in ``swmld.config.globs``."""
-    if isinstance(given, str) and given.strip("/"):
-        try:
-            matches(given, b"")
-        except re.error:
-            pass  # such as [z-a]
-        else:
-            return given
-    raise expected("a path pattern such as 'train/**' or '*.safetensors'", given)
+    """A pattern for paths from the mount's root, as fnmatch(3) reads it: ``*`` matches ``/`` too.
+
+    A leading ``/`` means nothing more; a trailing one stands for all that the directory holds.
+    """
+    if not isinstance(given, str) or not given.strip("/") or "\0" in given:
+        raise expected("a path pattern such as 'train/*' or '*.safetensors'", given)
+    return given.lstrip("/") + ("*" if given.endswith("/") else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,61 @@
+"""``swmld doctor``: what this host offers, and what is used instead of what it lacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from swmld import doctor as probes
+from swmld.cli.options import JsonOption
+from swmld.cli.text import plain, prose
+from swmld.config.models import CACHE_ROOT
+from swmld.config.values import directory
+
+HELP = """Show what this host offers, and what is used instead of what it lacks.
+
+Each feature is tried, not looked up. For what is missing it says how to get it. It needs no running daemon;
+as root it sees more.
+
+Exit code 1 if something is missing that swmld cannot do without.
+
+[bold]Examples[/bold]
+
+  sudo swmld doctor
+
+  sudo swmld doctor --cache-dir /mnt/nvme/cache --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("doctor", help=prose(HELP))(doctor)
+
+
+def doctor(
+    cache_dir: str = typer.Option(
+        str(CACHE_ROOT), "--cache-dir", metavar="DIR", help="Cache directory to examine."
+    ),
+    json_: JsonOption = False,
+) -> None:
+    """Print the findings."""
+    findings = probes.examine(directory(cache_dir))
+    if json_:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    else:
+        Console().print(_table(findings))
+    if any(finding.required and not finding.works for finding in findings):
+        raise typer.Exit(1)
+
+
+def _table(findings: list[probes.Finding]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("feature", "here", "seen", "used instead", "how to get it"):
+        table.add_column(title, overflow="fold")
+    for finding in findings:
+        missing = ("", "") if finding.works else (finding.instead, finding.how)
+        answer = "[green]yes[/green]" if finding.works else "[red]no[/red]"
+        table.add_row(finding.name, answer, plain(finding.detail), *(plain(text) for text in missing))
+    return table

@@ -1,0 +1,149 @@
+"""The command line: ``swmld --mount DIR`` is the daemon, the subcommands talk to it.
+
+This is the one place where an error becomes a line and an exit code: 2 for what the user can mend, 1 for what
+the host or the daemon could not do, 130 for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from swmld.cli import cache, completion, demo, doctor, man, stats, status, warmup
+from swmld.cli.options import setting
+from swmld.cli.text import prose
+from swmld.config.load import load
+from swmld.config.models import Settings
+from swmld.errors import SwmldError
+
+PROGRAM = "swmld"
+HELP = """Serve a directory through a local cache, at the speed of the local disk.
+
+[bold]swmld --mount /mnt/ml[/bold] puts a cache in front of what /mnt/ml already holds (a network mount, a
+slow disk), in place, and runs in the foreground until SIGTERM or Ctrl-C. Then the directory is as it was.
+
+[bold]Examples[/bold]
+
+  swmld --mount /mnt/ml                           cache what is there
+
+  swmld --mount /mnt/ml --source /nfs/datasets    serve another directory
+
+  swmld --mount /mnt/ml --config swmld.yaml --cache-size 500GiB
+
+  swmld demo /tmp/swmld-demo                      see it work on a sample
+
+Sizes are written 4MiB, 100GiB or 500GB; times 500ms, 10s or 5min. Options win over the configuration file,
+which wins over the defaults.
+"""
+
+app = typer.Typer(
+    add_completion=False, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
+)
+for module in (status, stats, warmup, cache, doctor, demo, man, completion):
+    module.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"{PROGRAM} {version(PROGRAM)}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True, help=prose(HELP))
+def serve(
+    ctx: typer.Context,
+    mount: Annotated[str | None, setting("mount")] = None,
+    source: Annotated[str | None, setting("source")] = None,
+    cache_dir: Annotated[str | None, setting("cache_dir")] = None,
+    cache_size: Annotated[str | None, setting("cache_size")] = None,
+    free_floor: Annotated[str | None, setting("free_floor")] = None,
+    chunk_size: Annotated[str | None, setting("chunk_size")] = None,
+    read_only: Annotated[bool | None, setting("read_only", "--read-only/--read-write")] = None,
+    passthrough: Annotated[bool | None, setting("passthrough", "--passthrough/--no-passthrough")] = None,
+    native: Annotated[bool | None, setting("native", "--native/--no-native")] = None,
+    check: Annotated[str | None, setting("check")] = None,
+    check_interval: Annotated[str | None, setting("check_interval")] = None,
+    metadata_timeout: Annotated[str | None, setting("metadata_timeout")] = None,
+    engine: Annotated[str | None, setting("engine")] = None,
+    fetch_parallel: Annotated[str | None, setting("fetch_parallel")] = None,
+    prefetch_parallel: Annotated[str | None, setting("prefetch_parallel")] = None,
+    sub_read: Annotated[str | None, setting("sub_read")] = None,
+    fetch_timeout: Annotated[str | None, setting("fetch_timeout")] = None,
+    readahead_max: Annotated[str | None, setting("readahead_max")] = None,
+    neighbours: Annotated[str | None, setting("neighbours")] = None,
+    neighbours_max_files: Annotated[str | None, setting("neighbours_max_files")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Read settings from FILE, a YAML file.", rich_help_panel="Operation"
+        ),
+    ] = None,
+    metrics_address: Annotated[str | None, setting("metrics_address")] = None,
+    run_dir: Annotated[str | None, setting("run_dir")] = None,
+    log_level: Annotated[str | None, setting("log_level")] = None,
+    log_format: Annotated[str | None, setting("log_format")] = None,
+    show_demo: Annotated[
+        bool,
+        typer.Option("--demo", help="Fill DIR with a small sample, read it twice, show the rates and end."),
+    ] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    if ctx.invoked_subcommand is not None:
+        return
+    options = {key: ctx.params.get(key) for key in Settings.model_fields}
+    settings = load(Path(config) if config is not None else None, options)
+    if show_demo:
+        demo.run(settings.mount, demo.mode_options(settings.passthrough, settings.native))
+        return
+    from swmld.cli import preflight
+
+    preflight.check(settings)
+    from swmld import app as daemon
+
+    raise typer.Exit(daemon.run(settings))
+
+
+def main() -> None:
+    """Entry point of the ``swmld`` program."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; the exit code. Unexpected exceptions pass, with their traceback."""
+    command: Any = typer.main.get_command(app)
+    if "_SWMLD_COMPLETE" in os.environ:
+        completion.prepare()
+    try:
+        return command.main(args=arguments, prog_name=PROGRAM, standalone_mode=False) or 0
+    except SwmldError as error:
+        _complain(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        # Such as `swmld cache ls | head`. What stdout still holds must not be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        # The parser's own errors (an unknown option, a missing argument) know how to be told.
+        told = getattr(error, "format_message", None)
+        if told is None:
+            raise
+        _complain(f"{told()} (see {PROGRAM} --help)")
+        return int(getattr(error, "exit_code", 2))
+
+
+def _complain(message: str) -> None:
+    for line in message.splitlines():
+        print(f"{PROGRAM}: {line}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""``swmld status``: the daemons that run, and what each uses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from swmld.api.messages import Status
+from swmld.cli.daemon import pick, running
+from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
+from swmld.cli.text import plain, prose
+from swmld.errors import UsageError
+from swmld.units import format_duration, format_size
+
+HELP = """Show the daemons that run here and what each of them uses.
+
+[bold]Examples[/bold]
+
+  swmld status
+
+  swmld status --mount /mnt/ml --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("status", help=prose(HELP))(status)
+
+
+def status(
+    mount: MountOption = None, json_: JsonOption = False, run_dir: RunDirOption = DEFAULT_RUN_DIR
+) -> None:
+    """Show every daemon, or the one of ``--mount``."""
+    if mount is not None:
+        found = [pick(Path(run_dir), mount).status]
+    else:
+        found = [daemon.status for daemon in running(Path(run_dir))]
+    if json_:
+        print(json.dumps(found, indent=2))
+        return
+    if not found:
+        raise UsageError("no swmld daemon runs here; start one with: swmld --mount DIR")
+    console = Console()
+    for number, one in enumerate(found):
+        if number:
+            console.print()
+        console.print(_table(one))
+
+
+def _table(one: Status) -> Table:
+    table = Table.grid(padding=(0, 2))
+    cache = one["cache"]
+    rows = {
+        "mount": one["mount"] + (" (read-only)" if one["read_only"] else ""),
+        "source": one["source"],
+        "cache": f"{one['cache_dir']}: {format_size(cache['bytes'])} of {format_size(cache['limit'])} in "
+        f"{cache['files']} files, {format_size(cache['free'])} free on its disk",
+        "reads": f"{one['mode']}, fetched with {one['engine']}",
+        "metrics": one["metrics"] if one["metrics"] == "off" else f"http://{one['metrics']}/metrics",
+        "running": f"{format_duration(one['uptime'])}, pid {one['pid']}, swmld {one['version']}",
+    }
+    for key, value in rows.items():
+        table.add_row(key, plain(value))
+    for line in one["fallbacks"]:
+        table.add_row("missing", plain(line))
+    return table

@@ -1,0 +1,25 @@
+"""Text for a terminal."""
+
+from __future__ import annotations
+
+import re
+
+from rich.text import Text
+
+
+def plain(value: str) -> Text:
+    """``value`` without any meaning to rich, and with bytes that no terminal should get made visible."""
+    return Text(printable(value))
+
+
+def printable(value: str) -> str:
+    """A file name as one line: control characters and bytes that are not UTF-8 as escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in value)
+
+
+def prose(text: str) -> str:
+    """Help text with each paragraph on one line, for the terminal to break; indented lines stay."""
+    return "\n\n".join(
+        paragraph if paragraph.startswith(" ") else " ".join(paragraph.split())
+        for paragraph in re.split(r"\n\s*\n", text.strip("\n"))
+    )
