@@ -7,7 +7,7 @@ from pathlib import Path
 import cffi
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ["crc32c.c", "buffers.c", "table.c", "source.c", "dirs.c", "cfile.c", "park.c", "hot.c", "session.c"]
+SOURCES = ["crc32c.c", "buffers.c", "calls.c", "table.c", "source.c", "dirs.c", "cfile.c", "park.c", "hot.c", "session.c", "probe.c"]
 
 _header = (HERE / "swml.h").read_text()
 ffibuilder = cffi.FFI()

@@ -18,5 +18,111 @@ int sw_fsetid(int on);
 int64_t sw_pwrite(int fd, const void *p, size_t n, int64_t off); /* without CAP_FSETID: the source clears setuid bits */
 int sw_ftruncate(int fd, int64_t size);
 int sw_renameat2(int olddir, const char *oldname, int newdir, const char *newname, unsigned flags);
+int sw_create(int dir, const char *name, int flags, unsigned mode, unsigned uid, unsigned gid); /* fd */
+int sw_mknod(int dir, const char *name, unsigned mode, unsigned rdev, unsigned uid, unsigned gid);
+int sw_mkdir(int dir, const char *name, unsigned mode, unsigned uid, unsigned gid);
+int sw_symlink(const char *to, int dir, const char *name, unsigned uid, unsigned gid);
+int sw_link(int fd, int dir, const char *name);
+int sw_chown(int fd, unsigned uid, unsigned gid);
+int sw_chmod(int fd, unsigned mode);
+int sw_utimens(int fd, int64_t atime_ns, int64_t mtime_ns);
+/* ---- session.c: the mount ---- */
+typedef struct sw_session sw_session;
+typedef struct sw_cfile sw_cfile;
+
+struct sw_config {
+	int root_fd;           /* directory fd of the source's root; stays the caller's */
+	int data_fd;           /* directory fd of the cache's data/; -1 without a cache */
+	int local;             /* metadata calls on the source do not block: C makes them itself */
+	int hot;               /* answer hot operations in C; 0: all of them go to pyfuse3 (--no-native) */
+	int passthrough;       /* ask the kernel for FUSE passthrough */
+	int acl;               /* the source stores POSIX ACLs: let the kernel enforce them */
+	int threads;           /* threads that read the device */
+	uint32_t idle_nodes;   /* nodes kept that the kernel has forgotten */
+	uint32_t max_backing;  /* backing files kept registered for files that nobody has open */
+	int check;             /* 0 strict, 1 relaxed, 2 immutable: for paths that no rule names */
+	uint64_t check_ns;     /* relaxed: how long a check of the source holds */
+	uint64_t meta_ns;      /* how long the kernel may keep names and attributes */
+};
+
+sw_session *sw_new(const struct sw_config *config, int *err);
+int sw_rule(sw_session *s, const char *glob, int check, uint64_t check_ns); /* first match wins; before sw_mount */
+int sw_mount(sw_session *s, const char *mountpoint, const char *fsname, unsigned long mount_flags);
+int sw_start(sw_session *s);      /* starts the threads; returns the socket for libfuse ("/dev/fd/N") */
+int sw_stop(sw_session *s);       /* ends the connection (if it lives) and joins the threads */
+void sw_free(sw_session *s);
+int sw_event_fd(sw_session *s);   /* eventfd: readable while sw_events has something */
+int sw_passthrough_works(sw_session *s); /* after INIT: 1, or 0 with the kernel's refusal */
+int sw_probe_passthrough(int dirfd); /* tries the whole way with a throw-away mount; 0 or -errno */
+
+enum { SW_EV_MISS = 1, SW_EV_TOUCH = 2, SW_EV_IDLE = 3, SW_EV_OPENED = 4, SW_EV_DOWN = 5 };
+struct sw_event {
+	uint32_t kind;
+	uint32_t lost;         /* events dropped before this one because the ring was full */
+	uint64_t nodeid;
+	uint64_t fh;
+	uint64_t chunk;        /* MISS, TOUCH: first chunk */
+	uint64_t stop;         /* one past the last */
+};
+int sw_events(sw_session *s, struct sw_event *events, int max);
+
+struct sw_counters {
+	uint64_t hot_lookup, hot_getattr, hot_open, hot_release, hot_read, hot_readdir, hot_xattr;
+	uint64_t hot_read_bytes, parked, unparked, forwarded, replies, forgets, interrupts, killed, reply_gone;
+	uint64_t open_passthrough, open_cached, open_direct, backing_open, backing_errors;
+	uint64_t nodes, links, dirfds, backings, events_lost;
+};
+void sw_counters_read(sw_session *s, struct sw_counters *out);
+
+/* ---- table.c, source.c: nodes ---- */
+struct sw_entry {
+	uint64_t nodeid, ino, size, blocks;
+	int64_t atime_ns, mtime_ns, ctime_ns;
+	uint32_t mode, nlink, uid, gid, rdev, blksize;
+	uint64_t dev;          /* 0 on the root's own device, else the raw st_dev */
+	uint64_t valid_ns;     /* how long the kernel may keep it */
+	int32_t check;         /* the rule's check, and its interval */
+	uint32_t pad;
+	uint64_t check_ns;
+};
+int sw_lookup(sw_session *s, uint64_t parent, const char *name, int ref, struct sw_entry *out); /* may block */
+int sw_getattr(sw_session *s, uint64_t nodeid, struct sw_entry *out);                  /* may block */
+int sw_cached_entry(sw_session *s, uint64_t nodeid, struct sw_entry *out);             /* from the table; -ENOENT if stale */
+void sw_ref(sw_session *s, uint64_t nodeid);
+void sw_forget(sw_session *s, uint64_t nodeid, uint64_t n);
+int sw_dir_fd(sw_session *s, uint64_t nodeid);                  /* may block; a new O_PATH fd, the caller's */
+int sw_open_source(sw_session *s, uint64_t nodeid, int flags);  /* may block; a new fd of the node's source file */
+int sw_path(sw_session *s, uint64_t nodeid, char *buf, size_t size); /* relative to the root; length or -errno */
+int sw_parent(sw_session *s, uint64_t nodeid, uint64_t *parent, char *name, size_t size);
+int sw_before_unlink(sw_session *s, uint64_t parent, const char *name);   /* may block */
+void sw_unlinked(sw_session *s, uint64_t parent, const char *name);
+void sw_renamed(sw_session *s, uint64_t p1, const char *n1, uint64_t p2, const char *n2, int exchange);
+uint64_t sw_node_of(sw_session *s, uint64_t dev, uint64_t ino); /* 0 when not known */
+int sw_notify_inode(sw_session *s, uint64_t nodeid, int64_t off, int64_t len); /* may block; off -1: attributes only */
+int sw_notify_entry(sw_session *s, uint64_t parent, const char *name);    /* may block */
+
+/* ---- hot.c, cfile.c: opens and cached bytes ---- */
+enum { SW_NONE = 0, SW_CACHED = 1, SW_PASS_CACHE = 2, SW_PASS_SOURCE = 3 };
+enum { SW_WANT_SOURCE = 1, SW_WANT_COMPLETE = 2, SW_WANT_PARTIAL = 3 };
+int sw_mode(sw_session *s, uint64_t nodeid);
+int sw_begin_write(sw_session *s, uint64_t nodeid);   /* from now every open comes to Python; returns the live mode */
+void sw_end_write(sw_session *s, uint64_t nodeid);
+int sw_mirror_fd(sw_session *s, uint64_t nodeid);     /* PASS_CACHE lives: a new O_RDWR fd of its backing file */
+void sw_bypass(sw_session *s, uint64_t nodeid, int on); /* reads of this node must come from the source */
+int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int writer); /* fh, or -errno; -ESTALE: look up again */
+unsigned sw_open_flags(uint64_t fh);                  /* FOPEN_* that go with it */
+void sw_open_undo(sw_session *s, uint64_t fh);        /* the open was never answered */
+void sw_handle_free(sw_session *s, uint64_t fh);                   /* after RELEASE */
+int sw_detach(sw_session *s, uint64_t nodeid);        /* after IDLE: 1 when nobody has it open: state may go */
+void sw_attach(sw_session *s, uint64_t nodeid);       /* Python keeps state of this node: tell it when idle */
+void sw_set_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64_t size, int64_t mtime_ns,
+		     int64_t ctime_ns, int tell_open);
+void sw_evict(sw_session *s, uint64_t nodeid, uint64_t file_id);
+int sw_told_old(sw_session *s, uint64_t nodeid);       /* the kernel holds older attributes; reported once */
+int sw_usage(sw_session *s, uint64_t nodeid, uint64_t *last_open_ns, uint32_t *opens);
+int sw_set_cfile(sw_session *s, uint64_t nodeid, int fd, uint64_t size, uint32_t chunk_size,
+		 const unsigned char *bitmap);        /* the fd is duplicated */
+void sw_landed(sw_session *s, uint64_t nodeid, uint64_t chunk);
+void sw_failed(sw_session *s, uint64_t nodeid, uint64_t chunk, int err); /* err 0: ask Python's read instead */
 /* CDEF end */
 #endif

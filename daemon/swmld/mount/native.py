@@ -1,0 +1,388 @@
+"""What Python says to ``native/``: thin, typed, and the one place where ``-errno`` becomes ``OSError``.
+
+Calls marked *blocking* touch the source and belong in a worker thread; cffi releases the GIL around each.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from swmld._native import ffi, lib
+
+from ..types import Check, Identity
+
+ROOT = 1
+
+
+class Mode(enum.IntEnum):
+    """What mode the kernel's inode is in; see ``native/hot.c``."""
+
+    NONE = 0
+    CACHED = 1
+    PASS_CACHE = 2
+    PASS_SOURCE = 3
+
+
+class Want(enum.IntEnum):
+    """What an open would like to be served from."""
+
+    SOURCE = 1
+    COMPLETE = 2
+    PARTIAL = 3
+
+
+class EventKind(enum.IntEnum):
+    """Why C wakes Python."""
+
+    MISS = 1
+    TOUCH = 2
+    IDLE = 3
+    OPENED = 4
+    DOWN = 5
+
+
+FOPEN_DIRECT_IO = 1 << 0
+FOPEN_KEEP_CACHE = 1 << 1
+FOPEN_PASSTHROUGH = 1 << 7
+
+_CHECKS = {Check.STRICT: 0, Check.RELAXED: 1, Check.IMMUTABLE: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One message of C; ``chunk`` and ``stop`` are half-open chunk numbers."""
+
+    kind: EventKind
+    nodeid: int
+    fh: int
+    chunk: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Attributes of a node as the source has them. Times in ns; ``valid`` in seconds; ``ino`` the source's."""
+
+    nodeid: int
+    ino: int
+    dev: int
+    size: int
+    blocks: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    blksize: int
+    valid: float
+    check: int
+
+    @property
+    def identity(self) -> Identity:
+        """The generation that these attributes name."""
+        return Identity(self.dev, self.ino, self.size, self.mtime_ns, self.ctime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a session is made of; see ``struct sw_config``. Times in seconds."""
+
+    root_fd: int
+    data_fd: int
+    local: bool
+    hot: bool
+    passthrough: bool
+    acl: bool
+    threads: int = 10
+    idle_nodes: int = 100_000
+    max_backing: int = 200_000
+    check: Check = Check.RELAXED
+    check_interval: float = 1.0
+    metadata_timeout: float = 60.0
+
+
+def _must(result: int) -> int:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result
+
+
+def _entry(e: Any) -> Entry:
+    return Entry(
+        e.nodeid, e.ino, e.dev, e.size, e.blocks, e.atime_ns, e.mtime_ns, e.ctime_ns, e.mode, e.nlink,
+        e.uid, e.gid, e.rdev, e.blksize, e.valid_ns / 1e9, e.check,
+    )  # fmt: skip
+
+
+class Native:
+    """One mount's native session. The owner calls ``mount``, ``start``, and at the end ``stop`` and ``free``."""
+
+    def __init__(self, config: Config, rules: Iterable[tuple[str, Check, float]] = ()) -> None:
+        c = ffi.new("struct sw_config *")
+        c.root_fd, c.data_fd = config.root_fd, config.data_fd
+        c.local, c.hot, c.passthrough = config.local, config.hot, config.passthrough
+        c.acl, c.threads = config.acl, config.threads
+        c.idle_nodes, c.max_backing = config.idle_nodes, config.max_backing
+        c.check, c.check_ns = _CHECKS[config.check], int(config.check_interval * 1e9)
+        c.meta_ns = int(config.metadata_timeout * 1e9)
+        err = ffi.new("int *")
+        self._s = lib.sw_new(c, err)
+        if self._s == ffi.NULL:
+            _must(err[0] or -5)
+        for glob, check, interval in rules:
+            _must(lib.sw_rule(self._s, os.fsencode(glob), _CHECKS[check], int(interval * 1e9)))
+        self._events = ffi.new("struct sw_event[]", 256)
+
+    # -- life --
+
+    def mount(self, mountpoint: bytes, fsname: bytes, flags: int) -> None:
+        """Opens /dev/fuse and mounts it; raises OSError."""
+        _must(lib.sw_mount(self._s, mountpoint, fsname, flags))
+
+    def start(self) -> int:
+        """Starts the threads; the descriptor that pyfuse3 serves."""
+        return _must(lib.sw_start(self._s))
+
+    def stop(self) -> None:
+        """Ends what is left of the connection and joins the threads; blocking."""
+        lib.sw_stop(self._s)
+
+    def free(self) -> None:
+        """After stop, once nobody calls any more."""
+        lib.sw_free(self._s)
+        self._s = ffi.NULL
+
+    @property
+    def event_fd(self) -> int:
+        """Readable while ``events`` has something."""
+        return int(lib.sw_event_fd(self._s))
+
+    @property
+    def passthrough_works(self) -> bool:
+        """Whether the kernel took passthrough at INIT."""
+        return bool(lib.sw_passthrough_works(self._s))
+
+    def events(self) -> Iterator[Event]:
+        """What C has to say, oldest first, without waiting."""
+        for i in range(_must(lib.sw_events(self._s, self._events, 256))):
+            e = self._events[i]
+            yield Event(EventKind(e.kind), e.nodeid, e.fh, e.chunk, e.stop)
+
+    def counters(self) -> dict[str, int]:
+        """``struct sw_counters`` by name."""
+        c = ffi.new("struct sw_counters *")
+        lib.sw_counters_read(self._s, c)
+        return {name: int(getattr(c, name)) for name, _ in ffi.typeof("struct sw_counters").fields}
+
+    # -- nodes --
+
+    def lookup(self, parent: int, name: bytes, ref: bool = True) -> Entry:
+        """Blocking. The child as the source has it now; with ``ref`` the kernel holds one more reference."""
+        e = ffi.new("struct sw_entry *")
+        _must(lib.sw_lookup(self._s, parent, name, ref, e))
+        return _entry(e)
+
+    def getattr(self, nodeid: int) -> Entry:
+        """Blocking. ESTALE when the name now means another file."""
+        e = ffi.new("struct sw_entry *")
+        _must(lib.sw_getattr(self._s, nodeid, e))
+        return _entry(e)
+
+    def cached_entry(self, nodeid: int) -> Entry | None:
+        """What the table holds, however old."""
+        e = ffi.new("struct sw_entry *")
+        return _entry(e) if lib.sw_cached_entry(self._s, nodeid, e) == 0 else None
+
+    def ref(self, nodeid: int) -> None:
+        """The kernel holds one more reference."""
+        lib.sw_ref(self._s, nodeid)
+
+    def forget(self, nodeid: int, count: int) -> None:
+        """The kernel dropped ``count`` references."""
+        lib.sw_forget(self._s, nodeid, count)
+
+    def dir_fd(self, nodeid: int) -> int:
+        """Blocking. A new O_PATH descriptor of a directory; the caller closes it."""
+        return _must(lib.sw_dir_fd(self._s, nodeid))
+
+    def open_source(self, nodeid: int, flags: int) -> int:
+        """Blocking. A new descriptor of the node's own file on the source; the caller closes it."""
+        return _must(lib.sw_open_source(self._s, nodeid, flags))
+
+    def path(self, nodeid: int) -> bytes:
+        """Path below the source's root, ``b"."`` for the root; OSError when it has none."""
+        size = 4096
+        while True:
+            buf = ffi.new("char[]", size)
+            r = lib.sw_path(self._s, nodeid, buf, size)
+            if r != -36 or size > 1 << 20:  # ENAMETOOLONG: directories may be deeper than PATH_MAX
+                return bytes(ffi.buffer(buf, _must(r)))
+            size *= 4
+
+    def parent(self, nodeid: int) -> tuple[int, bytes]:
+        """One (directory, name) that the node is known by."""
+        parent = ffi.new("uint64_t *")
+        buf = ffi.new("char[]", 256)
+        n = _must(lib.sw_parent(self._s, nodeid, parent, buf, 256))
+        return int(parent[0]), bytes(ffi.buffer(buf, n))
+
+    def before_unlink(self, parent: int, name: bytes) -> None:
+        """Blocking. Keeps the inode reachable for those who have it open."""
+        lib.sw_before_unlink(self._s, parent, name)
+
+    def unlinked(self, parent: int, name: bytes) -> None:
+        """The name is gone from the source."""
+        lib.sw_unlinked(self._s, parent, name)
+
+    def renamed(self, old: tuple[int, bytes], new: tuple[int, bytes], exchange: bool) -> None:
+        """The source has renamed it."""
+        lib.sw_renamed(self._s, *old, *new, exchange)
+
+    def node_of(self, dev: int, ino: int) -> int:
+        """The nodeid of a source file, 0 when the table does not know it."""
+        return int(lib.sw_node_of(self._s, dev, ino))
+
+    def forget_attributes(self, nodeid: int) -> None:
+        """Blocking. The kernel's copy of the attributes is old."""
+        lib.sw_notify_inode(self._s, nodeid, -1, 0)
+
+    def told_old(self, nodeid: int) -> bool:
+        """Whether the kernel was told attributes that have changed since; says so once."""
+        return bool(lib.sw_told_old(self._s, nodeid))
+
+    # -- opens --
+
+    def mode(self, nodeid: int) -> Mode:
+        """The live mode."""
+        return Mode(_must(lib.sw_mode(self._s, nodeid)))
+
+    def begin_write(self, nodeid: int) -> Mode:
+        """From now on every open of the node comes to Python; the mode that is live."""
+        return Mode(_must(lib.sw_begin_write(self._s, nodeid)))
+
+    def end_write(self, nodeid: int) -> None:
+        """One writer fewer."""
+        lib.sw_end_write(self._s, nodeid)
+
+    def mirror_fd(self, nodeid: int) -> int:
+        """Blocking. A descriptor of the cache file that open readers are passed through to."""
+        return _must(lib.sw_mirror_fd(self._s, nodeid))
+
+    def bypass(self, nodeid: int, on: bool) -> None:
+        """While on, C answers no read of the node: the bytes are the source's."""
+        lib.sw_bypass(self._s, nodeid, on)
+
+    def open_file(self, nodeid: int, want: Want, fd: int, writer: bool) -> int:
+        """Enters an open into the books; the file handle. ESTALE: the kernel is to look the name up again."""
+        return _must(lib.sw_open_file(self._s, nodeid, want, fd, writer))
+
+    def open_flags(self, fh: int) -> int:
+        """FOPEN_* that the kernel is answered with."""
+        return int(lib.sw_open_flags(fh))
+
+    def open_undo(self, fh: int) -> None:
+        """The open failed after all."""
+        lib.sw_open_undo(self._s, fh)
+
+    def handle_free(self, fh: int) -> None:
+        """After the kernel's RELEASE."""
+        lib.sw_handle_free(self._s, fh)
+
+    def attach(self, nodeid: int) -> None:
+        """Asks for an IDLE event when the last open goes."""
+        lib.sw_attach(self._s, nodeid)
+
+    def detach(self, nodeid: int) -> bool:
+        """True when nobody has it open and the state of it may go."""
+        return bool(lib.sw_detach(self._s, nodeid))
+
+    def set_complete(self, nodeid: int, file_id: int, identity: Identity, tell_open: bool = False) -> None:
+        """C may open this cache file by itself while the source still is this generation."""
+        i = identity
+        lib.sw_set_complete(self._s, nodeid, file_id, i.size, i.mtime_ns, i.ctime_ns, tell_open)
+
+    def evict(self, nodeid: int, file_id: int) -> None:
+        """The cache file is about to be unlinked."""
+        lib.sw_evict(self._s, nodeid, file_id)
+
+    def usage(self, nodeid: int) -> tuple[float, bool] | None:
+        """Time of the last open (seconds since the epoch) and whether it is open; None when unknown."""
+        last, opens = ffi.new("uint64_t *"), ffi.new("uint32_t *")
+        if lib.sw_usage(self._s, nodeid, last, opens) < 0:
+            return None
+        return last[0] / 1e9, opens[0] > 0
+
+    def set_cfile(self, nodeid: int, fd: int, size: int, chunk_size: int, bitmap: bytes) -> None:
+        """Lets C answer READ of present chunks from ``fd`` (it keeps a duplicate)."""
+        _must(lib.sw_set_cfile(self._s, nodeid, fd, size, chunk_size, bitmap))
+
+    def landed(self, nodeid: int, chunk: int) -> None:
+        """The chunk is in the cache file: parked reads may go."""
+        lib.sw_landed(self._s, nodeid, chunk)
+
+    def failed(self, nodeid: int, chunk: int, errno: int) -> None:
+        """The chunk cannot be had; errno 0 sends parked reads to Python's ``read``."""
+        lib.sw_failed(self._s, nodeid, chunk, errno)
+
+
+def pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:
+    """Blocking. Writes all of it, without CAP_FSETID; bytes written, OSError when none were."""
+    return _must(lib.sw_pwrite(fd, ffi.from_buffer(data), len(data), offset))
+
+
+def ftruncate(fd: int, size: int) -> None:
+    """Blocking. Without CAP_FSETID, so that the source clears setuid bits."""
+    _must(lib.sw_ftruncate(fd, size))
+
+
+def renameat2(olddir: int, old: bytes, newdir: int, new: bytes, flags: int) -> None:
+    """Blocking. rename(2) with RENAME_NOREPLACE, RENAME_EXCHANGE and so on."""
+    _must(lib.sw_renameat2(olddir, old, newdir, new, flags))
+
+
+def create(directory: int, name: bytes, flags: int, mode: int, uid: int, gid: int) -> int:
+    """Blocking. openat(2) with O_CREAT as the caller; the new descriptor."""
+    return _must(lib.sw_create(directory, name, flags, mode, uid, gid))
+
+
+def mknod(directory: int, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> None:
+    """Blocking. mknodat(2) as the caller."""
+    _must(lib.sw_mknod(directory, name, mode, rdev, uid, gid))
+
+
+def mkdir(directory: int, name: bytes, mode: int, uid: int, gid: int) -> None:
+    """Blocking. mkdirat(2) as the caller."""
+    _must(lib.sw_mkdir(directory, name, mode, uid, gid))
+
+
+def symlink(target: bytes, directory: int, name: bytes, uid: int, gid: int) -> None:
+    """Blocking. symlinkat(2) as the caller."""
+    _must(lib.sw_symlink(target, directory, name, uid, gid))
+
+
+def link(fd: int, directory: int, name: bytes) -> None:
+    """Blocking. A new name for the inode of an O_PATH descriptor."""
+    _must(lib.sw_link(fd, directory, name))
+
+
+def chown(fd: int, uid: int | None, gid: int | None) -> None:
+    """Blocking. On an O_PATH descriptor; None leaves as is."""
+    _must(lib.sw_chown(fd, 0xFFFFFFFF if uid is None else uid, 0xFFFFFFFF if gid is None else gid))
+
+
+def chmod(fd: int, mode: int) -> None:
+    """Blocking. On an O_PATH descriptor."""
+    _must(lib.sw_chmod(fd, mode))
+
+
+def utimens(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
+    """Blocking. On an O_PATH descriptor; None leaves as is."""
+    omit = -(1 << 63)
+    _must(lib.sw_utimens(fd, omit if atime_ns is None else atime_ns, omit if mtime_ns is None else mtime_ns))

@@ -1,0 +1,118 @@
+/* cfile.c: a partly cached file as C sees it: its descriptor and which chunks are there (under session.lock). */
+#include "internal.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+struct sw_cfile *cfile_get(struct sw_cfile *f)
+{
+	f->refs++;
+	return f;
+}
+
+void cfile_put(struct sw_cfile *f)
+{
+	if (!f || --f->refs)
+		return;
+	close(f->fd);
+	free(f->bits);
+	free(f);
+}
+
+static int has(const struct sw_cfile *f, uint64_t chunk)
+{
+	return f->present == f->nchunks || f->bits[chunk >> 3] >> (chunk & 7) & 1;
+}
+
+/* Are the bytes [offset, end) there? If not, the run of chunks that they need, from the first missing one. */
+int cfile_has(const struct sw_cfile *f, uint64_t offset, uint64_t end, uint64_t *first_missing, uint64_t *stop)
+{
+	uint64_t c;
+
+	if (end > f->size)
+		end = f->size;
+	if (offset >= end)
+		return 1;
+	*stop = (end - 1) / f->chunk_size + 1;
+	for (c = offset / f->chunk_size; c < *stop; c++)
+		if (!has(f, c)) {
+			*first_missing = c;
+			return 0;
+		}
+	return 1;
+}
+
+int sw_set_cfile(sw_session *s, uint64_t nodeid, int fd, uint64_t size, uint32_t chunk_size,
+		 const unsigned char *bitmap)
+{
+	struct sw_cfile *f = calloc(1, sizeof *f), *old = NULL;
+	uint64_t nbytes;
+	struct node *n;
+	int r = 0;
+
+	if (!f)
+		return -ENOMEM;
+	f->nchunks = (size + chunk_size - 1) / chunk_size;
+	nbytes = f->nchunks / 8 + 1;
+	f->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	f->bits = calloc(1, nbytes);
+	f->refs = 1;
+	f->size = size;
+	f->chunk_size = chunk_size;
+	f->last_chunk = UINT64_MAX;
+	if (f->fd < 0 || !f->bits) {
+		r = f->fd < 0 ? -errno : -ENOMEM;
+		if (f->fd >= 0)
+			close(f->fd);
+		free(f->bits);
+		free(f);
+		return r;
+	}
+	if (bitmap)
+		memcpy(f->bits, bitmap, (f->nchunks + 7) / 8);
+	for (uint64_t i = 0; i < f->nchunks; i++)
+		f->present += f->bits[i >> 3] >> (i & 7) & 1;
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n) {
+		old = n->cf;
+		n->cf = f;
+		park_recheck(s, n);
+	} else {
+		old = f;
+		r = -ESTALE;
+	}
+	cfile_put(old);
+	unlock(s);
+	return r;
+}
+
+void sw_landed(sw_session *s, uint64_t nodeid, uint64_t chunk)
+{
+	struct node *n;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n && n->cf && chunk < n->cf->nchunks && !has(n->cf, chunk)) {
+		n->cf->bits[chunk >> 3] |= (unsigned char)(1u << (chunk & 7));
+		n->cf->present++;
+	}
+	if (n && n->cf)
+		park_recheck(s, n);
+	unlock(s);
+}
+
+void sw_failed(sw_session *s, uint64_t nodeid, uint64_t chunk, int err)
+{
+	struct node *n;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n) {
+		if (!err && n->cf)
+			n->cf->redirect = 1;
+		park_fail(s, n, chunk, err, 0);
+	}
+	unlock(s);
+}

@@ -1,0 +1,747 @@
+/* hot.c: the operations that C answers by itself, and the rules for opening.
+ *
+ * The kernel holds an inode either in cached mode or in passthrough mode with one backing file (fs/fuse/iomode.c):
+ * an open in the other mode fails there. So a node remembers the mode that is live and every open gets that mode:
+ *   NONE         nobody has it open: the next open chooses
+ *   PASS_CACHE   reads go to the complete cache file; a writer gets FOPEN_DIRECT_IO on top (its reads and writes
+ *                come to Python, which writes the source and mirrors into the cache file that the readers see)
+ *   PASS_SOURCE  somebody writes: everybody goes to the source's own file
+ *   CACHED       the kernel's page cache, filled by READ: partly cached files, and all files without passthrough */
+#include "internal.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+int backing_open(sw_session *s, int fd)
+{
+	struct fuse_backing_map m = {.fd = fd};
+	int r;
+
+	/* The kernel writes the backing file with the credentials of this call: without CAP_FSETID the source's file
+	 * system clears setuid bits on write, as for any unprivileged writer. */
+	sw_fsetid(0);
+	r = ioctl(s->dev, FUSE_DEV_IOC_BACKING_OPEN, &m);
+	r = r < 0 ? -errno : r;
+	sw_fsetid(1);
+	if (r > 0) {
+		COUNT(s, backing_open);
+		COUNT(s, backings);
+	} else
+		COUNT(s, backing_errors);
+	return r;
+}
+
+void backing_close(sw_session *s, int32_t id)
+{
+	uint32_t arg = (uint32_t)id;
+
+	ioctl(s->dev, FUSE_DEV_IOC_BACKING_CLOSE, &arg);
+	COUNT_N(s, backings, (uint64_t)-1);
+}
+
+static void put_time(int64_t ns, uint64_t *sec, uint32_t *nsec)
+{
+	int64_t f = ns % 1000000000;
+
+	if (f < 0)
+		f += 1000000000;
+	*sec = (uint64_t)((ns - f) / 1000000000);
+	*nsec = (uint32_t)f;
+}
+
+void fill_attr(struct node *n, struct fuse_attr *a)
+{
+	n->told_old = 0;
+	memset(a, 0, sizeof *a);
+	a->ino = n->ino;
+	a->size = n->size;
+	a->blocks = n->blocks;
+	put_time(n->atime_ns, &a->atime, &a->atimensec);
+	put_time(n->mtime_ns, &a->mtime, &a->mtimensec);
+	put_time(n->ctime_ns, &a->ctime, &a->ctimensec);
+	a->mode = n->perm;
+	a->nlink = n->nlink;
+	a->uid = n->uid;
+	a->gid = n->gid;
+	a->rdev = n->rdev;
+	a->blksize = n->blksize;
+}
+
+/* Under lock: a reply entry, with one more reference and what is left of the attributes' time. */
+void fill_entry(sw_session *s, struct node *n, struct fuse_entry_out *e)
+{
+	uint64_t now = now_ns(CLOCK_MONOTONIC_COARSE), valid = node_valid_ns(s, n), age = now - n->attr_at;
+
+	valid = age < valid ? valid - age : 0;
+	memset(e, 0, sizeof *e);
+	e->nodeid = n->id;
+	e->entry_valid = e->attr_valid = valid / 1000000000;
+	e->entry_valid_nsec = e->attr_valid_nsec = (uint32_t)(valid % 1000000000);
+	fill_attr(n, &e->attr);
+	node_hold(s, n);
+	n->kernel_until = now + valid;
+}
+
+static int lookup_hot(sw_session *s, struct fuse_in_header *h, const char *name)
+{
+	struct fuse_entry_out e;
+	size_t len = strlen(name);
+	struct node *p, *n = NULL;
+	struct link *l;
+	struct statx st;
+	int slot, fd, r;
+
+	if (!s->config.local) {
+		lock(s);
+		p = node_get(s, h->nodeid);
+		l = p ? link_find(s, p, name, len) : NULL;
+		if (l && l->node->attr_at && !l->node->writers &&
+		    now_ns(CLOCK_MONOTONIC_COARSE) - l->node->attr_at < node_valid_ns(s, l->node)) {
+			n = l->node;
+			fill_entry(s, n, &e);
+		}
+		unlock(s);
+		if (!n)
+			return 0;
+	} else {
+		fd = dirfd_pin(s, h->nodeid, &slot);
+		if (fd < 0)
+			return 0;
+		r = source_stat_at(fd, name, &st);
+		dirfd_unpin(s, slot);
+		lock(s);
+		p = node_get(s, h->nodeid);
+		if (r == -ENOENT && p)
+			link_drop(s, p, name, len);
+		if (!r && p && (n = node_intern(s, &st, p, name, len)))
+			fill_entry(s, n, &e);
+		unlock(s);
+		if (r < 0) {
+			COUNT(s, hot_lookup);
+			reply(s, h->unique, r, NULL, 0);
+			return 1;
+		}
+		if (!n)
+			return 0;
+	}
+	COUNT(s, hot_lookup);
+	if (reply(s, h->unique, 0, &e, sizeof e) == -ENOENT)
+		sw_forget(s, e.nodeid, 1);
+	return 1;
+}
+
+static int getattr_hot(sw_session *s, struct fuse_in_header *h)
+{
+	struct fuse_attr_out a = {0};
+	struct node *n;
+	struct statx st;
+	uint64_t valid, now = now_ns(CLOCK_MONOTONIC_COARSE);
+
+	if (s->config.local && source_stat(s, h->nodeid, &st) < 0)
+		return 0;
+	lock(s);
+	n = node_get(s, h->nodeid);
+	if (n && s->config.local)
+		node_attr(s, n, &st);
+	else if (n && (n->writers || !n->attr_at || now - n->attr_at > node_check_ns(s, n) || node_check(s, n) == 0))
+		n = NULL;
+	if (n) {
+		valid = node_valid_ns(s, n);
+		fill_attr(n, &a.attr);
+		a.attr_valid = valid / 1000000000;
+		a.attr_valid_nsec = (uint32_t)(valid % 1000000000);
+		n->kernel_until = now + valid;
+	}
+	unlock(s);
+	if (!n)
+		return 0;
+	COUNT(s, hot_getattr);
+	reply(s, h->unique, 0, &a, sizeof a);
+	return 1;
+}
+
+/* ---- opens ---- */
+
+/* Under lock: one more open, in this mode. */
+static void mode_enter(sw_session *s, struct node *n, uint32_t mode)
+{
+	brow_remove(s, n);
+	n->mode = mode;
+	n->opens++;
+}
+
+static void mode_leave(sw_session *s, struct node *n)
+{
+	uint32_t was = n->mode;
+
+	n->mode = SW_NONE;
+	if (n->keep_fd >= 0) {
+		close(n->keep_fd);
+		n->keep_fd = -1;
+	}
+	if (!n->backing)
+		return;
+	if (was != SW_PASS_CACHE || !n->file_id) {
+		backing_close(s, n->backing);
+		n->backing = 0;
+		return;
+	}
+	brow_touch(s, n);
+	while (s->nbrow > s->config.max_backing) {
+		struct node *v = s->brow.brow_prev;
+
+		brow_remove(s, v);
+		backing_close(s, v->backing);
+		v->backing = 0;
+	}
+}
+
+/* Under lock: one open of n is over. h NULL: an open that C made. */
+void open_dropped(sw_session *s, struct node *n, struct handle *h)
+{
+	if (h && h->released)
+		return;
+	if (h)
+		h->released = 1;
+	if (--n->opens == 0) {
+		mode_leave(s, n);
+		if (n->attached)
+			event(s, SW_EV_IDLE, n->id, 0, 0, 0);
+		else {
+			cfile_put(n->cf);
+			n->cf = NULL;
+		}
+	}
+	node_settle(s, n);
+}
+
+static int data_open(sw_session *s, uint64_t file_id)
+{
+	char path[40];
+	int fd;
+
+	snprintf(path, sizeof path, "%02x/%llu", (unsigned)(file_id & 0xff), (unsigned long long)file_id);
+	fd = openat(s->config.data_fd, path, O_RDWR | O_CLOEXEC | O_NOATIME);
+	return fd < 0 ? -errno : fd;
+}
+
+static int same_generation(const struct node *n)
+{
+	return n->file_id && n->gen_size == n->size && n->gen_mtime_ns == n->mtime_ns &&
+	       n->gen_ctime_ns == n->ctime_ns;
+}
+
+/* Under lock: may this node be opened for reading without asking Python? */
+static int openable(const struct node *n, int passthrough)
+{
+	return n && n->file_id && !n->writers && !n->bypass && S_ISREG(n->perm) &&
+	       (n->mode == SW_NONE || (n->mode == (passthrough ? SW_PASS_CACHE : SW_CACHED) && !n->attached));
+}
+
+/* Under lock, which is left and taken again: gives the node what serves it, a backing id or an open cache file. */
+static struct node *serve(sw_session *s, uint64_t nodeid, int passthrough)
+{
+	struct node *n = node_get(s, nodeid);
+	uint64_t file_id = n->file_id;
+	struct sw_cfile *f;
+	int fd, id = 0;
+
+	if (passthrough ? n->backing : n->cf != NULL)
+		return n;
+	unlock(s);
+	fd = data_open(s, file_id);
+	if (fd >= 0 && passthrough)
+		id = backing_open(s, fd);
+	lock(s);
+	n = node_get(s, nodeid);
+	if (fd < 0 || id < 0 || !n || n->file_id != file_id || !openable(n, passthrough) ||
+	    (passthrough ? n->backing : n->cf != NULL)) {
+		if (id > 0)
+			backing_close(s, id);
+		if (fd >= 0)
+			close(fd);
+		return n && openable(n, passthrough) && (passthrough ? n->backing : n->cf != NULL) ? n : NULL;
+	}
+	if (passthrough) {
+		n->backing = id;
+		close(fd);
+		return n;
+	}
+	f = calloc(1, sizeof *f);
+	if (!f) {
+		close(fd);
+		return NULL;
+	}
+	f->fd = fd;
+	f->refs = 1;
+	f->size = n->gen_size;
+	f->chunk_size = 1u << 22; /* all chunks are there: any size does */
+	n->cf = f;
+	return n;
+}
+
+static int open_hot(sw_session *s, struct fuse_in_header *h, struct fuse_open_in *in)
+{
+	struct fuse_open_out o = {0};
+	struct node *n;
+	struct statx st;
+	int pass = s->passthrough_on, check, tell = 0;
+	uint64_t age;
+
+	if ((in->flags & O_ACCMODE) != O_RDONLY || in->flags & O_TRUNC)
+		return 0;
+	lock(s);
+	n = node_get(s, h->nodeid);
+	if (!openable(n, pass))
+		goto python;
+	check = node_check(s, n);
+	age = now_ns(CLOCK_MONOTONIC_COARSE) - n->attr_at;
+	if (check == 0 || (check == 1 && age > node_check_ns(s, n))) {
+		if (!s->config.local)
+			goto python;
+		unlock(s);
+		if (source_stat(s, h->nodeid, &st) < 0)
+			return 0;
+		lock(s);
+		n = node_get(s, h->nodeid);
+		if (!openable(n, pass))
+			goto python;
+		node_attr(s, n, &st);
+	}
+	if (!same_generation(n))
+		goto python;
+	n = serve(s, h->nodeid, pass);
+	if (!n || !same_generation(n))
+		goto python;
+	n->last_open = now_ns(CLOCK_REALTIME_COARSE);
+	mode_enter(s, n, pass ? SW_PASS_CACHE : SW_CACHED);
+	o.fh = SW_HOT_FH | n->id;
+	o.open_flags = FOPEN_NOFLUSH;
+	if (pass) {
+		o.open_flags |= FOPEN_PASSTHROUGH;
+		o.padding = (uint32_t)n->backing; /* `backing_id` since 7.40 */
+		COUNT(s, open_passthrough);
+	} else {
+		o.open_flags |= n->pages ? FOPEN_KEEP_CACHE : 0;
+		n->pages = 1;
+		COUNT(s, open_cached);
+	}
+	tell = n->tell_open;
+	n->tell_open = 0;
+	unlock(s);
+	COUNT(s, hot_open);
+	if (tell)
+		event(s, SW_EV_OPENED, h->nodeid, 0, 0, 0);
+	if (reply(s, h->unique, 0, &o, sizeof o) == -ENOENT) {
+		lock(s);
+		open_dropped(s, node_get(s, h->nodeid), NULL);
+		unlock(s);
+	}
+	return 1;
+python:
+	unlock(s);
+	return 0;
+}
+
+static int read_hot(sw_session *s, struct fuse_in_header *h, struct fuse_read_in *r, size_t len, char *out)
+{
+	uint64_t first, stop, chunk;
+	struct sw_cfile *f = NULL;
+	struct node *n;
+	int there = 0, crossed = 0, redirect = 0;
+
+	lock(s);
+	n = node_get(s, h->nodeid);
+	if (n && n->cf && !n->bypass) {
+		f = cfile_get(n->cf);
+		there = cfile_has(f, r->offset, r->offset + r->size, &first, &stop);
+		redirect = f->redirect;
+		chunk = r->offset / f->chunk_size;
+		crossed = f->bits && f->present < f->nchunks && chunk != f->last_chunk;
+		f->last_chunk = chunk;
+	}
+	unlock(s);
+	if (!f)
+		return 0;
+	if (there) {
+		COUNT(s, hot_read);
+		if (crossed)
+			event(s, SW_EV_TOUCH, h->nodeid, r->fh, chunk, chunk + 1);
+		read_reply(s, h->unique, f, r->offset, r->size, out);
+	} else if (!redirect)
+		park(s, h, r, len, first, stop);
+	lock(s);
+	cfile_put(f);
+	unlock(s);
+	return there || !redirect;
+}
+
+static int release_hot(sw_session *s, struct fuse_in_header *h, uint64_t fh)
+{
+	struct node *n;
+
+	if (!(fh & SW_HOT_FH)) { /* Python's: the books are ours, the rest is its own */
+		struct handle *k = (struct handle *)(uintptr_t)fh;
+
+		lock(s);
+		open_dropped(s, k->node, k);
+		unlock(s);
+		return 0;
+	}
+	lock(s);
+	n = node_get(s, h->nodeid);
+	if (n)
+		open_dropped(s, n, NULL);
+	unlock(s);
+	COUNT(s, hot_release);
+	reply(s, h->unique, 0, NULL, 0);
+	return 1;
+}
+
+static int getxattr_hot(sw_session *s, struct fuse_in_header *h, struct fuse_getxattr_in *in, char *out, size_t outsize)
+{
+	const char *name = (const char *)(in + 1);
+	struct fuse_getxattr_out size = {0};
+	char path[320], base[256];
+	uint64_t parent;
+	ssize_t k;
+	int slot, dir;
+
+	if (h->nodeid == SW_ROOT || sw_parent(s, h->nodeid, &parent, base, sizeof base) < 0 || in->size > outsize)
+		return 0;
+	dir = dirfd_pin(s, parent, &slot);
+	if (dir < 0)
+		return 0;
+	snprintf(path, sizeof path, "/proc/self/fd/%d/%s", dir, base);
+	k = lgetxattr(path, name, in->size ? out : NULL, in->size);
+	k = k < 0 ? -errno : k;
+	dirfd_unpin(s, slot);
+	COUNT(s, hot_xattr);
+	size.size = (uint32_t)(k < 0 ? 0 : k);
+	if (k < 0)
+		reply(s, h->unique, (int)k, NULL, 0);
+	else if (in->size)
+		reply(s, h->unique, 0, out, (size_t)k);
+	else
+		reply(s, h->unique, 0, &size, sizeof size);
+	return 1;
+}
+
+int hot_request(sw_session *s, char *msg, size_t len, char *out)
+{
+	struct fuse_in_header *h = (struct fuse_in_header *)msg;
+	void *arg = h + 1;
+
+	if (h->opcode == FUSE_RELEASE) /* the books of opens are kept in every mode */
+		return release_hot(s, h, *(uint64_t *)arg);
+	if (!s->config.hot)
+		return 0;
+	switch (h->opcode) {
+	case FUSE_LOOKUP:
+		return lookup_hot(s, h, arg);
+	case FUSE_GETATTR:
+		return getattr_hot(s, h);
+	case FUSE_OPEN:
+		return open_hot(s, h, arg);
+	case FUSE_READ:
+		return read_hot(s, h, arg, len, out);
+	case FUSE_OPENDIR:
+	case FUSE_READDIR:
+	case FUSE_READDIRPLUS:
+	case FUSE_RELEASEDIR:
+	case FUSE_FSYNCDIR:
+		return dir_request(s, h, out, SW_MSG_MAX - 4096);
+	case FUSE_GETXATTR:
+		return s->config.local ? getxattr_hot(s, h, arg, out, SW_MSG_MAX - 4096) : 0;
+	default:
+		return 0;
+	}
+}
+
+/* ---- what Python says about opens ---- */
+
+int sw_mode(sw_session *s, uint64_t nodeid)
+{
+	struct node *n;
+	int r;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	r = n ? (int)n->mode : -ESTALE;
+	unlock(s);
+	return r;
+}
+
+int sw_begin_write(sw_session *s, uint64_t nodeid)
+{
+	struct node *n;
+	int r = -ESTALE;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n) {
+		n->writers++;
+		n->refs++;
+		n->attr_at = 0;
+		r = (int)n->mode;
+	}
+	unlock(s);
+	return r;
+}
+
+void sw_end_write(sw_session *s, uint64_t nodeid)
+{
+	struct node *n;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n && n->writers) {
+		n->writers--;
+		n->attr_at = 0;
+		node_unref(s, n);
+	}
+	unlock(s);
+}
+
+int sw_mirror_fd(sw_session *s, uint64_t nodeid)
+{
+	uint64_t file_id = 0;
+	struct node *n;
+	int fd = -ESTALE;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n && n->keep_fd >= 0) {
+		fd = fcntl(n->keep_fd, F_DUPFD_CLOEXEC, 3);
+		fd = fd < 0 ? -errno : fd;
+	} else if (n)
+		file_id = n->file_id;
+	unlock(s);
+	return file_id ? data_open(s, file_id) : fd;
+}
+
+void sw_bypass(sw_session *s, uint64_t nodeid, int on)
+{
+	struct node *n;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n) {
+		n->bypass = on != 0;
+		n->pages = 0;
+		if (on)
+			park_recheck(s, n);
+	}
+	unlock(s);
+}
+
+int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int writer)
+{
+	struct handle *h = calloc(1, sizeof *h);
+	struct node *n;
+	int id = 0, r = 0;
+
+	if (!h)
+		return -ENOMEM;
+	lock(s);
+	n = node_get(s, nodeid);
+	if (!n)
+		r = -ESTALE;
+	else if (n->mode == SW_NONE && want != SW_WANT_PARTIAL && s->passthrough_on && s->config.hot) {
+		/* BACKING_OPEN only takes a reference on an open file: it does not block, and the mode must not change. */
+		if (n->backing && want == SW_WANT_COMPLETE && same_generation(n))
+			id = n->backing;
+		else {
+			id = backing_open(s, fd);
+			if (id > 0) {
+				if (n->backing) {
+					brow_remove(s, n);
+					backing_close(s, n->backing);
+				}
+				n->backing = id;
+			}
+		}
+		/* Refused (a stacked file system below): the page cache serves it. */
+		mode_enter(s, n, id <= 0 ? SW_CACHED : want == SW_WANT_COMPLETE ? SW_PASS_CACHE : SW_PASS_SOURCE);
+		h->flags = id > 0 ? FOPEN_PASSTHROUGH : 0;
+		h->backing = id > 0 ? id : 0;
+	} else if (n->mode == SW_NONE || n->mode == SW_CACHED) {
+		mode_enter(s, n, SW_CACHED);
+		h->flags = want == SW_WANT_SOURCE || !n->pages ? 0 : FOPEN_KEEP_CACHE;
+	} else if (n->mode == SW_PASS_SOURCE || want == SW_WANT_COMPLETE) {
+		if (n->mode == SW_PASS_CACHE && !same_generation(n) && !n->writers && !n->bypass)
+			r = -ESTALE; /* open readers hold an older generation: the new one gets a new node */
+		else {
+			mode_enter(s, n, n->mode);
+				h->flags = FOPEN_PASSTHROUGH;
+			h->backing = n->backing;
+		}
+	} else if (want == SW_WANT_SOURCE) { /* PASS_CACHE lives: see the top of this file */
+		mode_enter(s, n, n->mode);
+		h->flags = FOPEN_PASSTHROUGH | FOPEN_DIRECT_IO;
+		h->backing = n->backing;
+	} else
+		r = -ESTALE;
+	if (r < 0) {
+		if (n)
+			node_supersede(s, n);
+		unlock(s);
+		free(h);
+		return r;
+	}
+	if (n->mode == SW_CACHED)
+		n->pages = want != SW_WANT_SOURCE;
+	if (!writer)
+		h->flags |= FOPEN_NOFLUSH;
+	h->writer = writer != 0;
+	h->node = n;
+	n->refs++; /* until sw_handle_free */
+	n->attached = 1;
+	n->last_open = now_ns(CLOCK_REALTIME_COARSE);
+	if (h->flags & FOPEN_DIRECT_IO)
+		COUNT(s, open_direct);
+	else if (h->flags & FOPEN_PASSTHROUGH)
+		COUNT(s, open_passthrough);
+	else
+		COUNT(s, open_cached);
+	unlock(s);
+	return (int64_t)(uintptr_t)h;
+}
+
+unsigned sw_open_flags(uint64_t fh)
+{
+	return ((struct handle *)(uintptr_t)fh)->flags;
+}
+
+void sw_open_undo(sw_session *s, uint64_t fh)
+{
+	struct handle *h = (struct handle *)(uintptr_t)fh;
+
+	lock(s);
+	open_dropped(s, h->node, h);
+	node_unref(s, h->node);
+	unlock(s);
+	free(h);
+}
+
+void sw_handle_free(sw_session *s, uint64_t fh)
+{
+	struct handle *h = (struct handle *)(uintptr_t)fh;
+
+	lock(s);
+	node_unref(s, h->node);
+	unlock(s);
+	free(h);
+}
+
+void sw_attach(sw_session *s, uint64_t nodeid)
+{
+	struct node *n;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n)
+		n->attached = 1;
+	unlock(s);
+}
+
+int sw_detach(sw_session *s, uint64_t nodeid)
+{
+	struct node *n;
+	int idle;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	idle = !n || !n->opens;
+	if (n && idle) {
+		n->attached = n->bypass = 0;
+		cfile_put(n->cf);
+		n->cf = NULL;
+		node_settle(s, n);
+	}
+	unlock(s);
+	return idle;
+}
+
+void sw_set_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64_t size, int64_t mtime_ns,
+		     int64_t ctime_ns, int tell_open)
+{
+	struct node *n;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n && n->file_id != file_id) {
+		if (n->backing && n->mode == SW_NONE) {
+			brow_remove(s, n);
+			backing_close(s, n->backing);
+			n->backing = 0;
+		}
+		if (n->mode == SW_NONE || n->mode == SW_CACHED) {
+			n->file_id = file_id;
+			n->gen_size = size;
+			n->gen_mtime_ns = mtime_ns;
+			n->gen_ctime_ns = ctime_ns;
+		}
+	}
+	if (n)
+		n->tell_open = tell_open != 0;
+	unlock(s);
+}
+
+/* The cache file is about to be unlinked. Who has it open through the kernel keeps it; the descriptor taken here lets
+ * a writer mirror into it. */
+void sw_evict(sw_session *s, uint64_t nodeid, uint64_t file_id)
+{
+	struct node *n;
+	int fd = data_open(s, file_id);
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n && n->file_id == file_id) {
+		n->file_id = 0;
+		n->pages = 0;
+		if (n->mode == SW_PASS_CACHE && n->keep_fd < 0 && fd >= 0) {
+			n->keep_fd = fd;
+			fd = -1;
+		} else if (n->mode == SW_NONE && n->backing) {
+			brow_remove(s, n);
+			backing_close(s, n->backing);
+			n->backing = 0;
+		}
+	}
+	unlock(s);
+	if (fd >= 0)
+		close(fd);
+}
+
+/* Has the kernel been told attributes that have changed since? Then they are to be invalidated before an open. */
+int sw_told_old(sw_session *s, uint64_t nodeid)
+{
+	struct node *n;
+	int r;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	r = n && n->told_old;
+	if (n)
+		n->told_old = 0;
+	unlock(s);
+	return r;
+}
+
+int sw_usage(sw_session *s, uint64_t nodeid, uint64_t *last_open_ns, uint32_t *opens)
+{
+	struct node *n;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n) {
+		*last_open_ns = n->last_open;
+		*opens = n->opens;
+	}
+	unlock(s);
+	return n ? 0 : -ENOENT;
+}

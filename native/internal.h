@@ -1,0 +1,246 @@
+/* internal.h: what the rooms of native/ share. Lock order: session.lock, then nothing else but leaf locks
+ * (events, pending). No system call that can touch the source is made under session.lock. */
+#ifndef SWML_INTERNAL_H
+#define SWML_INTERNAL_H
+#include "swml.h"
+
+#include <errno.h>
+#include <linux/fuse.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <time.h>
+
+/* What Debian 12's <linux/fuse.h> (7.38) does not have yet; values from the kernel's include/uapi/linux/fuse.h. */
+#ifndef FUSE_PASSTHROUGH
+#define FUSE_PASSTHROUGH (1ULL << 37)
+#define FOPEN_PASSTHROUGH (1 << 7)
+struct fuse_backing_map {
+	int32_t fd;
+	uint32_t flags;
+	uint64_t padding;
+};
+#define FUSE_DEV_IOC_BACKING_OPEN _IOW(229, 1, struct fuse_backing_map)
+#define FUSE_DEV_IOC_BACKING_CLOSE _IOW(229, 2, uint32_t)
+#endif
+#define SW_DIRECT_IO_ALLOW_MMAP (1ULL << 36)
+#ifndef FOPEN_NOFLUSH
+#define FOPEN_NOFLUSH (1 << 5)
+#endif
+
+#define SW_ROOT 1
+#define SW_HOT_FH (1ULL << 63)    /* fh made in C; the rest is the nodeid, or a struct dirh */
+#define SW_DIR_FH (1ULL << 62)
+#define SW_OWN_UNIQUE (1ULL << 63) /* requests that C makes up for pyfuse3: their replies go nowhere */
+#define SW_MSG_MAX ((1 << 20) + 8192)
+
+struct node;
+
+/* A name in a directory. */
+struct link {
+	struct link *hnext;    /* hash by (parent, name) */
+	struct link *nnext;    /* the node's other names */
+	struct node *node, *parent;
+	uint32_t hash;
+	uint16_t len;
+	char name[];
+};
+
+struct node {
+	uint64_t id, ino, dev, btime_ns;
+	struct node *hid, *hkey;       /* hash by id; by (dev, ino) */
+	struct link *links;
+	uint64_t nlookup;              /* references that the kernel holds */
+	uint32_t refs;                 /* children's links, handles, Python's state */
+	uint32_t opens;                /* live opens of all kinds */
+	uint32_t writers;
+	uint32_t mode;                 /* SW_NONE.. : what the kernel's inode is in */
+	int32_t backing;               /* registered backing file, 0 none */
+	uint32_t perm, nlink, uid, gid, rdev, blksize;
+	uint64_t size, blocks;
+	int64_t atime_ns, mtime_ns, ctime_ns;
+	uint64_t attr_at;              /* when the attributes were read from the source (monotonic), 0 never */
+	uint64_t kernel_until;         /* until when the kernel holds name and attributes */
+	uint64_t file_id;              /* complete cache file of this generation, 0 none */
+	uint64_t gen_size;
+	int64_t gen_mtime_ns, gen_ctime_ns;
+	uint64_t last_open;            /* CLOCK_REALTIME */
+	struct sw_cfile *cf;
+	struct node *lru_prev, *lru_next, *brow_prev, *brow_next;
+	int orphan_fd;                 /* O_PATH of a file or directory without a name, -1 */
+	int keep_fd;                   /* backing file that was dropped from the cache while open, -1 */
+	int16_t rule;
+	uint8_t in_key, in_lru, in_brow, bypass, attached, tell_open, pages, told_old;
+};
+
+struct sw_cfile {
+	int fd;
+	uint32_t refs;
+	uint64_t size;
+	uint32_t chunk_size;
+	uint64_t nchunks, present;
+	uint64_t last_chunk;           /* last chunk touched: crossings are told to Python */
+	uint8_t redirect;              /* misses go to Python's read */
+	unsigned char *bits;
+};
+
+struct handle {
+	struct node *node;
+	uint32_t flags;                /* FOPEN_* */
+	int32_t backing;
+	uint8_t writer, released;
+};
+
+struct rule {
+	char *glob;
+	int check;
+	uint64_t check_ns;
+};
+
+struct pending {
+	struct pending *next;
+	uint64_t unique;
+	uint32_t opcode, pid;
+	uint8_t interrupted;
+};
+
+struct parked {
+	struct parked *next;
+	uint64_t unique, nodeid, offset, fh;
+	uint32_t size, pid, msg_len;
+	int err;                       /* once ready: 0, or what the reader gets */
+	uint8_t interrupted, to_python;
+	char msg[128];                 /* the request, to be passed on when Python must read */
+};
+
+struct dirfd {
+	struct node *node;
+	int fd;
+	uint32_t pins;
+	uint64_t used;
+};
+#define SW_DIRFDS 1024
+#define SW_EVENTS 65536
+#define SW_PENDING 1024
+
+struct sw_session {
+	struct sw_config config;
+	struct rule *rules;
+	int nrules;
+	pthread_mutex_t lock;
+	/* table.c */
+	struct node **by_id, **by_key;
+	struct link **by_name;
+	uint64_t nbuckets, nnodes, nlinks, next_id;
+	struct node *root, lru, brow;
+	uint64_t nlru, nbrow;
+	uint64_t root_dev;
+	uint16_t epoch;
+	/* source.c */
+	struct dirfd dirfds[SW_DIRFDS];
+	uint64_t clock;
+	/* session.c */
+	int dev, sock, peer, evfd;
+	int mounted, passthrough_on;
+	_Atomic int running;
+	pthread_t *threads;
+	int nthreads;
+	pthread_t pump, waker;
+	int has_pump, has_waker;
+	pthread_mutex_t pend_lock;
+	struct pending *pend[SW_PENDING], *pend_free;
+	_Atomic uint32_t ninterrupted;
+	/* park.c */
+	struct parked *parked;         /* under lock */
+	struct parked *ready, **ready_tail; /* to be answered by the waker */
+	pthread_cond_t wake;
+	/* events */
+	pthread_mutex_t ev_lock;
+	struct sw_event *events;
+	uint32_t ev_head, ev_tail, ev_lost;
+	struct sw_counters n;          /* relaxed: counted without the lock */
+};
+
+#define COUNT(s, field) __atomic_fetch_add(&(s)->n.field, 1, __ATOMIC_RELAXED)
+#define COUNT_N(s, field, k) __atomic_fetch_add(&(s)->n.field, (k), __ATOMIC_RELAXED)
+
+static inline uint64_t now_ns(clockid_t clock)
+{
+	struct timespec t;
+
+	clock_gettime(clock, &t);
+	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+static inline void lock(sw_session *s) { pthread_mutex_lock(&s->lock); }
+static inline void unlock(sw_session *s) { pthread_mutex_unlock(&s->lock); }
+
+/* table.c (all under s->lock unless said) */
+int table_init(sw_session *s);
+void table_free(sw_session *s);
+struct node *node_get(sw_session *s, uint64_t id);
+struct node *node_by_key(sw_session *s, uint64_t dev, uint64_t ino);
+struct node *node_intern(sw_session *s, const struct statx *st, struct node *parent, const char *name, size_t len);
+struct link *link_find(sw_session *s, struct node *parent, const char *name, size_t len);
+void link_drop(sw_session *s, struct node *parent, const char *name, size_t len);
+void node_supersede(sw_session *s, struct node *n);
+void node_hold(sw_session *s, struct node *n);
+void node_unref(sw_session *s, struct node *n);
+void node_settle(sw_session *s, struct node *n); /* to the idle list, or freed, when nothing holds it */
+void node_attr(sw_session *s, struct node *n, const struct statx *st);
+void brow_touch(sw_session *s, struct node *n);  /* recency of registered backing files */
+void brow_remove(sw_session *s, struct node *n);
+uint64_t node_valid_ns(sw_session *s, const struct node *n);
+void node_entry(sw_session *s, const struct node *n, struct sw_entry *out);
+void node_rule(sw_session *s, struct node *n);
+int node_path(sw_session *s, const struct node *n, char *buf, size_t size);
+static inline int node_check(const sw_session *s, const struct node *n)
+{
+	return n->rule < 0 ? s->config.check : s->rules[n->rule].check;
+}
+static inline uint64_t node_check_ns(const sw_session *s, const struct node *n)
+{
+	return n->rule < 0 ? s->config.check_ns : s->rules[n->rule].check_ns;
+}
+
+/* source.c (take the lock themselves) */
+int dirfd_pin(sw_session *s, uint64_t nodeid, int *slot); /* fd or -errno */
+void dirfd_unpin(sw_session *s, int slot);
+void dirfds_drop(sw_session *s, struct node *n); /* under lock: the node goes */
+int source_stat(sw_session *s, uint64_t nodeid, struct statx *st);
+int source_stat_at(int dirfd, const char *name, struct statx *st);
+
+/* cfile.c (under lock) */
+struct sw_cfile *cfile_get(struct sw_cfile *f);
+void cfile_put(struct sw_cfile *f);
+int cfile_has(const struct sw_cfile *f, uint64_t offset, uint64_t end, uint64_t *first_missing, uint64_t *stop);
+
+/* hot.c */
+int hot_request(sw_session *s, char *msg, size_t len, char *out); /* 1 answered, 0 pass it on */
+void open_dropped(sw_session *s, struct node *n, struct handle *h); /* under lock: one open fewer */
+void fill_attr(struct node *n, struct fuse_attr *a);
+void fill_entry(sw_session *s, struct node *n, struct fuse_entry_out *e);
+int backing_open(sw_session *s, int fd);
+void backing_close(sw_session *s, int32_t id);
+
+/* dirs.c */
+int dir_request(sw_session *s, struct fuse_in_header *h, char *out, size_t outsize);
+
+/* park.c */
+void park(sw_session *s, struct fuse_in_header *h, struct fuse_read_in *r, size_t len, uint64_t first, uint64_t stop);
+void park_interrupt(sw_session *s, uint64_t unique);
+void park_recheck(sw_session *s, struct node *n); /* under lock */
+void park_fail(sw_session *s, struct node *n, uint64_t chunk, int err, int all); /* under lock */
+void *park_thread(void *arg);
+void read_reply(sw_session *s, uint64_t unique, struct sw_cfile *f, uint64_t offset, uint32_t size, char *buf);
+
+/* session.c */
+int reply(sw_session *s, uint64_t unique, int err, const void *data, size_t n);
+int pass_on(sw_session *s, const void *msg, size_t len);
+void event(sw_session *s, uint32_t kind, uint64_t nodeid, uint64_t fh, uint64_t chunk, uint64_t stop);
+int dying(uint32_t pid);
+int pending_take(sw_session *s, uint64_t unique, struct pending *out);
+
+#endif

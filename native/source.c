@@ -1,0 +1,366 @@
+/* source.c: the calls on the source that C makes itself: directories by O_PATH descriptor, statx, opens.
+ *
+ * A directory descriptor names the directory itself, whatever it is called by now, and children are reached with one
+ * component each (O_NOFOLLOW), so no path is ever walked that another user could bend with a symlink, and depth does
+ * not matter. The descriptors are kept in a small cache; a pinned one is in use and is not closed. */
+#include "internal.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static struct node doomed; /* marks a descriptor whose node went while it was pinned */
+
+#define STATX_WANT (STATX_BASIC_STATS | STATX_BTIME)
+
+int source_stat_at(int dirfd, const char *name, struct statx *st)
+{
+	int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (*name ? 0 : AT_EMPTY_PATH);
+
+	return statx(dirfd, name, flags, STATX_WANT, st) < 0 ? -errno : 0;
+}
+
+#define PLACES 9 /* a directory's descriptor is in one of this many places, from its nodeid on */
+
+static int dirfd_slot(sw_session *s, const struct node *n)
+{
+	for (uint64_t i = 0; i < PLACES; i++)
+		if (s->dirfds[(n->id + i) % SW_DIRFDS].node == n)
+			return (int)((n->id + i) % SW_DIRFDS);
+	return -1;
+}
+
+/* Under lock: one of the places of this node, the least recently used that nobody has pinned; -1 if all are. */
+static int dirfd_place(sw_session *s, const struct node *n)
+{
+	int best = -1;
+
+	for (uint64_t i = 0; i < PLACES; i++) {
+		int k = (int)((n->id + i) % SW_DIRFDS);
+
+		if (!s->dirfds[k].node)
+			return k;
+		if (!s->dirfds[k].pins && (best < 0 || s->dirfds[k].used < s->dirfds[best].used))
+			best = k;
+	}
+	return best;
+}
+
+void dirfds_drop(sw_session *s, struct node *n)
+{
+	int k = dirfd_slot(s, n);
+
+	if (k >= 0 && s->dirfds[k].pins)
+		s->dirfds[k].node = &doomed;
+	else if (k >= 0) {
+		close(s->dirfds[k].fd);
+		memset(&s->dirfds[k], 0, sizeof s->dirfds[k]);
+	}
+}
+
+static int same_file(const struct node *n, uint64_t root_dev, const struct statx *st)
+{
+	uint64_t dev = (uint64_t)st->stx_dev_major << 32 | st->stx_dev_minor;
+
+	return n->ino == st->stx_ino && n->dev == (dev == root_dev ? 0 : dev);
+}
+
+/* Opens the directory `nodeid` with `flags`, from its parent's descriptor (or its own, when it lost its name). */
+static int dir_open(sw_session *s, uint64_t nodeid, int flags)
+{
+	char name[256];
+	uint64_t parent;
+	struct statx st;
+	struct node *n;
+	int fd, up, slot, orphan = -1;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n && !n->links && n->orphan_fd >= 0)
+		orphan = dup(n->orphan_fd);
+	unlock(s);
+	if (!n)
+		return -ESTALE;
+	if (nodeid == SW_ROOT) {
+		fd = openat(s->config.root_fd, ".", flags);
+		return fd < 0 ? -errno : fd;
+	}
+	if (orphan >= 0) {
+		fd = openat(orphan, ".", flags);
+		up = errno;
+		close(orphan);
+		return fd < 0 ? -up : fd;
+	}
+	if (sw_parent(s, nodeid, &parent, name, sizeof name) < 0)
+		return -ESTALE;
+	up = dirfd_pin(s, parent, &slot);
+	if (up < 0)
+		return up;
+	fd = openat(up, name, flags | O_NOFOLLOW | O_DIRECTORY);
+	if (fd < 0)
+		fd = errno == ENOENT || errno == ENOTDIR || errno == ELOOP ? -ESTALE : -errno;
+	dirfd_unpin(s, slot);
+	if (fd < 0)
+		return fd;
+	if (source_stat_at(fd, "", &st) < 0) {
+		close(fd);
+		return -EIO;
+	}
+	lock(s);
+	n = node_get(s, nodeid);
+	if (!n || !same_file(n, s->root_dev, &st)) {
+		close(fd);
+		fd = -ESTALE;
+	}
+	unlock(s);
+	return fd;
+}
+
+/* Returns the directory's descriptor, pinned in *slot; with *slot < 0 it is the caller's own to close (the cache's
+ * places were all in use): dirfd_unpin does the right thing when given -1 - fd. */
+int dirfd_pin(sw_session *s, uint64_t nodeid, int *slot)
+{
+	struct node *n;
+	int k, fd;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	k = n ? dirfd_slot(s, n) : -1;
+	if (k >= 0) {
+		s->dirfds[k].pins++;
+		s->dirfds[k].used = ++s->clock;
+		fd = s->dirfds[k].fd;
+		unlock(s);
+		*slot = k;
+		return fd;
+	}
+	unlock(s);
+	if (!n)
+		return -ESTALE;
+	fd = dir_open(s, nodeid, O_PATH | O_CLOEXEC | O_DIRECTORY);
+	if (fd < 0)
+		return fd;
+	lock(s);
+	n = node_get(s, nodeid);
+	k = n && dirfd_slot(s, n) < 0 ? dirfd_place(s, n) : -1;
+	if (k >= 0) {
+		if (s->dirfds[k].node)
+			close(s->dirfds[k].fd);
+		s->dirfds[k] = (struct dirfd){.node = n, .fd = fd, .pins = 1, .used = ++s->clock};
+		*slot = k;
+	} else
+		*slot = -1 - fd;
+	unlock(s);
+	return fd;
+}
+
+void dirfd_unpin(sw_session *s, int slot)
+{
+	if (slot < 0) {
+		close(-1 - slot);
+		return;
+	}
+	lock(s);
+	if (--s->dirfds[slot].pins == 0 && s->dirfds[slot].node == &doomed) {
+		close(s->dirfds[slot].fd);
+		memset(&s->dirfds[slot], 0, sizeof s->dirfds[slot]);
+	}
+	unlock(s);
+}
+
+int sw_dir_fd(sw_session *s, uint64_t nodeid)
+{
+	int slot, fd = dirfd_pin(s, nodeid, &slot), copy;
+
+	if (fd < 0)
+		return fd;
+	copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (copy < 0)
+		copy = -errno;
+	dirfd_unpin(s, slot);
+	return copy;
+}
+
+/* statx of a node by its name, checked to be the same file still (else -ESTALE: look it up again). */
+int source_stat(sw_session *s, uint64_t nodeid, struct statx *st)
+{
+	char name[256];
+	uint64_t parent = 0;
+	struct node *n;
+	int fd, slot, r, orphan = -1;
+
+	if (nodeid == SW_ROOT)
+		return source_stat_at(s->config.root_fd, "", st);
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n && n->links) {
+		parent = n->links->parent->id;
+		memcpy(name, n->links->name, n->links->len + 1u);
+	} else if (n && n->orphan_fd >= 0)
+		orphan = fcntl(n->orphan_fd, F_DUPFD_CLOEXEC, 3);
+	else
+		n = NULL;
+	unlock(s);
+	if (!n)
+		return -ESTALE;
+	if (orphan >= 0) {
+		r = source_stat_at(orphan, "", st);
+		close(orphan);
+		return r;
+	}
+	fd = dirfd_pin(s, parent, &slot);
+	if (fd < 0)
+		return fd;
+	r = source_stat_at(fd, name, st);
+	dirfd_unpin(s, slot);
+	if (r < 0)
+		return r == -ENOENT || r == -ENOTDIR ? -ESTALE : r;
+	lock(s);
+	n = node_get(s, nodeid);
+	if (!n || !same_file(n, s->root_dev, st))
+		r = -ESTALE;
+	unlock(s);
+	return r;
+}
+
+int sw_getattr(sw_session *s, uint64_t nodeid, struct sw_entry *out)
+{
+	struct statx st;
+	struct node *n;
+	int r = source_stat(s, nodeid, &st);
+
+	if (r < 0)
+		return r;
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n) {
+		node_attr(s, n, &st);
+		node_entry(s, n, out);
+		n->kernel_until = n->attr_at + out->valid_ns;
+	} else
+		r = -ESTALE;
+	unlock(s);
+	return r;
+}
+
+int sw_lookup(sw_session *s, uint64_t parent, const char *name, int ref, struct sw_entry *out)
+{
+	struct statx st;
+	struct node *p, *n;
+	int slot, r, fd = dirfd_pin(s, parent, &slot);
+
+	if (fd < 0)
+		return fd;
+	r = source_stat_at(fd, name, &st);
+	dirfd_unpin(s, slot);
+	lock(s);
+	p = node_get(s, parent);
+	if (r < 0) {
+		if (p && r == -ENOENT)
+			link_drop(s, p, name, strlen(name));
+		unlock(s);
+		return r;
+	}
+	n = p ? node_intern(s, &st, p, name, strlen(name)) : NULL;
+	if (n) {
+		node_entry(s, n, out);
+		if (ref) {
+			node_hold(s, n);
+			n->kernel_until = n->attr_at + out->valid_ns;
+		} else
+			node_settle(s, n);
+	} else
+		r = p ? -ENOMEM : -ESTALE;
+	unlock(s);
+	return r;
+}
+
+int sw_open_source(sw_session *s, uint64_t nodeid, int flags)
+{
+	char name[256], proc[64];
+	uint64_t parent;
+	struct statx st;
+	struct node *n;
+	int fd, dir, slot, r, orphan = -1;
+
+	flags |= O_CLOEXEC | O_NOCTTY;
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n && !n->links && n->orphan_fd >= 0)
+		orphan = fcntl(n->orphan_fd, F_DUPFD_CLOEXEC, 3);
+	unlock(s);
+	if (orphan >= 0) {
+		snprintf(proc, sizeof proc, "/proc/self/fd/%d", orphan);
+		fd = open(proc, flags);
+		r = fd < 0 ? -errno : fd;
+		close(orphan);
+		return r;
+	}
+	if (nodeid == SW_ROOT)
+		return dir_open(s, nodeid, flags);
+	if (sw_parent(s, nodeid, &parent, name, sizeof name) < 0)
+		return -ESTALE;
+	dir = dirfd_pin(s, parent, &slot);
+	if (dir < 0)
+		return dir;
+	fd = openat(dir, name, flags | O_NOFOLLOW | O_NONBLOCK); /* a file swapped for a FIFO must not hang us */
+	r = fd < 0 ? -errno : fd;
+	if (fd >= 0) /* io_uring answers EAGAIN on non-blocking descriptors */
+		fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+	dirfd_unpin(s, slot);
+	if (fd < 0)
+		return r == -ENOENT || r == -ELOOP ? -ESTALE : r;
+	if (source_stat_at(fd, "", &st) < 0) {
+		close(fd);
+		return -EIO;
+	}
+	lock(s);
+	n = node_get(s, nodeid);
+	if (!n || !same_file(n, s->root_dev, &st)) {
+		close(fd);
+		r = -ESTALE;
+	}
+	unlock(s);
+	return r;
+}
+
+/* Before the last name of a file goes: a descriptor that keeps the inode for whoever has it open or stands in it. */
+int sw_before_unlink(sw_session *s, uint64_t parent, const char *name)
+{
+	struct statx st;
+	struct node *p, *n = NULL;
+	struct link *l;
+	uint64_t id = 0;
+	int dir, slot, fd;
+
+	lock(s);
+	p = node_get(s, parent);
+	l = p ? link_find(s, p, name, strlen(name)) : NULL;
+	if (l && l->node->orphan_fd < 0 && (l->node->nlookup || l->node->opens))
+		id = l->node->id;
+	unlock(s);
+	if (!id)
+		return 0;
+	dir = dirfd_pin(s, parent, &slot);
+	if (dir < 0)
+		return dir;
+	fd = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	dirfd_unpin(s, slot);
+	if (fd < 0)
+		return -errno;
+	if (source_stat_at(fd, "", &st) < 0) {
+		close(fd);
+		return -EIO;
+	}
+	lock(s);
+	n = node_get(s, id);
+	if (n && n->orphan_fd < 0 && same_file(n, s->root_dev, &st)) {
+		n->orphan_fd = fd;
+		fd = -1;
+	}
+	unlock(s);
+	if (fd >= 0)
+		close(fd);
+	return 0;
+}

@@ -1,0 +1,631 @@
+/* table.c: the node table: which file a nodeid is, by which names it is known, and what holds it.
+ *
+ * A nodeid is the source's inode number where that fits (root's device, below 2^48, not 1), so it is the same after a
+ * restart without being stored. Where the number is taken by an older file (an inode number used again, or a file
+ * replaced while its cached bytes are open) the upper bits tell them apart; the rest get numbers from a counter.
+ * Everything here is under session.lock and makes no system call. */
+#include "internal.h"
+
+#include <fnmatch.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define ID_COUNTER (1ull << 61)
+#define INO_LIMIT (1ull << 48)
+
+static uint32_t hash_name(uint64_t parent, const char *name, size_t len)
+{
+	return sw_crc32c((uint32_t)(parent ^ (parent >> 32)), name, len);
+}
+
+static uint64_t hash_id(uint64_t id)
+{
+	return (id * 0x9e3779b97f4a7c15ull) >> 20; /* Fibonacci hashing */
+}
+
+static uint64_t hash_key(uint64_t dev, uint64_t ino)
+{
+	return hash_id(ino ^ (dev << 32) ^ dev);
+}
+
+int table_init(sw_session *s)
+{
+	s->nbuckets = 1024;
+	s->by_id = calloc(s->nbuckets, sizeof *s->by_id);
+	s->by_key = calloc(s->nbuckets, sizeof *s->by_key);
+	s->by_name = calloc(s->nbuckets, sizeof *s->by_name);
+	s->lru.lru_next = s->lru.lru_prev = &s->lru;
+	s->brow.brow_next = s->brow.brow_prev = &s->brow;
+	return s->by_id && s->by_key && s->by_name ? 0 : -ENOMEM;
+}
+
+/* Doubles the three tables when nodes or links outnumber the buckets. Without memory they stay as they are: slower. */
+static void grow(sw_session *s)
+{
+	uint64_t n = s->nbuckets * 2, i;
+	struct node **id = calloc(n, sizeof *id), **key = calloc(n, sizeof *key);
+	struct link **name = calloc(n, sizeof *name);
+
+	if (!id || !key || !name) {
+		free(id);
+		free(key);
+		free(name);
+		return;
+	}
+	for (i = 0; i < s->nbuckets; i++) {
+		struct node *p, *q;
+		struct link *l, *m;
+
+		for (p = s->by_id[i]; p; p = q) {
+			q = p->hid;
+			p->hid = id[hash_id(p->id) & (n - 1)];
+			id[hash_id(p->id) & (n - 1)] = p;
+		}
+		for (p = s->by_key[i]; p; p = q) {
+			q = p->hkey;
+			p->hkey = key[hash_key(p->dev, p->ino) & (n - 1)];
+			key[hash_key(p->dev, p->ino) & (n - 1)] = p;
+		}
+		for (l = s->by_name[i]; l; l = m) {
+			m = l->hnext;
+			l->hnext = name[l->hash & (n - 1)];
+			name[l->hash & (n - 1)] = l;
+		}
+	}
+	free(s->by_id);
+	free(s->by_key);
+	free(s->by_name);
+	s->by_id = id;
+	s->by_key = key;
+	s->by_name = name;
+	s->nbuckets = n;
+}
+
+struct node *node_get(sw_session *s, uint64_t id)
+{
+	struct node *n = s->by_id[hash_id(id) & (s->nbuckets - 1)];
+
+	while (n && n->id != id)
+		n = n->hid;
+	return n;
+}
+
+struct node *node_by_key(sw_session *s, uint64_t dev, uint64_t ino)
+{
+	struct node *n = s->by_key[hash_key(dev, ino) & (s->nbuckets - 1)];
+
+	while (n && (n->dev != dev || n->ino != ino))
+		n = n->hkey;
+	return n;
+}
+
+static void key_remove(sw_session *s, struct node *n)
+{
+	struct node **p = &s->by_key[hash_key(n->dev, n->ino) & (s->nbuckets - 1)];
+
+	if (!n->in_key)
+		return;
+	while (*p != n)
+		p = &(*p)->hkey;
+	*p = n->hkey;
+	n->in_key = 0;
+}
+
+static uint64_t new_id(sw_session *s, uint64_t dev, uint64_t ino)
+{
+	uint64_t id = ino, epoch;
+
+	if (dev == 0 && ino > SW_ROOT && ino < INO_LIMIT)
+		for (epoch = 0; epoch < 0x1000; epoch++, id = ino | epoch << 48)
+			if (!node_get(s, id))
+				return id;
+	do
+		id = ID_COUNTER | ++s->next_id;
+	while (node_get(s, id));
+	return id;
+}
+
+static struct node *node_new(sw_session *s, uint64_t id, uint64_t dev, uint64_t ino)
+{
+	struct node *n = calloc(1, sizeof *n);
+	uint64_t h;
+
+	if (!n)
+		return NULL;
+	if (s->nnodes >= s->nbuckets || s->nlinks >= s->nbuckets)
+		grow(s);
+	n->id = id;
+	n->dev = dev;
+	n->ino = ino;
+	n->orphan_fd = n->keep_fd = -1;
+	n->rule = -1;
+	h = hash_id(id) & (s->nbuckets - 1);
+	n->hid = s->by_id[h];
+	s->by_id[h] = n;
+	h = hash_key(dev, ino) & (s->nbuckets - 1);
+	n->hkey = s->by_key[h];
+	s->by_key[h] = n;
+	n->in_key = 1;
+	s->nnodes++;
+	return n;
+}
+
+void brow_remove(sw_session *s, struct node *n)
+{
+	if (!n->in_brow)
+		return;
+	n->brow_prev->brow_next = n->brow_next;
+	n->brow_next->brow_prev = n->brow_prev;
+	n->in_brow = 0;
+	s->nbrow--;
+}
+
+void brow_touch(sw_session *s, struct node *n)
+{
+	brow_remove(s, n);
+	n->brow_next = s->brow.brow_next;
+	n->brow_prev = &s->brow;
+	n->brow_next->brow_prev = n;
+	s->brow.brow_next = n;
+	n->in_brow = 1;
+	s->nbrow++;
+}
+
+static void lru_remove(sw_session *s, struct node *n)
+{
+	if (!n->in_lru)
+		return;
+	n->lru_prev->lru_next = n->lru_next;
+	n->lru_next->lru_prev = n->lru_prev;
+	n->in_lru = 0;
+	s->nlru--;
+}
+
+static void link_free(sw_session *s, struct link *l)
+{
+	struct link **p = &s->by_name[l->hash & (s->nbuckets - 1)];
+
+	while (*p != l)
+		p = &(*p)->hnext;
+	*p = l->hnext;
+	for (p = &l->node->links; *p != l; p = &(*p)->nnext)
+		;
+	*p = l->nnext;
+	s->nlinks--;
+	node_unref(s, l->parent);
+	free(l);
+}
+
+static void node_free(sw_session *s, struct node *n)
+{
+	struct node **p = &s->by_id[hash_id(n->id) & (s->nbuckets - 1)];
+
+	lru_remove(s, n);
+	brow_remove(s, n);
+	if (n->backing)
+		backing_close(s, n->backing);
+	while (*p != n)
+		p = &(*p)->hid;
+	*p = n->hid;
+	key_remove(s, n);
+	dirfds_drop(s, n);
+	if (n->orphan_fd >= 0)
+		close(n->orphan_fd);
+	if (n->keep_fd >= 0)
+		close(n->keep_fd);
+	cfile_put(n->cf);
+	s->nnodes--;
+	while (n->links) /* may free parents: last, with the node already out of the tables */
+		link_free(s, n->links);
+	free(n);
+}
+
+/* One more reference that the kernel holds. */
+void node_hold(sw_session *s, struct node *n)
+{
+	n->nlookup++;
+	lru_remove(s, n);
+}
+
+/* The kernel's references, children, handles: whoever drops the last one calls this. */
+void node_settle(sw_session *s, struct node *n)
+{
+	if (n == s->root || n->nlookup || n->refs || n->opens || n->in_lru)
+		return;
+	if (!n->links || !n->in_key) { /* deleted or replaced: nobody can ask for it again */
+		node_free(s, n);
+		return;
+	}
+	n->lru_next = s->lru.lru_next;
+	n->lru_prev = &s->lru;
+	n->lru_next->lru_prev = n;
+	s->lru.lru_next = n;
+	n->in_lru = 1;
+	s->nlru++;
+	while (s->nlru > s->config.idle_nodes) {
+		struct node *v = s->lru.lru_prev;
+
+		lru_remove(s, v);
+		if (!v->nlookup && !v->refs && !v->opens)
+			node_free(s, v);
+	}
+}
+
+void node_unref(sw_session *s, struct node *n)
+{
+	n->refs--;
+	node_settle(s, n);
+}
+
+struct link *link_find(sw_session *s, struct node *parent, const char *name, size_t len)
+{
+	uint32_t h = hash_name(parent->id, name, len);
+	struct link *l = s->by_name[h & (s->nbuckets - 1)];
+
+	while (l && (l->hash != h || l->parent != parent || l->len != len || memcmp(l->name, name, len)))
+		l = l->hnext;
+	return l;
+}
+
+void link_drop(sw_session *s, struct node *parent, const char *name, size_t len)
+{
+	struct link *l = link_find(s, parent, name, len);
+
+	if (l) {
+		struct node *n = l->node;
+
+		n->refs++; /* it outlives the removal of its name */
+		link_free(s, l);
+		n->kernel_until = 0;
+		node_unref(s, n);
+	}
+}
+
+static int link_add(sw_session *s, struct node *n, struct node *parent, const char *name, size_t len)
+{
+	struct link *l = link_find(s, parent, name, len), **p;
+
+	if (l && l->node == n)
+		return 0;
+	if (l)
+		link_drop(s, parent, name, len);
+	l = malloc(sizeof *l + len + 1);
+	if (!l)
+		return -ENOMEM;
+	l->hash = hash_name(parent->id, name, len);
+	l->len = (uint16_t)len;
+	memcpy(l->name, name, len);
+	l->name[len] = 0;
+	l->node = n;
+	l->parent = parent;
+	parent->refs++;
+	lru_remove(s, parent);
+	p = &s->by_name[l->hash & (s->nbuckets - 1)];
+	l->hnext = *p;
+	*p = l;
+	if (S_ISDIR(n->perm)) /* a directory has one name: older ones are stale */
+		while (n->links)
+			link_free(s, n->links);
+	l->nnext = n->links;
+	n->links = l;
+	s->nlinks++;
+	return 0;
+}
+
+static int64_t ts_ns(const struct statx_timestamp *t)
+{
+	return t->tv_sec * 1000000000ll + t->tv_nsec;
+}
+
+void node_attr(sw_session *s, struct node *n, const struct statx *st)
+{
+	if (n->size != st->stx_size || n->mtime_ns != ts_ns(&st->stx_mtime) || n->ctime_ns != ts_ns(&st->stx_ctime)) {
+		n->pages = 0; /* what the kernel keeps in its page cache may be older */
+		n->told_old = 1;
+	}
+	n->perm = st->stx_mode;
+	n->nlink = st->stx_nlink;
+	n->uid = st->stx_uid;
+	n->gid = st->stx_gid;
+	n->rdev = (uint32_t)((st->stx_rdev_minor & 0xff) | (st->stx_rdev_major << 8) |
+			     ((st->stx_rdev_minor & ~0xffu) << 12)); /* the kernel's new_encode_dev() */
+	n->blksize = st->stx_blksize;
+	n->size = st->stx_size;
+	n->blocks = st->stx_blocks;
+	n->atime_ns = ts_ns(&st->stx_atime);
+	n->mtime_ns = ts_ns(&st->stx_mtime);
+	n->ctime_ns = ts_ns(&st->stx_ctime);
+	n->attr_at = now_ns(CLOCK_MONOTONIC_COARSE);
+}
+
+static uint64_t key_dev(const sw_session *s, const struct statx *st)
+{
+	uint64_t dev = (uint64_t)st->stx_dev_major << 32 | st->stx_dev_minor;
+
+	return dev == s->root_dev ? 0 : dev;
+}
+
+/* The node that `st` is, known by `name` in `parent` (NULL: no name). Made if it is new; attributes are taken over. */
+struct node *node_intern(sw_session *s, const struct statx *st, struct node *parent, const char *name, size_t len)
+{
+	uint64_t dev, btime = st->stx_mask & STATX_BTIME ? (uint64_t)ts_ns(&st->stx_btime) : 0;
+	struct node *n;
+	int fresh = 0;
+
+	if (!parent) { /* the root itself */
+		s->root_dev = (uint64_t)st->stx_dev_major << 32 | st->stx_dev_minor;
+		n = node_new(s, SW_ROOT, 0, st->stx_ino);
+		if (n)
+			node_attr(s, n, st);
+		return n;
+	}
+	dev = key_dev(s, st);
+	n = node_by_key(s, dev, st->stx_ino);
+	if (n && n != s->root && ((n->perm ^ st->stx_mode) & S_IFMT || n->btime_ns != btime)) {
+		node_supersede(s, n); /* the inode number is in use for another file now */
+		n = NULL;
+	}
+	if (!n) {
+		n = node_new(s, new_id(s, dev, st->stx_ino), dev, st->stx_ino);
+		if (!n)
+			return NULL;
+		n->btime_ns = btime;
+		fresh = 1;
+	}
+	n->refs++; /* not to be settled while its links change */
+	node_attr(s, n, st);
+	if (n != s->root && link_add(s, n, parent, name, len) < 0 && fresh) {
+		n->refs--;
+		node_free(s, n);
+		return NULL;
+	}
+	n->refs--;
+	if (fresh && s->nrules)
+		node_rule(s, n);
+	return n;
+}
+
+/* From now on lookups of this file make another node: the old one serves its open handles and dies with them. */
+void node_supersede(sw_session *s, struct node *n)
+{
+	n->refs++;
+	key_remove(s, n);
+	while (n->links)
+		link_free(s, n->links);
+	node_unref(s, n);
+}
+
+int node_path(sw_session *s, const struct node *n, char *buf, size_t size)
+{
+	char *p = buf + size;
+
+	if (n == s->root) {
+		if (size < 2)
+			return -ENAMETOOLONG;
+		memcpy(buf, ".", 2);
+		return 1;
+	}
+	if (!size)
+		return -ENAMETOOLONG;
+	*--p = 0;
+	for (; n != s->root; n = n->links->parent) {
+		const struct link *l = n->links;
+
+		if (!l)
+			return -ESTALE;
+		if ((size_t)(p - buf) < l->len + 1u)
+			return -ENAMETOOLONG;
+		p -= l->len;
+		memcpy(p, l->name, l->len);
+		*--p = '/';
+	}
+	p++; /* no leading slash */
+	memmove(buf, p, (size_t)(buf + size - p));
+	return (int)(buf + size - p) - 1;
+}
+
+/* Globs are matched against the path below the mount; `*` also matches `/`, as in .gitignore's `**`. */
+void node_rule(sw_session *s, struct node *n)
+{
+	char path[4096];
+
+	n->rule = -1;
+	if (!s->nrules || node_path(s, n, path, sizeof path) < 0)
+		return;
+	for (int i = 0; i < s->nrules; i++)
+		if (!fnmatch(s->rules[i].glob, path, 0)) {
+			n->rule = (int16_t)i;
+			return;
+		}
+}
+
+/* How long the kernel may answer for this node by itself. */
+uint64_t node_valid_ns(sw_session *s, const struct node *n)
+{
+	switch (node_check(s, n)) {
+	case 0:
+		return 0;
+	case 2:
+		return 86400ull * 1000000000ull;
+	default:
+		return s->config.meta_ns;
+	}
+}
+
+void node_entry(sw_session *s, const struct node *n, struct sw_entry *out)
+{
+	memset(out, 0, sizeof *out);
+	out->nodeid = n->id;
+	out->ino = n->ino;
+	out->dev = n->dev;
+	out->size = n->size;
+	out->blocks = n->blocks;
+	out->atime_ns = n->atime_ns;
+	out->mtime_ns = n->mtime_ns;
+	out->ctime_ns = n->ctime_ns;
+	out->mode = n->perm;
+	out->nlink = n->nlink;
+	out->uid = n->uid;
+	out->gid = n->gid;
+	out->rdev = n->rdev;
+	out->blksize = n->blksize;
+	out->valid_ns = node_valid_ns(s, n);
+	out->check = node_check(s, n);
+	out->check_ns = node_check_ns(s, n);
+}
+
+void table_free(sw_session *s)
+{
+	for (uint64_t i = 0; s->by_id && i < s->nbuckets; i++)
+		while (s->by_id[i]) {
+			struct node *n = s->by_id[i];
+
+			s->by_id[i] = n->hid;
+			if (n->orphan_fd >= 0)
+				close(n->orphan_fd);
+			if (n->keep_fd >= 0)
+				close(n->keep_fd);
+			cfile_put(n->cf);
+			while (n->links) {
+				struct link *l = n->links;
+
+				n->links = l->nnext;
+				free(l);
+			}
+			free(n);
+		}
+	free(s->by_id);
+	free(s->by_key);
+	free(s->by_name);
+}
+
+/* ---- the public calls that only touch the table ---- */
+
+void sw_ref(sw_session *s, uint64_t nodeid)
+{
+	struct node *n;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n)
+		node_hold(s, n);
+	unlock(s);
+}
+
+void sw_forget(sw_session *s, uint64_t nodeid, uint64_t count)
+{
+	struct node *n;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n && n != s->root) {
+		n->nlookup -= count < n->nlookup ? count : n->nlookup;
+		if (!n->nlookup)
+			n->kernel_until = 0;
+		node_settle(s, n);
+	}
+	unlock(s);
+}
+
+int sw_cached_entry(sw_session *s, uint64_t nodeid, struct sw_entry *out)
+{
+	struct node *n;
+	int r = -ENOENT;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n && n->attr_at) {
+		node_entry(s, n, out);
+		r = 0;
+	}
+	unlock(s);
+	return r;
+}
+
+int sw_path(sw_session *s, uint64_t nodeid, char *buf, size_t size)
+{
+	struct node *n;
+	int r;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	r = n ? node_path(s, n, buf, size) : -ESTALE;
+	unlock(s);
+	return r;
+}
+
+int sw_parent(sw_session *s, uint64_t nodeid, uint64_t *parent, char *name, size_t size)
+{
+	struct node *n;
+	int r = -ESTALE;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n && n->links && n->links->len < size) {
+		*parent = n->links->parent->id;
+		memcpy(name, n->links->name, n->links->len + 1u);
+		r = n->links->len;
+	}
+	unlock(s);
+	return r;
+}
+
+uint64_t sw_node_of(sw_session *s, uint64_t dev, uint64_t ino)
+{
+	struct node *n;
+	uint64_t id;
+
+	lock(s);
+	n = node_by_key(s, dev, ino);
+	id = n ? n->id : 0;
+	unlock(s);
+	return id;
+}
+
+void sw_unlinked(sw_session *s, uint64_t parent, const char *name)
+{
+	struct node *p;
+
+	lock(s);
+	p = node_get(s, parent);
+	if (p)
+		link_drop(s, p, name, strlen(name));
+	unlock(s);
+}
+
+void sw_renamed(sw_session *s, uint64_t p1, const char *n1, uint64_t p2, const char *n2, int exchange)
+{
+	struct node *from, *to, *a = NULL, *b = NULL;
+	struct link *l;
+
+	lock(s);
+	from = node_get(s, p1);
+	to = node_get(s, p2);
+	if (from && to) {
+		if ((l = link_find(s, from, n1, strlen(n1))))
+			a = l->node;
+		if ((l = link_find(s, to, n2, strlen(n2))))
+			b = l->node;
+		if (a)
+			a->refs++;
+		if (b)
+			b->refs++;
+		if (a != b || !a) { /* two names of one file: rename(2) does nothing */
+			link_drop(s, from, n1, strlen(n1));
+			link_drop(s, to, n2, strlen(n2));
+			if (a)
+				link_add(s, a, to, n2, strlen(n2));
+			if (b && exchange)
+				link_add(s, b, from, n1, strlen(n1));
+			if (a && s->nrules)
+				node_rule(s, a);
+			if (b && exchange && s->nrules)
+				node_rule(s, b);
+		}
+		if (a)
+			node_unref(s, a);
+		if (b)
+			node_unref(s, b);
+	}
+	unlock(s);
+}
