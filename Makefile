@@ -1,0 +1,93 @@
+# swmld: `make run MOUNT=/mnt/ml` on a fresh Debian 12, as root; `make test` sets up the same way and tests all.
+
+MOUNT ?= /mnt/ml
+DEMO ?= /tmp/swmld-demo
+ARGS ?=
+BIN ?= /usr/local/bin
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# The system's Python and its packages: bcc comes from Debian (python3-bpfcc), it is not on PyPI.
+SYSTEM_PYTHON := /usr/bin/python3
+PACKAGES := gcc libfuse3-dev fuse3 make pkg-config python3-bpfcc python3-dev python3-venv
+TEST_PACKAGES := acl attr fio git sqlite3 stress-ng tmux
+# Real clients of the mount. This version of torch has a build without CUDA; the newest may not.
+TEST_CLIENTS := numpy pyarrow safetensors torch==2.13.0
+
+.PHONY: help setup run demo test test-setup test-native lint bench clean packages test-packages
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make run MOUNT=DIR [ARGS=...]   set up and serve DIR through a cache, in the foreground'
+	@echo 'make demo [DEMO=DIR]            set up and read a small sample through a mount'
+	@echo 'make setup                      system packages, .venv, native library, $(BIN)/swmld'
+	@echo 'make test | lint | bench        set up for tests, then run them'
+	@echo 'make clean                      remove what was built'
+
+setup: packages $(VENV)/.installed $(BIN)/swmld
+
+run: setup
+	exec $(VENV)/bin/swmld --mount $(MOUNT) $(ARGS)
+
+demo: setup
+	exec $(VENV)/bin/swmld demo $(DEMO)
+
+test: test-setup lint test-native
+	$(PYTHON) -m pytest
+
+test-setup: setup test-packages $(VENV)/.clients
+
+# C first: what fails here makes every layer above it fail.
+test-native: setup
+	$(MAKE) -C native test
+
+lint: setup
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+
+bench: test-setup
+	$(PYTHON) -m tests.bench $(ARGS)
+
+clean:
+	rm -rf $(VENV) build daemon/*.egg-info daemon/swmld/_native* native/test_build
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find daemon tests -name __pycache__ -prune -exec rm -rf {} +
+
+# Installs what dpkg does not have, and asks no server when nothing is missing.
+define install
+	@missing=''; for package in $(1); do \
+	  dpkg-query -W -f='$${Status}\n' $$package 2>/dev/null | grep -q '^install ok installed$$' \
+	    || missing="$$missing $$package"; done; \
+	if [ -n "$$missing" ]; then \
+	  [ "$$(id -u)" = 0 ] || { echo "make: as root, to install:$$missing" >&2; exit 2; }; \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; fi
+endef
+
+packages:
+	$(call install,$(PACKAGES))
+
+test-packages:
+	$(call install,$(TEST_PACKAGES))
+
+$(VENV)/.made:
+	$(SYSTEM_PYTHON) -m venv --system-site-packages $(VENV)
+	$(PYTHON) -m pip install -q --disable-pip-version-check --upgrade pip setuptools wheel cffi
+	touch $@
+
+# Without build isolation, so that a change of the native code needs no download. `packages` comes first, but
+# only as an order: it never makes this out of date.
+$(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py $(wildcard native/*.c native/*.h native/*.py) | packages
+	$(PYTHON) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[test]'
+	touch $@
+
+$(VENV)/.clients: $(VENV)/.installed
+	$(PYTHON) -m pip install -q --disable-pip-version-check $(TEST_CLIENTS)
+	touch $@
+
+$(VENV)/.made: | packages
+
+# On the PATH of root and of sudo. A program of that name that is not ours is left alone.
+$(BIN)/swmld: $(VENV)/.installed
+	@if [ -e $@ ] && [ ! -L $@ ]; then echo "make: $@ is not a link of ours, left as it is" >&2; \
+	else ln -sfn $(CURDIR)/$(VENV)/bin/swmld $@; fi
