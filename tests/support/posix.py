@@ -13,6 +13,7 @@ import os
 import pickle
 import select
 import signal
+import stat
 import struct
 import sys
 import time
@@ -34,6 +35,7 @@ FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW = 36, 37, 38
 _SYS_GETDENTS64 = {"x86_64": 217, "aarch64": 61}[os.uname().machine]
+_CLOCK_REALTIME_COARSE = 5
 DIE = 60.0  # seconds a child gets unless told: longer than any honest operation of a test
 
 
@@ -72,6 +74,44 @@ def mount(source: str, target: AnyPath, fstype: str, flags: int = 0, options: st
 
 def umount(target: AnyPath, flags: int = MNT_DETACH) -> None:
     _check(_libc.umount2(os.fsencode(target), flags), target)
+
+
+def access(path: AnyPath, mode: int) -> int:
+    """access(2) with its errno, which ``os.access`` hides."""
+    return _check(_libc.access(os.fsencode(path), mode), path)
+
+
+def tick() -> None:
+    """Wait until the kernel's coarse clock, which file times are taken from, has moved on."""
+    start = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+    while time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) <= start:
+        time.sleep(0.001)
+
+
+KINDS = ("file", "dir", "fifo", "socket", "char", "block", "symlink")
+MAKEABLE = tuple(kind for kind in KINDS if kind not in ("symlink", "dir"))
+
+
+def make(kind: str, path: AnyPath, mode: int = 0o644) -> None:
+    """One file of a kind, whatever the umask says; a symlink points nowhere."""
+    if kind == "symlink":
+        os.symlink("nowhere", path)
+        return
+    if kind == "dir":
+        os.mkdir(path)
+    elif kind == "file":
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    else:
+        types = {"fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK, "char": stat.S_IFCHR, "block": stat.S_IFBLK}
+        os.mknod(path, types[kind] | 0o600, os.makedev(1, 7) if kind in ("char", "block") else 0)
+    os.chmod(path, mode)
+
+
+def remove(path: AnyPath) -> None:
+    if stat.S_ISDIR(os.lstat(path).st_mode):
+        os.rmdir(path)
+    else:
+        os.unlink(path)
 
 
 class Dirent(NamedTuple):
