@@ -1,0 +1,278 @@
+"""Neighbours: how much of what readers open was asked for before, and how little else."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from swmld.plan.listing import Listing
+from swmld.plan.neighbours import Directory, Limits
+
+
+def names(count: int) -> list[bytes]:
+    return [b"img%07d.jpg" % number for number in range(count)]
+
+
+class Reading:
+    """Opens files of one directory and keeps count."""
+
+    def __init__(self, listed: list[bytes], limits: Limits | None = None) -> None:
+        self.directory = Directory(limits)
+        self.listed = listed
+        self.asked: list[bytes] = []
+        self.asked_set: set[bytes] = set()
+        self.foreseen = 0
+        self.opened: set[bytes] = set()
+
+    def open(self, name: bytes) -> list[bytes]:
+        if self.directory.needs_listing:
+            self.directory.set_listing(Listing(self.listed))
+        self.foreseen += name in self.asked_set
+        wanted = self.directory.on_open(name, 0.0)
+        assert len(wanted) == len(set(wanted))
+        self.opened.add(name)
+        self.asked += wanted
+        self.asked_set.update(wanted)
+        return wanted
+
+    def open_all(self, order: Iterable[bytes]) -> None:
+        for name in order:
+            self.open(name)
+
+    @property
+    def wasted(self) -> int:
+        return len(set(self.asked) - self.opened)
+
+
+def test_listing_finds_every_name_in_both_orders() -> None:
+    listed = names(500)
+    random.Random(1).shuffle(listed)
+    listing = Listing([*listed, listed[0]])
+    assert len(listing) == 500
+    assert not listing.sorted_as_listed
+    for place, name in enumerate(listed):
+        index = listing.find(name)
+        assert index is not None
+        assert listing.name(index) == name
+        assert listing.place(index) == place
+        assert listing.at_place(place) == index
+    assert [listing.name(index) for index in range(500)] == names(500)
+    assert listing.find(b"img") is None
+    assert listing.find(b"zzz") is None
+    assert Listing([]).find(b"a") is None
+    assert Listing(names(10)).sorted_as_listed
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=8)))
+def test_listing_of_any_names(listed: list[bytes]) -> None:
+    listing = Listing(listed)
+    assert [listing.name(index) for index in range(len(listing))] == sorted(set(listed))
+    assert all(listing.name(listing.find(name) or 0) == name for name in listed)
+
+
+@pytest.mark.parametrize("shuffled_listing", [False, True])
+def test_reader_in_sorted_order(shuffled_listing: bool) -> None:
+    listed = names(3000)
+    if shuffled_listing:  # as ext4 lists: by hash
+        random.Random(2).shuffle(listed)
+    reading = Reading(listed)
+    reading.open_all(names(3000))
+    assert reading.foreseen >= 2990
+    assert reading.wasted == 0
+
+
+def test_reader_in_listed_order() -> None:
+    listed = names(3000)
+    random.Random(3).shuffle(listed)
+    reading = Reading(listed)
+    reading.open_all(listed)
+    assert reading.foreseen >= 2950
+    assert reading.wasted <= 10
+
+
+def test_window_starts_small_and_doubles() -> None:
+    reading = Reading(names(5000))
+    assert reading.open(names(5000)[0]) == []
+    assert reading.open(names(5000)[1]) == []  # asks for the listing
+    assert reading.open(names(5000)[2]) == names(5000)[3:11]
+    reading.open_all(names(5000)[3:1500])
+    assert 400 <= len(reading.asked) - 1500 <= 513
+    few = Reading(names(5000), Limits(max_window=16))
+    few.open_all(names(5000)[:100])
+    assert len(few.asked) + 3 - 100 <= 16
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("batch", [16, 32])
+def test_workers_in_lockstep_each_with_its_own_batch(workers: int, batch: int) -> None:
+    """A DataLoader without shuffling: batch number b goes to worker b % workers."""
+    all_names = names(4096)
+    reading = Reading(all_names)
+    for start in range(0, len(all_names), workers * batch):
+        for step in range(batch):
+            for worker in range(workers):
+                reading.open(all_names[start + worker * batch + step])
+    assert reading.foreseen >= 0.95 * 4096
+    assert reading.wasted == 0
+
+
+def test_workers_at_random_speeds() -> None:
+    source = random.Random(4)
+    all_names = names(4000)
+    places = [0, 1000, 2000, 3000]
+    stops = [1000, 2000, 3000, 4000]
+    reading = Reading(all_names)
+    while any(place < stop for place, stop in zip(places, stops, strict=True)):
+        worker = source.randrange(4)
+        if places[worker] < stops[worker]:
+            reading.open(all_names[places[worker]])
+            places[worker] += 1
+    assert reading.foreseen >= 0.95 * 4000
+    assert reading.wasted == 0
+
+
+def test_threads_that_overtake_each_other() -> None:
+    source = random.Random(5)
+    order = names(2000)
+    for start in range(0, 2000, 4):
+        part = order[start : start + 4]
+        source.shuffle(part)
+        order[start : start + 4] = part
+    reading = Reading(names(2000))
+    reading.open_all(order)
+    assert reading.foreseen >= 0.95 * 2000
+    assert reading.wasted == 0
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8, 50])
+def test_strided_reader_gets_no_other_files(stride: int) -> None:
+    all_names = names(20_000)
+    reading = Reading(all_names)
+    order = all_names[3::stride]
+    reading.open_all(order)
+    assert reading.foreseen >= 0.9 * len(order)
+    assert reading.wasted <= 32
+
+
+def test_shuffled_epoch_is_swept() -> None:
+    order = names(2000)
+    random.Random(6).shuffle(order)
+    reading = Reading(names(2000))
+    reading.open_all(order)
+    assert reading.foreseen >= 0.7 * 2000
+    assert reading.wasted == 0
+
+
+def test_second_shuffled_epoch_is_asked_for_from_its_beginning() -> None:
+    source = random.Random(7)
+    order = names(2000)
+    reading = Reading(names(2000))
+    source.shuffle(order)
+    reading.open_all(order)
+    source.shuffle(order)
+    reading.asked.clear()
+    reading.open_all(order[:200])
+    assert len(reading.asked) >= 1000
+
+
+def test_few_random_opens_in_a_large_directory_cost_little() -> None:
+    source = random.Random(8)
+    all_names = names(100_000)
+    reading = Reading(all_names)
+    reading.open_all(source.choices(all_names, k=900))
+    assert len(reading.asked) <= 100
+
+
+def test_a_subset_read_again_and_again_is_swept_once() -> None:
+    """Validation reads a tenth of the directory: nothing tells before the second epoch begins."""
+    source = random.Random(9)
+    all_names = names(20_000)
+    subset = [name for name in all_names if source.random() < 0.1]
+    reading = Reading(all_names)
+    source.shuffle(subset)
+    reading.open_all(subset)
+    assert len(reading.asked) <= 8 * len(subset)
+    source.shuffle(subset)
+    reading.open_all(subset)
+    before = len(reading.asked)
+    for _ in range(3):
+        source.shuffle(subset)
+        reading.open_all(subset)
+    assert len(reading.asked) - before <= 200
+
+
+def test_waste_halves_the_window() -> None:
+    """A reader that goes on for a while and then leaves: later readers start with less."""
+    limits = Limits(patience=600, sweep_opens=10_000)
+    reading = Reading(names(100_000), limits)
+    reading.open_all(names(100_000)[:1000])
+    ahead = len(reading.asked) - 1000
+    source = random.Random(10)
+    reading.open_all(source.sample(names(100_000)[50_000:], 700))
+    reading.asked.clear()
+    reading.open_all(names(100_000)[20_000:20_100])
+    assert len(reading.asked) - 100 < ahead
+
+
+def test_what_the_queue_dropped_is_asked_again() -> None:
+    all_names = names(1000)
+    reading = Reading(all_names)
+    reading.open_all(all_names[:3])
+    assert reading.asked == all_names[3:11]
+    reading.directory.on_dropped(all_names[6:11])
+    assert reading.open(all_names[3]) == all_names[6:12]
+    reading.directory.on_dropped([b"unknown"])
+
+
+def test_unknown_names_and_changed_listings() -> None:
+    reading = Reading(names(100))
+    reading.open_all(names(100)[:5])
+    assert reading.open(b"new") == []
+    reading.directory.set_listing(Listing([*names(100), b"new"]))
+    assert reading.open(b"new") == []
+    empty = Directory()
+    empty.set_listing(Listing([]))
+    assert empty.on_open(b"a", 0.0) == []
+
+
+def test_a_large_directory_takes_30_bytes_a_name() -> None:
+    listing = Listing(b"%d" % (number * 7919 % 1_000_003) for number in range(300_000))
+    directory = Directory()
+    directory.set_listing(listing)
+    assert listing.nbytes <= 300_000 * 30
+    for index in range(2000):
+        directory.on_open(listing.name(index), 0.0)
+    assert directory.on_open(listing.name(2000), 0.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    count=st.integers(1, 60),
+    opens=st.lists(st.integers(0, 59), max_size=200),
+    shuffle=st.randoms(use_true_random=False),
+    dropped=st.sets(st.integers(0, 59)),
+)
+def test_never_unknown_never_twice_an_epoch(
+    count: int, opens: list[int], shuffle: random.Random, dropped: set[int]
+) -> None:
+    listed = names(count)
+    shuffle.shuffle(listed)
+    directory = Directory(Limits(sweep_opens=16))
+    directory.set_listing(Listing(listed))
+    asked: list[bytes] = []
+    epoch = 0
+    for place in opens:
+        name = listed[place % count]
+        wanted = directory.on_open(name, 0.0)
+        if directory.epoch != epoch:
+            epoch, asked = directory.epoch, []
+        assert set(wanted) <= set(listed)
+        assert not set(wanted) & set(asked)
+        assert name not in wanted
+        lost = [other for other in wanted if listed.index(other) in dropped]
+        directory.on_dropped(lost)
+        asked += [other for other in wanted if other not in lost]
