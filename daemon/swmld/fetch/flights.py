@@ -236,37 +236,40 @@ class Carrier:
             await self._part(flight, buffer, 0)
             return
         starts = iter(range(0, flight.length, step))
+        failure: FlightFailed | None = None
 
         async def next_parts() -> None:
+            nonlocal failure
             for start in starts:
-                await self._part(flight, buffer, start)
+                try:
+                    await self._part(flight, buffer, start)
+                except FlightFailed as error:
+                    failure = failure or error
+                # The others end what they have begun: a cancelled read might write to the buffer during the
+                # next try, or after the checksum was taken.
+                if failure is not None:
+                    return
 
-        try:
-            async with trio.open_nursery() as nursery:
-                for _ in range(min(width, self.parts(flight.length))):
-                    nursery.start_soon(next_parts)
-        except BaseExceptionGroup as group:
-            failures = group.subgroup(FlightFailed)
-            if failures is None or group.split(FlightFailed)[1] is not None:
-                raise
-            first: BaseException = failures
-            while isinstance(first, BaseExceptionGroup):
-                first = first.exceptions[0]
-            raise first from None
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(width, self.parts(flight.length))):
+                nursery.start_soon(next_parts)
+        if failure is not None:
+            raise failure
 
     async def _part(self, flight: Flight, buffer: Buffer, start: int) -> None:
         target = flight.target
         length = min(self._sub_read, flight.length - start)
         while True:
+            direct = target.source_direct
             # Never past the buffer: every size class is a multiple of ALIGNMENT.
-            ask = -(-length // ALIGNMENT) * ALIGNMENT if target.source_direct else length
+            ask = -(-length // ALIGNMENT) * ALIGNMENT if direct else length
             try:
                 count = await self._engine.read(
                     target.source_fd, buffer, start, ask, flight.offset + start, minimum=length
                 )
             except OSError as error:
-                if error.errno == errno.EINVAL and target.source_direct:
-                    _clear_direct(target)
+                if error.errno == errno.EINVAL and direct:
+                    _clear_direct(target)  # once, or again for a part that was on its way meanwhile
                     continue
                 raise _source_failed(error) from error
             if count < length:
