@@ -114,7 +114,7 @@ def _verify_file(
     progress: Callable[[VerifyReport], None] | None,
     refetch: Refetch | None,
 ) -> None:
-    served: list[int] = []  # bad ones that were PRESENT: somebody may have them mapped
+    served: list[int] = []  # bad ones that were PRESENT
     unserved: list[int] = []
     for chunk in range(file.nchunks):
         before = file.state(chunk)
@@ -122,17 +122,19 @@ def _verify_file(
             continue
         report.chunks += 1
         report.bytes += file.extent(chunk)[1]
-        if not file.verify(chunk):
+        # Suspect chunks are settled at once, as nobody is served them; the others together at the end.
+        if not (file.check(chunk) if before is PRESENT else file.verify(chunk)):
+            if file.dead:  # replaced or dropped meanwhile: its rows are gone
+                return
             report.bad += 1
             (served if before is PRESENT else unserved).append(chunk)
         if progress is not None and not chunk % 16:
             progress(report)
-    if not served and not unserved:
-        return
     if served:
-        # verify() dropped the generation: the good chunks move into a new data file, the bad are fetched.
+        # Somebody may read it without the daemon: the good chunks move to a new data file.
+        file.condemn(served)
         _mend(cache, file, cache.acquire(file.identity, file.source_path), served + unserved, report, refetch)
-    elif refetch is not None:
+    elif unserved and refetch is not None:
         _refetch(file, unserved, report, refetch)
 
 

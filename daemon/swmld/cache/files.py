@@ -235,18 +235,24 @@ class CacheFile:
         state = self.state(chunk)
         if state is ABSENT:
             return False
-        good = self._checksum_holds(chunk)
+        good = self.check(chunk)
+        if state is PRESENT:
+            if not good:
+                self.condemn([chunk])
+            return good
         with self.lock:
-            if self.state(chunk) is not state:  # fetched anew, or settled by another thread, meanwhile
-                return self.state(chunk) is PRESENT
-            if state is SUSPECT:
+            if self.state(chunk) is SUSPECT:  # not fetched anew or settled by another thread meanwhile
                 self._settle_suspect(chunk, good)
-            elif not good:
-                self._bits[chunk >> 3] &= ~(1 << (chunk & 7))
-                self.present_count -= 1
-        if state is PRESENT and not good:
-            self._on_bad(self)
-        return good
+            return self.state(chunk) is PRESENT
+
+    def condemn(self, chunks: list[int]) -> None:
+        """These PRESENT chunks are bad: drop the generation; for its holders they are ABSENT. Blocks."""
+        self._on_bad(self)
+        with self.lock:
+            for chunk in chunks:
+                if self.state(chunk) is PRESENT:
+                    self._bits[chunk >> 3] &= ~(1 << (chunk & 7))
+                    self.present_count -= 1
 
     def _settle_suspect(self, chunk: int, good: bool) -> None:
         books = self._books
@@ -271,8 +277,11 @@ class CacheFile:
             if not self._suspect:
                 self._books.writer.put(Respan(self.file_id, self._books.session))
 
-    def _checksum_holds(self, chunk: int) -> bool:
-        """Whether the bytes match the index; a chunk that cannot be read or has no row does not hold."""
+    def check(self, chunk: int) -> bool:
+        """Whether the bytes match the index, without consequences. Blocks.
+
+        A chunk that cannot be read does not match, nor one without a row: absent, or of a dead file.
+        """
         expected = self._books.index.crc(self.file_id, chunk)
         if expected is None:  # committed a moment ago
             self._books.writer.flush()

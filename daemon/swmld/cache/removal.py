@@ -129,11 +129,20 @@ class Remover:
         if row.source == self._source:
             identity = row.identity
             file = self._memory.get(key_of(identity))
-            pinned = pinned or (file is not None and file.pins > 0)
-            usage = self.usage_of(identity) if self.usage_of is not None else None
-            if usage is not None:
-                last_used, pinned = max(last_used, usage[0]), pinned or usage[1]
+            if file is not None:  # its last release may not be in the index yet
+                last_used, pinned = max(last_used, file.last_used), pinned or file.pins > 0
+            used, is_open = self._ask(identity)
+            last_used, pinned = max(last_used, used), pinned or is_open
         return Candidate(row.file_id, row.bytes + FILE_OVERHEAD, last_used, pinned)
+
+    def _ask(self, identity: Identity) -> tuple[float, bool]:
+        if self.usage_of is None:
+            return 0.0, False
+        try:
+            return self.usage_of(identity) or (0.0, False)
+        except Exception:
+            log.exception("cache: usage_of failed; the file is kept")
+            return 0.0, True
 
     def touch(self, file_id: int, last_used: float) -> None:
         """See ``reclaim.Room``."""

@@ -38,6 +38,8 @@ class Op:
 
     must: ClassVar[bool] = False
     durable: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
+    """Needs the totals as they stand, so not in one transaction with others."""
 
     def apply(self, db: sqlite3.Connection) -> tuple[int, int]:
         raise NotImplementedError
@@ -218,6 +220,7 @@ class Recount(Op):
     """Work out the totals from the rows, after an unclean stop; ``counted`` gets the change (bytes,
     files)."""
 
+    alone: ClassVar[bool] = True
     counted: Callable[[int, int], None]
     change: tuple[int, int] = (0, 0)
 
@@ -337,6 +340,9 @@ class Writer:
 
     def _write(self, ops: list[Op]) -> None:
         self._retry = []
+        if any(op.alone for op in ops):
+            self._write_singly(ops)
+            return
         try:
             self._commit(ops)
         except Exception as error:
