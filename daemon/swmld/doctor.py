@@ -114,7 +114,7 @@ def io_uring() -> Finding:
 
 
 class _LoadAttributes(ctypes.Structure):
-    """The start of ``union bpf_attr`` for BPF_PROG_LOAD, from linux/bpf.h; the kernel takes the rest as zero."""
+    """The start of ``union bpf_attr`` for BPF_PROG_LOAD (linux/bpf.h); the kernel takes the rest as zero."""
 
     _fields_ = (
         ("prog_type", ctypes.c_uint32),

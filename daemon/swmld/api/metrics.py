@@ -188,7 +188,7 @@ class SnapshotCollector(Collector):
         return [_family(definition, values) for definition, values in found if values]
 
 
-def stats(snapshot: Snapshot) -> dict[str, Value]:
+def values(snapshot: Snapshot) -> dict[str, Value]:
     """The same values for the control socket, by name without ``swmld_``; labels are joined by commas."""
     found: dict[str, Value] = {}
     for definition in METRICS:

@@ -15,6 +15,7 @@ from swmld.cli.daemon import Running, pick, sent
 from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
 from swmld.cli.text import printable, prose
 from swmld.cli.warmup import call_with_bar, complain
+from swmld.errors import HostError
 from swmld.units import format_size
 
 app = typer.Typer(
@@ -92,6 +93,10 @@ def verify(
             f"{result['mended']} mended"
         )
     complain(result["failed"], len(result["failed"]))
+    if result["bad"] > result["mended"]:
+        raise HostError(
+            f"{result['bad'] - result['mended']} chunks could not be mended; the source is read instead"
+        )
 
 
 @app.command("drop")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from swmld import __version__
 from swmld.cli import cache, completion, demo, doctor, man, stats, status, warmup
 from swmld.cli.options import setting
 from swmld.cli.text import prose
@@ -50,7 +50,7 @@ for module in (status, stats, warmup, cache, doctor, demo, man, completion):
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"{PROGRAM} {version(PROGRAM)}")
+        print(f"{PROGRAM} {__version__}")
         raise typer.Exit
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any
 
 import typer
 
+from swmld import __version__
 from swmld.cli.text import prose
 
 HELP = """Print the man page, made from the same text as --help.
@@ -38,7 +38,7 @@ def man(ctx: typer.Context) -> None:
 
 def page(root: Any) -> str:
     """The roff text of the whole command tree under ``root``, a command of the parser's."""
-    lines = [f'.TH SWMLD 8 "" "swmld {version("swmld")}" "System Administration"', ".SH NAME"]
+    lines = [f'.TH SWMLD 8 "" "swmld {__version__}" "System Administration"', ".SH NAME"]
     lines += [r"swmld \- serve a directory through a local cache", ".SH SYNOPSIS"]
     lines += [r"\fBswmld\fR \fB\-\-mount\fR \fIDIR\fR [\fIoptions\fR]"]
     lines += [f".br\n{bold('swmld ' + path)} {roff(_usage(command))}" for path, command in subcommands(root)]

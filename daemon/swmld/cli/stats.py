@@ -132,5 +132,5 @@ def _shown(name: str, value: float) -> str:
     if base.endswith("_bytes"):
         return format_size(value)
     if base.endswith("_seconds") and not name.endswith("count}"):
-        return "above the last bound" if value == float("inf") else f"<= {format_duration(value)}"
+        return "above the last bound" if value == float("inf") else f"<={format_duration(value)}"
     return f"{value:.4g}" if isinstance(value, float) and not value.is_integer() else f"{int(value):,}"

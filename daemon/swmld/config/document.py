@@ -97,7 +97,8 @@ def _plain(document: Document, node: yaml.Node, location: Location) -> Any:
         return _mapping(document, node, location)
     if isinstance(node, yaml.SequenceNode):
         return [_plain(document, item, (*location, number)) for number, item in enumerate(node.value)]
-    plain = isinstance(node, yaml.ScalarNode) and node.style is None
+    # Of a plain scalar (no quotes, no block) the style is None, or empty from the C parser.
+    plain = isinstance(node, yaml.ScalarNode) and not node.style
     return None if plain and node.value in ("", "~", "null") else node.value
 
 

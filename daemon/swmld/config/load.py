@@ -37,6 +37,8 @@ def load(path: Path | None, options: Mapping[str, Any]) -> Settings:
     Raises ConfigError with every problem, UsageError if the file cannot be read.
     """
     file = Document("") if path is None else document.read(path)
+    if file.problems and not file.values:
+        raise ConfigError(file.problems)
     given = {key: value for key, value in options.items() if value is not None}
     try:
         settings = Settings.model_validate(file.values | given)

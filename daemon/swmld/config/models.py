@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from swmld.config.values import (
     AUTO_FLOOR,
@@ -34,7 +34,7 @@ RUN_DIR = Path("/run/swmld")
 # A socket path holds 107 bytes (sun_path in unix(7)); "/run/swmld/" and ".sock" take 16 of them.
 MAX_NAME = 88
 
-CheckMode = Annotated[Check, BeforeValidator(choice("strict", "relaxed", "immutable"))]
+CheckMode = Annotated[Check, choice("strict", "relaxed", "immutable")]
 Interval = Annotated[float, duration(0, 86400)]
 _FROZEN = ConfigDict(frozen=True, extra="forbid", validate_default=False, arbitrary_types_allowed=True)
 

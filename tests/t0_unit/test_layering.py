@@ -1,0 +1,100 @@
+"""Rooms import only what stands before them: the rule in daemon/README.md, read from there and held to."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+DAEMON = Path(__file__).parents[2] / "daemon"
+PACKAGE = DAEMON / "swmld"
+
+
+def rule() -> tuple[dict[str, int], set[str]]:
+    """Each room's place in the flow, and the rooms that may read ``config``, which is beside it."""
+    text = " ".join((DAEMON / "README.md").read_text().split())
+    found = re.search(
+        r"Import rule \(a test reads the imports\): (.*?); `config` is read by (.*?) alone", text
+    )
+    assert found, "daemon/README.md states no import rule"
+    stages = [re.findall(r"[a-z_]+", stage) for stage in found[1].split("◄")]
+    places = {room: place for place, stage in enumerate(stages) for room in stage}
+    return places, set(re.findall(r"`([a-z_]+)`", found[2]))
+
+
+PLACES, CONFIG_READERS = rule()
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def absolute(path: Path, node: ast.ImportFrom) -> str:
+    """The module that a ``from`` import names, relative ones resolved."""
+    package = ("swmld", *path.relative_to(PACKAGE).parts[:-1])
+    outer = package[: len(package) - node.level + 1] if node.level else ()
+    return ".".join([*outer, *([node.module] if node.module else [])])
+
+
+def imported(path: Path) -> set[str]:
+    """The rooms that a module imports, also inside functions and for type checking alone."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = absolute(path, node)
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("swmld.")}
+    return {name for name in found if not name.startswith("_")}
+
+
+def forbidden(room: str, other: str) -> bool:
+    if other == room:
+        return False
+    if room == "config":
+        return PLACES[other] != 0
+    if other == "config":
+        return room not in CONFIG_READERS
+    # Shared words may use one another; anywhere else a neighbour in the same place is out of reach too.
+    return PLACES[other] >= max(PLACES[room], 1)
+
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_backwards_only(path: Path) -> None:
+    room = room_of(path)
+    others = imported(path)
+    unknown = {other for other in {room, *others} if other not in PLACES and other != "config"}
+    assert not unknown, f"rooms that the import rule of daemon/README.md does not name: {unknown}"
+    assert not {other for other in others if forbidden(room, other)}
+
+
+def test_the_rule_is_the_one_we_mean() -> None:
+    order = ["types", "plan", "cache", "fetch", "mount", "api", "app", "cli"]
+    assert [PLACES[room] for room in order] == sorted({PLACES[room] for room in order})
+    assert forbidden("cache", "fetch")
+    assert forbidden("mount", "config")
+    assert forbidden("plan", "cli")
+    assert not forbidden("cli", "config")
+    assert not forbidden("api", "fetch")
+
+
+def test_the_pure_room_is_pure() -> None:
+    """plan decides with values; what it may import besides is the standard library's own pure part."""
+    allowed = {"__future__", "array", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools",
+               "math", "re", "typing", "swmld"}  # fmt: skip
+    for path in (PACKAGE / "plan").glob("*.py"):
+        tops = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                tops |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                tops.add(node.module.split(".")[0])
+        assert tops <= allowed, path
