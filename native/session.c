@@ -404,10 +404,8 @@ static void *device_thread(void *arg)
 	}
 	sw_buffer_free(msg, SW_MSG_MAX);
 	sw_buffer_free(out, SW_MSG_MAX);
-	if (s->running) { /* the connection is over: pyfuse3's loop ends at end of file */
+	if (s->running) /* the connection is over; libfuse would take an end of file on its socket for an error */
 		event(s, SW_EV_DOWN, 0, 0, 0, 0);
-		shutdown(s->sock, SHUT_RDWR);
-	}
 	return NULL;
 }
 

@@ -87,7 +87,7 @@ struct sw_entry {
 };
 int sw_lookup(sw_session *s, uint64_t parent, const char *name, int ref, struct sw_entry *out); /* may block */
 int sw_getattr(sw_session *s, uint64_t nodeid, struct sw_entry *out);                  /* may block */
-int sw_cached_entry(sw_session *s, uint64_t nodeid, struct sw_entry *out);             /* from the table; -ENOENT if stale */
+int sw_cached_entry(sw_session *s, uint64_t nodeid, struct sw_entry *out);             /* from the table, however old */
 void sw_ref(sw_session *s, uint64_t nodeid);
 void sw_forget(sw_session *s, uint64_t nodeid, uint64_t n);
 int sw_dir_fd(sw_session *s, uint64_t nodeid);                  /* may block; a new O_PATH fd, the caller's */

@@ -534,7 +534,7 @@ int sw_cached_entry(sw_session *s, uint64_t nodeid, struct sw_entry *out)
 
 	lock(s);
 	n = node_get(s, nodeid);
-	if (n && n->attr_at) {
+	if (n) {
 		node_entry(s, n, out);
 		r = 0;
 	}

@@ -65,7 +65,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Attributes of a node as the source has them. Times in ns; ``valid`` in seconds; ``ino`` the source's."""
+    """A node's attributes as the source has them. Times in ns; ``valid`` in seconds; ``ino`` the source's."""
 
     nodeid: int
     ino: int

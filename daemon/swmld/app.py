@@ -1,0 +1,322 @@
+"""Wiring and teardown: builds the rooms from the settings, runs them, takes them down in reverse order."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+
+import pyfuse3
+import trio
+
+from swmld import __version__, logs, sdnotify
+from swmld.api import http
+from swmld.api.control import ControlServer
+from swmld.api.service import Service
+from swmld.cache.store import Cache
+from swmld.config.models import Settings
+from swmld.errors import HostError, UsageError
+from swmld.fetch.buffers import BufferPool
+from swmld.fetch.engine import make_engine
+from swmld.fetch.flights import Target
+from swmld.fetch.scheduler import Fetcher
+from swmld.fetch.threads import Workers
+from swmld.mount import mountpoint
+from swmld.mount.ahead import NeighbourPrefetch
+from swmld.mount.fuse import Fuse
+from swmld.mount.gate import SourceGate
+from swmld.mount.loading import Loader
+from swmld.mount.mountpoint import SourceDirectory
+from swmld.mount.namespace import Namespace
+from swmld.mount.native import Config, EventKind, Native
+from swmld.mount.openfiles import OpenFiles
+from swmld.plan.readahead import Limits
+from swmld.types import Check
+
+log = logging.getLogger(__name__)
+
+DISK_THREADS = 16
+"""Calls on the cache directory at once."""
+
+FUSE_TASKS = 256
+"""Requests that Python works on at once; hung ones must not use them up before the gate closes."""
+
+BUFFERED_CHUNKS = 16
+"""Memory for fetches, in chunks: 64 MiB with chunks of 4 MiB, 0.3 s of a 200 MB/s source."""
+
+READAHEAD_KIB = 1024
+
+
+def run(settings: Settings) -> int:
+    """Serve until told to stop; the exit code. Raises SwmldError for what cannot be served."""
+    logs.setup(settings)
+    os.umask(0)  # modes are the callers' business, each with its own umask
+    _raise_fd_limit()
+    mountpoint.clean_dead(settings.mount)
+    source = mountpoint.open_source(settings.source or settings.mount, read_only=settings.read_only)
+    try:
+        with contextlib.closing(_open_cache(settings, source)) as cache:
+            return Daemon(settings, source, cache).run()
+    finally:
+        os.close(source.fd)
+
+
+def _raise_fd_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _open_cache(settings: Settings, source: SourceDirectory) -> Cache:
+    try:
+        settings.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        disk = os.statvfs(settings.cache_dir)
+    except OSError as error:
+        raise UsageError(f"cache directory {settings.cache_dir}: {error.strerror}") from None
+    return Cache.open(
+        settings.cache_dir,
+        source_key=str(source.path),
+        mount=str(settings.mount),
+        size_limit=settings.cache_size,
+        free_floor=settings.free_floor.of(disk.f_blocks * disk.f_frsize),
+        chunk_size=settings.chunk_size,
+    )
+
+
+class Daemon:
+    """One mount and everything that serves it."""
+
+    def __init__(self, settings: Settings, source: SourceDirectory, cache: Cache) -> None:
+        self._settings = settings
+        self._source = source
+        self._cache = cache
+        self._started = time.monotonic()
+        self._mount_id = -1
+        self._stopping = False
+        self._data_fd = os.open(settings.cache_dir / "data", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._native = Native(
+            Config(
+                root_fd=source.fd,
+                data_fd=self._data_fd,
+                local=source.local,
+                hot=settings.native,
+                passthrough=settings.passthrough,
+                acl=source.acl,
+                check=settings.check,
+                check_interval=settings.check_interval,
+                metadata_timeout=settings.metadata_timeout,
+            ),
+            [
+                (r.glob, r.check, settings.check_interval if r.interval is None else r.interval)
+                for r in settings.paths
+            ],
+        )
+
+    def run(self) -> int:
+        """Until unmounted; the exit code."""
+        try:
+            self._mount()
+            try:
+                trio.run(self._main)
+            finally:
+                self._native.stop()
+                with contextlib.suppress(HostError):
+                    mountpoint.detach(self._settings.mount, self._mount_id)
+            pyfuse3.close(unmount=False)
+        finally:
+            self._native.free()
+            os.close(self._data_fd)
+        return 0
+
+    def _mount(self) -> None:
+        settings = self._settings
+        try:
+            self._native.mount(
+                os.fsencode(settings.mount),
+                b"swmld:" + os.fsencode(self._source.path),
+                self._source.mount_flags,
+            )
+            found = mountpoint.mount_at(settings.mount)
+            self._mount_id = found.mount_id if found is not None else -1
+            channel = self._native.start()
+        except OSError as error:
+            self._native.stop()
+            raise HostError(f"{settings.mount} cannot be mounted: {error.strerror}") from None
+        # libfuse takes a mount point of this form as a session that is mounted already.
+        self._files, self._fuse = self._build()
+        pyfuse3.init(self._fuse, f"/dev/fd/{channel}", {"fsname=swmld"})
+
+    def _build(self) -> tuple[OpenFiles, Fuse]:
+        settings, native = self._settings, self._native
+        self._gate = SourceGate(self._source.fd, local=self._source.local, timeout=settings.fetch_timeout)
+        self._disk = Workers(DISK_THREADS, "swmld-disk")
+        self._engine = make_engine(settings.engine, parallel=settings.fetch_parallel)
+        self._pool = BufferPool(BUFFERED_CHUNKS, settings.chunk_size)
+        loader = Loader(native, self._cache, direct=not self._source.local)
+        self._ahead: NeighbourPrefetch | None = None
+        files = OpenFiles(
+            native,
+            self._gate,
+            self._disk,
+            self._cache,
+            loader,
+            whole_limit=settings.chunk_size,
+            limits=Limits(max_window=settings.readahead_max),
+            on_open=self._opened,
+        )
+        files.fetcher = self._fetcher = Fetcher(
+            self._engine,
+            self._pool,
+            self._cache,
+            parallel=settings.fetch_parallel,
+            prefetch_parallel=settings.prefetch_parallel,
+            sub_read=settings.sub_read,
+            timeout=settings.fetch_timeout,
+            on_landed=self._landed,
+            on_failed=self._failed,
+            offload=self._disk,
+        )
+        if settings.neighbours == "auto":
+            self._ahead = NeighbourPrefetch(
+                native, self._gate, loader, self._fetcher,
+                whole_limit=settings.chunk_size, max_files=settings.neighbours_max_files,
+            )  # fmt: skip
+        self._cache.on_evict = lambda file_id, identity: native.evict(
+            native.node_of(identity.dev, identity.ino), file_id
+        )
+        self._cache.usage_of = lambda identity: native.usage(native.node_of(identity.dev, identity.ino))
+        names = Namespace(native, self._gate, self._cache, self._source.fd, acl=self._source.acl)
+        self._service = Service(
+            settings=settings, version=__version__, source=self._source, native=native, cache=self._cache,
+            fetcher=self._fetcher, files=files, gate=self._gate, disk=self._disk, loader=loader,
+            ahead=self._ahead, engine=self._engine.name, started=self._started,
+        )  # fmt: skip
+        return files, Fuse(native, names, files)
+
+    def _opened(self, nodeid: int, *, prefetched: bool = False) -> None:
+        if self._ahead is not None:
+            self._ahead.on_open(nodeid, prefetched=prefetched)
+
+    def _landed(self, target: Target, chunk: int) -> None:
+        self._files.on_landed(target, chunk)
+        if self._ahead is not None:
+            self._ahead.on_landed(target)
+
+    def _failed(self, target: Target, chunk: int, code: int) -> None:
+        self._files.on_failed(target, chunk, code)
+        if self._ahead is not None:
+            self._ahead.on_failed(target)
+
+    # ---- running
+
+    async def _main(self) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._signals, nursery.cancel_scope)
+            async with self._machinery() as serving:
+                metrics = await serving.start(
+                    http.serve, self._service.snapshot, self._settings.metrics_address
+                )
+                self._service.metrics_address = metrics
+                control = ControlServer(self._settings.socket_path, self._service.handlers())
+                await serving.start(control.run)
+                serving.start_soon(partial(pyfuse3.main, max_tasks=FUSE_TASKS))
+                # The first request through the mount: INIT is answered, everything works.
+                await trio.to_thread.run_sync(os.stat, self._settings.mount)
+                mountpoint.widen_readahead(self._settings.mount, READAHEAD_KIB)
+                self._ready(metrics)
+                serving.start_soon(self._housekeeping)
+                await self._down.wait()
+                serving.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _machinery(self) -> AsyncIterator[trio.Nursery]:
+        """What requests need to be answered; ends after them."""
+        self._down = trio.Event()
+        try:
+            async with trio.open_nursery() as inner:
+                for task in (self._disk.run, self._gate.run, self._engine.run, self._fetcher.run):
+                    await inner.start(task)
+                inner.start_soon(self._events)
+                if self._ahead is not None:
+                    inner.start_soon(self._ahead.run)
+                async with trio.open_nursery() as serving:
+                    yield serving
+                inner.cancel_scope.cancel()
+        finally:
+            self._files.close()
+            if self._ahead is not None:
+                self._ahead.close()
+            self._engine.close()
+            self._gate.close()
+            self._disk.close()
+
+    async def _events(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._native.event_fd)
+            for event in self._native.events():
+                if event.kind is EventKind.DOWN:
+                    self._down.set()
+                elif event.kind is EventKind.OPENED:
+                    self._opened(event.nodeid, prefetched=True)
+                else:
+                    self._files.on_event(event)
+
+    async def _housekeeping(self) -> None:
+        """After ready: what an unclean stop left behind goes; now and then the cache is made power-safe."""
+        await trio.to_thread.run_sync(self._cache.sweep, abandon_on_cancel=True)
+        while True:
+            await trio.sleep(CHECKPOINT_SECONDS)
+            await trio.to_thread.run_sync(self._cache.checkpoint, abandon_on_cancel=True)
+
+    async def _signals(
+        self, scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for _ in signals:
+                if self._stopping:
+                    log.warning("told twice: open files are cut off")
+                    scope.cancel()
+                    return
+                self._stopping = True
+                await self._unmount(scope)
+
+    async def _unmount(self, scope: trio.CancelScope) -> None:
+        """The directory is as it was at once; files that are open are served until they are closed."""
+        sdnotify.notify("STOPPING=1")
+        detach: Callable[[], bool] = partial(mountpoint.detach, self._settings.mount, self._mount_id)
+        try:
+            if not await trio.to_thread.run_sync(detach):
+                log.info("%s is not our mount any more", self._settings.mount)
+        except HostError as error:
+            log.error("%s", error)
+            scope.cancel()
+            return
+        with trio.move_on_after(0.5):
+            await self._down.wait()
+            return
+        log.info(
+            "unmounted; still open files are served until they are closed (signal again to cut them off)"
+        )
+
+    def _ready(self, metrics: str) -> None:
+        s = self._settings
+        how = self._service.mode
+        where = f"http://{metrics}/metrics" if metrics != "off" else "off"
+        line = f"{s.mount} serves {self._source.path} (cache {s.cache_dir}, {how}, metrics {where})"
+        for text in self._service.fallbacks:
+            log.info("%s", text)
+        if s.check is Check.IMMUTABLE:
+            log.info("the source is never checked for changes (check: immutable)")
+        print(f"swmld: ready: {line}", flush=True)
+        sdnotify.notify(f"READY=1\nSTATUS={line}")
+
+
+CHECKPOINT_SECONDS = 300.0
+"""How often what was cached is made safe from a power cut; until then it would be verified after one."""

@@ -1,0 +1,165 @@
+"""Fetches the next files of a directory before they are opened; ``plan.neighbours`` says which.
+
+A hint and no more: bounded, dropped when the queue is full, and its errors are counted and forgotten.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import OrderedDict
+
+import trio
+
+from swmld.fetch.flights import Target
+from swmld.fetch.scheduler import Fetcher
+from swmld.mount.gate import SourceGate
+from swmld.mount.loading import Loader, unload
+from swmld.mount.native import Entry, Native
+from swmld.mount.target import SourceTarget
+from swmld.plan.listing import Listing
+from swmld.plan.neighbours import Directory, Limits
+from swmld.types import FetchClass
+
+DIRECTORIES = 256
+"""Directories whose readers are remembered, least recently opened in forgotten first."""
+
+QUEUE = 4096
+"""Files that may wait: as many as the fetcher's own queue holds."""
+
+OPENERS = 24
+"""Files looked up and opened at the source at once: demands find threads, and the source some quiet."""
+
+
+class NeighbourPrefetch:
+    """``on_open`` tells of opens; ``run`` must run for anything to be fetched. Loop-only."""
+
+    def __init__(
+        self,
+        native: Native,
+        gate: SourceGate,
+        loader: Loader,
+        fetcher: Fetcher,
+        *,
+        whole_limit: int,
+        max_files: int,
+    ) -> None:
+        self._native = native
+        self._gate = gate
+        self._loader = loader
+        self._fetcher = fetcher
+        self._whole_limit = whole_limit
+        self._limits = Limits(max_window=max_files)
+        self._directories: OrderedDict[int, Directory] = OrderedDict()
+        self._send, self._receive = trio.open_memory_channel[tuple[int, bytes | None]](QUEUE)
+        self._under_way: dict[object, tuple[int, SourceTarget]] = {}
+        self.asked = self.dropped = self.failed = self.used = 0
+        self._waiting: set[int] = set()
+
+    def on_open(self, nodeid: int, *, prefetched: bool = False) -> None:
+        """A file was opened; ``prefetched``: it had been brought here and nobody had opened it yet."""
+        self.used += prefetched
+        try:
+            parent, name = self._native.parent(nodeid)
+        except OSError:
+            return
+        directory = self._directories.get(parent)
+        if directory is None:
+            directory = self._directories[parent] = Directory(self._limits)
+            if len(self._directories) > DIRECTORIES:
+                self._directories.popitem(last=False)
+        self._directories.move_to_end(parent)
+        wanted = directory.on_open(name, trio.current_time())
+        if directory.needs_listing and parent not in self._waiting:
+            self._waiting.add(parent)
+            if not self._queue(parent, None):
+                self._waiting.discard(parent)
+        dropped = [other for other in wanted if not self._queue(parent, other)]
+        if dropped:
+            directory.on_dropped(dropped)
+
+    def _queue(self, parent: int, name: bytes | None) -> bool:
+        try:
+            self._send.send_nowait((parent, name))
+        except trio.WouldBlock:
+            self.dropped += 1
+            return False
+        self.asked += name is not None
+        return True
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(OPENERS):
+                nursery.start_soon(self._work)
+
+    async def _work(self) -> None:
+        async for parent, name in self._receive:
+            try:
+                if name is None:
+                    await self._list(parent)
+                else:
+                    await self._bring(parent, name)
+            except OSError:
+                self.failed += 1
+
+    async def _list(self, parent: int) -> None:
+        try:
+            listing = await self._gate.call(lambda: self._listing(parent))
+        finally:
+            self._waiting.discard(parent)
+        directory = self._directories.get(parent)
+        if directory is not None:
+            directory.set_listing(listing)
+
+    def _listing(self, parent: int) -> Listing:
+        directory = self._native.dir_fd(parent)
+        try:
+            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
+        finally:
+            os.close(directory)
+        try:
+            with os.scandir(fd) as entries:
+                return Listing(os.fsencode(e.name) for e in entries if not e.is_dir(follow_symlinks=False))
+        finally:
+            os.close(fd)
+
+    async def _bring(self, parent: int, name: bytes) -> None:
+        entry, target = await self._gate.call(lambda: self._load(parent, name), unload)
+        if target is None:
+            return
+        if target.source_fd < 0:
+            self._native.set_complete(entry.nodeid, target.file.file_id, target.identity)
+            target.release()
+        elif target.key in self._under_way or not self._fetcher.request(target, 0, FetchClass.PREFETCH):
+            target.release()
+        else:
+            self._under_way[target.key] = entry.nodeid, target
+
+    def _load(self, parent: int, name: bytes) -> tuple[Entry, SourceTarget | None]:
+        entry = self._native.lookup(parent, name, ref=False)
+        if not stat.S_ISREG(entry.mode) or entry.size > self._whole_limit:
+            return entry, None
+        return self._loader.load_entry(entry)
+
+    def on_landed(self, target: Target) -> None:
+        """A chunk landed; if it was one of ours, C may open the file by itself."""
+        found = self._under_way.pop(target.key, None)
+        if found is not None:
+            nodeid, own = found
+            if own.file.complete:
+                self._native.set_complete(nodeid, own.file.file_id, own.identity, tell_open=True)
+            own.release()
+
+    def on_failed(self, target: Target) -> None:
+        """A chunk could not be had."""
+        found = self._under_way.pop(target.key, None)
+        if found is not None:
+            self.failed += 1
+            found[1].release()
+
+    def close(self) -> None:
+        """Gives back what was under way."""
+        for _, target in self._under_way.values():
+            target.release()
+        self._under_way.clear()

@@ -1,0 +1,113 @@
+"""The gate to the source: every call that may block on it goes through here, in a worker thread.
+
+A remote source may stop answering. Then a call ends after ``timeout`` seconds with EIO, the gate closes, and
+until a probe of the source's root succeeds again further calls fail at once: a thousand processes do not
+wait a minute each, and no thread is added to those that already hang.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+from swmld.fetch.threads import Workers
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+THREADS = 48
+"""Calls on the source at once. A hung one holds its thread; the gate closes long before all do."""
+
+PROBE_INTERVAL = 1.0
+"""Seconds between two looks whether the source is back."""
+
+UNREACHABLE = frozenset(
+    {errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNABORTED}
+)
+"""What a source that cannot be asked answers; cached bytes are served on."""
+
+
+class SourceGate:
+    """``call`` runs a blocking function; ``local`` sources have no time limit, as the kernel has none."""
+
+    def __init__(self, root_fd: int, *, local: bool, timeout: float) -> None:
+        self._root_fd = root_fd
+        self._local = local
+        self._timeout = timeout
+        self._workers = Workers(THREADS, "swmld-source")
+        self._down = False
+        self._wake = trio.Event()
+        self.timeouts = 0
+
+    @property
+    def down(self) -> bool:
+        """Whether the source was last seen not to answer."""
+        return self._down
+
+    async def call(self, function: Callable[[], T], discard: Callable[[T], None] | None = None) -> T:
+        """What ``function`` returns or raises; OSError EIO when the source does not answer.
+
+        ``discard`` gets a result that nobody waits for any more (a descriptor to close).
+        """
+        if self._local:
+            return await self._workers.call(function)
+        if self._down:
+            raise OSError(errno.EIO, "the source does not answer")
+        waiting = True
+
+        def guarded() -> T:
+            result = function()
+            if not waiting and discard is not None:
+                discard(result)
+            return result
+
+        with trio.move_on_after(self._timeout):
+            try:
+                return await self._workers.call(guarded)
+            finally:
+                waiting = False
+        self._close()
+        raise OSError(errno.EIO, "the source does not answer")
+
+    async def open(self, function: Callable[[], int]) -> int:
+        """``call`` of a function that returns a descriptor."""
+        return await self.call(function, os.close)
+
+    def _close(self) -> None:
+        self.timeouts += 1
+        if not self._down:
+            self._down = True
+            self._wake.set()
+            log.warning(
+                "source does not answer for %g s: uncached reads fail with EIO until it does", self._timeout
+            )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hands out results and watches a source that went away, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._workers.run)
+            task_status.started()
+            while True:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                await self._until_back()
+
+    async def _until_back(self) -> None:
+        while True:
+            # One probe at a time: it may hang as long as the source does, and then is the sign of life.
+            try:
+                await self._workers.call(lambda: os.stat(".", dir_fd=self._root_fd))
+                break
+            except OSError:
+                await trio.sleep(PROBE_INTERVAL)
+        self._down = False
+        log.warning("source answers again")
+
+    def close(self) -> None:
+        """Lets the idle threads end."""
+        self._workers.close()

@@ -1,0 +1,550 @@
+"""Open files: who serves their reads, where their writes go, and what is fetched for them.
+
+One ``OpenFile`` per node that Python knows to be open. Its life: made by the first open that comes here,
+ended by C's IDLE event, when no open of the node is left. It is in one of these states:
+
+    whole      every chunk is in the cache: C and the kernel serve it alone
+    partial    C serves what is there; a missing chunk is fetched while its READ is parked
+    source     it was, or is being, written, or cannot be cached: every byte comes from the source itself
+
+A writer's open drops the cached generation first (the index commits that before a byte changes), so no crash
+can leave cached bytes that are older than the source's. Readers whose kernel inode is passed through to the
+cache file see the writes because they are mirrored into that file (``native/hot.c`` tells why).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import trio
+
+from swmld.cache.files import ChunkState
+from swmld.cache.store import Cache
+from swmld.errors import FetchError
+from swmld.fetch.flights import Target
+from swmld.fetch.scheduler import Fetcher
+from swmld.fetch.threads import Workers
+from swmld.mount import native as nat
+from swmld.mount.gate import UNREACHABLE, SourceGate
+from swmld.mount.loading import Loader, unload
+from swmld.mount.native import Entry, Event, EventKind, Mode, Native, Want
+from swmld.mount.target import SourceTarget
+from swmld.plan.readahead import Limits, Streams
+from swmld.types import FetchClass, Span
+
+_WRITING = os.O_WRONLY | os.O_RDWR
+_READ_SOURCE = frozenset({errno.ENOSPC, errno.ESTALE})
+"""A fetch that ends so says nothing against the source: the bytes are read from there."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What Python itself served; bytes and operations. ``misses``: reads and opens that waited for a fetch."""
+
+    opens: int = 0
+    reads: int = 0
+    read_bytes: int = 0
+    writes: int = 0
+    written_bytes: int = 0
+    misses: int = 0
+    prefetch_used: int = 0
+    prefetch_wasted: int = 0
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """The state of one open node; changed on the loop alone, opens one at a time under ``lock``."""
+
+    nodeid: int
+    lock: trio.Lock = field(default_factory=trio.Lock)
+    pending: int = 0
+    from_source: bool = False
+    target: SourceTarget | None = None
+    """What reads are served from while not ``from_source`` and not passed through."""
+    source_fd: int = -1
+    """For reads from the source; opened when the first one comes."""
+    mirror_fd: int = -1
+    """The cache file that passed-through readers see, while a writer changes the source."""
+    streams: Streams | None = None
+    ahead: set[int] = field(default_factory=set)
+    """Chunks fetched ahead and not touched yet."""
+    last_chunk: int = -1
+
+
+@dataclass(slots=True)
+class Handle:
+    """One open that Python answered. ``fd`` is the writer's own descriptor of the source, else -1."""
+
+    file: OpenFile
+    fd: int = -1
+
+
+class OpenFiles:
+    """Opens, reads and writes of regular files. Loop-only; what may block runs in worker threads."""
+
+    def __init__(
+        self,
+        native: Native,
+        gate: SourceGate,
+        disk: Workers,
+        cache: Cache,
+        loader: Loader,
+        *,
+        whole_limit: int,
+        limits: Limits,
+        on_open: Callable[[int], None],
+    ) -> None:
+        self._native = native
+        self._gate = gate
+        self._disk = disk
+        self._cache = cache
+        self._loader = loader
+        self._whole_limit = whole_limit
+        self._limits = limits
+        self._on_open = on_open
+        self._files: dict[int, OpenFile] = {}
+        self._by_key: dict[object, OpenFile] = {}
+        self._handles: dict[int, Handle] = {}
+        self.counters = Counters()
+        self.fetcher: Fetcher  # set by the owner: the fetcher's callbacks are methods of this object
+
+    @property
+    def count(self) -> int:
+        """Files that Python holds state of."""
+        return len(self._files)
+
+    # ---- open
+
+    async def open(self, nodeid: int, flags: int) -> int:
+        """The file handle, entered into C's books; OSError."""
+        self.counters.opens += 1
+        file = self._hold(nodeid)
+        try:
+            async with file.lock:
+                if not flags & (_WRITING | os.O_TRUNC):
+                    return await self._open_reader(file)
+                fd = await self._gate.open(lambda: self._open_writable(nodeid, flags))
+                return await self._open_writer(file, fd, truncate=bool(flags & os.O_TRUNC))
+        finally:
+            self._let_go(file)
+
+    async def adopt(self, nodeid: int, fd: int) -> int:
+        """The handle of a file that was just created and is open as ``fd``, which is taken over."""
+        self.counters.opens += 1
+        file = self._hold(nodeid)
+        try:
+            async with file.lock:
+                return await self._open_writer(file, fd, truncate=False)
+        finally:
+            self._let_go(file)
+
+    def _hold(self, nodeid: int) -> OpenFile:
+        file = self._files.get(nodeid)
+        if file is None:
+            file = self._files[nodeid] = OpenFile(nodeid)
+        file.pending += 1
+        return file
+
+    def _let_go(self, file: OpenFile) -> None:
+        file.pending -= 1
+        self._end_if_idle(file)
+
+    def _open_writable(self, nodeid: int, flags: int) -> int:
+        """Read-write where possible: reads through other handles of the file use it as well."""
+        sync = flags & (os.O_SYNC | os.O_DSYNC)
+        try:
+            return self._native.open_source(nodeid, os.O_RDWR | sync)
+        except PermissionError:
+            return self._native.open_source(nodeid, os.O_WRONLY | sync)
+
+    async def _open_writer(self, file: OpenFile, fd: int, *, truncate: bool) -> int:
+        nodeid = file.nodeid
+        try:
+            mode = self._native.begin_write(nodeid)
+        except OSError:
+            os.close(fd)
+            raise
+        try:
+            await self._leave_cache(file, mode)
+            if truncate:
+                await self._truncate(file, fd, 0)
+            fh = self._open_file(file, Want.SOURCE, fd, writer=True)
+        except BaseException:
+            self._native.end_write(nodeid)
+            os.close(fd)
+            raise
+        self._handles[fh] = Handle(file, fd)
+        return fh
+
+    def _open_file(self, file: OpenFile, want: Want, fd: int, *, writer: bool = False) -> int:
+        """Enters the open; a file that is served from the source must not be answered from a cache file."""
+        fh = self._native.open_file(file.nodeid, want, fd, writer)
+        if want is Want.SOURCE:
+            file.from_source = True
+            if not self._native.open_flags(fh) & nat.FOPEN_PASSTHROUGH:
+                self._native.bypass(file.nodeid, True)
+        return fh
+
+    async def _leave_cache(self, file: OpenFile, mode: Mode) -> None:
+        """From here on the source alone counts; readers that are passed through get a mirror."""
+        file.from_source = True
+        if mode is Mode.PASS_CACHE and file.mirror_fd < 0:
+            file.mirror_fd = await self._disk.call(lambda: self._native.mirror_fd(file.nodeid))
+        if mode is Mode.CACHED:
+            self._native.bypass(file.nodeid, True)
+        entry = self._native.cached_entry(file.nodeid)
+        if entry is not None:
+            dev, ino = entry.dev, entry.ino
+            await self._disk.call(lambda: self._cache.drop_inode(dev, ino))
+
+    async def _open_reader(self, file: OpenFile) -> int:
+        if file.from_source:
+            return await self._open_from_source(file)
+        entry, target = await self._load(file.nodeid)
+        if self._native.told_old(file.nodeid):
+            await self._disk.call(lambda: self._native.forget_attributes(file.nodeid))
+        if target is None:
+            return await self._open_from_source(file)
+        self._on_open(file.nodeid)
+        if target.source_fd >= 0 and entry.size > self._whole_limit:
+            return self._open_partial(file, entry, target)
+        try:
+            if target.source_fd >= 0:
+                self.counters.misses += 1
+                await self.fetcher.ensure(target, range(target.file.nchunks))
+        except FetchError as error:
+            target.release()
+            if error.errno not in _READ_SOURCE:
+                raise OSError(error.errno, os.strerror(error.errno)) from None
+            return await self._open_from_source(file)
+        except BaseException:
+            target.release()
+            raise
+        return self._open_whole(file, entry, target)
+
+    async def _load(self, nodeid: int) -> tuple[Entry, SourceTarget | None]:
+        try:
+            return await self._gate.call(lambda: self._loader.load(nodeid), unload)
+        except OSError as error:
+            entry = self._native.cached_entry(nodeid)
+            if error.errno not in UNREACHABLE or entry is None:
+                raise
+            target = await self._disk.call(lambda: self._loader.load_offline(entry))
+            if target is None:
+                raise
+            return entry, target
+
+    def _open_whole(self, file: OpenFile, entry: Entry, target: SourceTarget) -> int:
+        try:
+            self._native.set_complete(file.nodeid, target.file.file_id, target.identity)
+            fh = self._open_file(file, Want.COMPLETE, target.file.fd)
+        except BaseException:
+            target.release()
+            raise
+        if self._native.open_flags(fh) & nat.FOPEN_PASSTHROUGH:
+            target.release()  # C opens it by its number from now on
+        else:
+            self._serve(file, entry, target)
+        self._handles[fh] = Handle(file)
+        return fh
+
+    def _open_partial(self, file: OpenFile, entry: Entry, target: SourceTarget) -> int:
+        try:
+            fh = self._open_file(file, Want.PARTIAL, -1)
+        except BaseException:
+            target.release()
+            raise
+        self._serve(file, entry, target)
+        self._handles[fh] = Handle(file)
+        return fh
+
+    def _serve(self, file: OpenFile, entry: Entry, target: SourceTarget) -> None:
+        """READs will come for this file: they are answered from ``target`` from now on."""
+        if file.target is not None and file.target.key == target.key:
+            target.release()
+            return
+        self._drop_target(file)
+        file.target = target
+        self._by_key[target.key] = file
+        cached = target.file
+        file.streams = Streams(cached.chunk_size, entry.size, self._limits)
+        self._native.set_cfile(file.nodeid, cached.fd, entry.size, cached.chunk_size, cached.bitmap())
+
+    async def _open_from_source(self, file: OpenFile) -> int:
+        fd = await self._gate.open(lambda: self._native.open_source(file.nodeid, os.O_RDONLY))
+        try:
+            fh = self._open_file(file, Want.SOURCE, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        passed = self._native.open_flags(fh) & (nat.FOPEN_PASSTHROUGH | nat.FOPEN_DIRECT_IO)
+        if passed == nat.FOPEN_PASSTHROUGH or file.source_fd >= 0:
+            os.close(fd)
+        else:
+            file.source_fd = fd
+        self._handles[fh] = Handle(file)
+        return fh
+
+    # ---- the end of opens
+
+    async def release(self, fh: int) -> None:
+        """The kernel closed this handle; C's books know already."""
+        handle = self._handles.pop(fh, None)
+        if handle is not None and handle.fd >= 0:
+            self._native.end_write(handle.file.nodeid)
+            fd = handle.fd
+            await self._gate.call(lambda: os.close(fd))
+        self._native.handle_free(fh)
+
+    def _end_if_idle(self, file: OpenFile) -> None:
+        if file.pending or self._files.get(file.nodeid) is not file or not self._native.detach(file.nodeid):
+            return
+        del self._files[file.nodeid]
+        self._drop_target(file)
+        for fd in (file.source_fd, file.mirror_fd):
+            if fd >= 0:
+                os.close(fd)
+
+    def _drop_target(self, file: OpenFile) -> None:
+        if file.target is None:
+            return
+        if file.streams is not None:
+            file.streams.close()
+        self.counters.prefetch_wasted += len(file.ahead)
+        file.ahead.clear()
+        self.fetcher.forget(file.target)
+        self._by_key.pop(file.target.key, None)
+        file.target.release()
+        file.target = file.streams = None
+
+    # ---- read
+
+    async def read(self, fh: int, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes; short only at the end of the file."""
+        file = self._handles[fh].file
+        target = file.target
+        data: bytes | None = None
+        if target is not None and not file.from_source:
+            data = await self._read_cached(file, target, offset, size)
+        if data is None:
+            fd = await self._readable_fd(file, fh)
+            data = await self._gate.call(lambda: _pread(fd, size, offset))
+        self.counters.reads += 1
+        self.counters.read_bytes += len(data)
+        return data
+
+    async def _read_cached(
+        self, file: OpenFile, target: SourceTarget, offset: int, size: int
+    ) -> bytes | None:
+        """None: the cache cannot hold it, read the source."""
+        cached = target.file
+        stop = min(offset + size, cached.size)
+        if offset >= stop:
+            return b""
+        chunks = range(offset // cached.chunk_size, (stop - 1) // cached.chunk_size + 1)
+        missing = cached.missing(chunks.start, chunks.stop)
+        if chunks[-1] != file.last_chunk:
+            file.last_chunk = chunks[-1]
+            self._touch(file, chunks)
+        if missing:
+            self.counters.misses += 1
+            try:
+                await self.fetcher.ensure(target, missing)
+            except FetchError as error:
+                if error.errno in _READ_SOURCE:
+                    return None
+                raise OSError(error.errno, os.strerror(error.errno)) from None
+        return await self._disk.call(lambda: _pread(cached.fd, stop - offset, offset))
+
+    async def _readable_fd(self, file: OpenFile, fh: int) -> int:
+        own = self._handles[fh].fd
+        if own >= 0:
+            return own
+        if file.source_fd < 0:
+            target, nodeid = file.target, file.nodeid
+            if target is not None and target.source_fd >= 0:
+                # The open file itself, even if its name means another one by now; without O_DIRECT.
+                name = f"/proc/self/fd/{target.source_fd}"
+                fd = await self._gate.open(lambda: os.open(name, os.O_RDONLY | os.O_CLOEXEC))
+            else:
+                fd = await self._gate.open(lambda: self._native.open_source(nodeid, os.O_RDONLY))
+            if file.source_fd >= 0:
+                os.close(fd)
+            else:
+                file.source_fd = fd
+        return file.source_fd
+
+    # ---- write
+
+    async def write(self, fh: int, offset: int, data: bytes) -> int:
+        """Bytes written to the source (all of them unless its disk filled up)."""
+        handle = self._handles[fh]
+        file = handle.file
+        self.counters.writes += 1
+        if file.mirror_fd < 0:
+            done = await self._gate.call(lambda: nat.pwrite(handle.fd, data, offset))
+        else:
+            async with file.lock:  # overlapping writes reach both files in one order
+                done = await self._gate.call(lambda: nat.pwrite(handle.fd, data, offset))
+                part = data[:done]
+                await self._disk.call(lambda: nat.pwrite(file.mirror_fd, part, offset))
+        self.counters.written_bytes += done
+        return done
+
+    async def truncate(self, nodeid: int, fh: int | None, size: int) -> None:
+        """To ``size`` bytes, through an open writer or by the node."""
+        handle = self._handles.get(fh) if fh is not None else None
+        if handle is not None and handle.fd >= 0:
+            async with handle.file.lock:
+                await self._truncate(handle.file, handle.fd, size)
+            return
+        file = self._hold(nodeid)
+        try:
+            async with file.lock:
+                fd = await self._gate.open(lambda: self._native.open_source(nodeid, os.O_WRONLY))
+                try:
+                    mode = self._native.begin_write(nodeid)
+                    try:
+                        await self._leave_cache(file, mode)
+                        await self._truncate(file, fd, size)
+                    finally:
+                        self._native.end_write(nodeid)
+                finally:
+                    os.close(fd)
+        finally:
+            self._let_go(file)
+
+    async def _truncate(self, file: OpenFile, fd: int, size: int) -> None:
+        await self._gate.call(lambda: nat.ftruncate(fd, size))
+        if file.mirror_fd >= 0:
+            await self._disk.call(lambda: nat.ftruncate(file.mirror_fd, size))
+
+    async def flush(self, fh: int) -> None:
+        """close(2) of one descriptor: what the source's own close would report (NFS: all that was written)."""
+        handle = self._handles.get(fh)
+        if handle is not None and handle.fd >= 0:
+            fd = handle.fd
+            await self._gate.call(lambda: os.close(os.dup(fd)))
+
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """To the source's disk."""
+        sync = os.fdatasync if datasync else os.fsync
+        handle = self._handles.get(fh)
+        if handle is not None and handle.fd >= 0:
+            fd = handle.fd
+            await self._gate.call(lambda: sync(fd))
+            return
+        nodeid = handle.file.nodeid if handle is not None else fh & ~(1 << 63)
+
+        def run() -> None:
+            fd = self._native.open_source(nodeid, os.O_RDONLY)
+            try:
+                sync(fd)
+            finally:
+                os.close(fd)
+
+        await self._gate.call(run)
+
+    # ---- what C and the fetcher say
+
+    def on_event(self, event: Event) -> None:
+        """MISS, TOUCH and IDLE of the native side."""
+        file = self._files.get(event.nodeid)
+        if event.kind is EventKind.IDLE:
+            if file is not None:
+                self._end_if_idle(file)
+        elif file is None or file.target is None or file.from_source:
+            if event.kind is EventKind.MISS:
+                self._native.failed(event.nodeid, event.chunk, 0)
+        elif event.kind is EventKind.MISS:
+            self._missed(file, file.target, range(event.chunk, event.stop))
+        elif event.kind is EventKind.TOUCH:
+            self._touch(file, (event.chunk,))
+
+    def _missed(self, file: OpenFile, target: SourceTarget, chunks: range) -> None:
+        self.counters.misses += 1
+        for chunk in chunks:
+            there = target.file.state(chunk) is ChunkState.PRESENT
+            if there or not self.fetcher.request(target, chunk, FetchClass.DEMAND):
+                self._native.landed(file.nodeid, chunk)
+        self._touch(file, chunks)
+
+    def _touch(self, file: OpenFile, chunks: Iterable[int]) -> None:
+        """Readers went to these chunks: what should be fetched ahead of them is asked for."""
+        streams, target = file.streams, file.target
+        if streams is None or target is None or target.file.complete:
+            return
+        for chunk in chunks:
+            if chunk in file.ahead:
+                file.ahead.discard(chunk)
+                self.counters.prefetch_used += 1
+            dropped = []
+            for span in streams.on_touch(chunk, trio.current_time()):
+                dropped += [c for c in _chunks(span) if not self._ahead(file, target, c)]
+            if dropped:
+                streams.on_dropped(dropped)
+
+    def _ahead(self, file: OpenFile, target: SourceTarget, chunk: int) -> bool:
+        if target.file.state(chunk) is ChunkState.PRESENT:
+            return True
+        if self.fetcher.request(target, chunk, FetchClass.PREFETCH):
+            file.ahead.add(chunk)
+            return True
+        return False
+
+    def on_landed(self, target: Target, chunk: int) -> None:
+        """A chunk is in the cache file."""
+        file = self._by_key.get(target.key)
+        if file is None or file.target is None:
+            return
+        if not file.from_source:
+            self._native.landed(file.nodeid, chunk)
+            if file.target.file.complete:
+                self._native.set_complete(file.nodeid, file.target.file.file_id, file.target.identity)
+
+    def on_failed(self, target: Target, chunk: int, code: int) -> None:
+        """A chunk could not be had. ESTALE: the source changed while it was read, so its bytes count now."""
+        file = self._by_key.get(target.key)
+        if file is None or file.target is None:
+            return
+        file.ahead.discard(chunk)
+        if code == errno.ESTALE:
+            file.from_source = True
+            self._native.bypass(file.nodeid, True)
+        elif code == errno.ENOSPC:
+            self._native.failed(file.nodeid, chunk, 0)
+        else:
+            self._native.failed(file.nodeid, chunk, code)
+
+    def close(self) -> None:
+        """The mount is gone: gives back every descriptor."""
+        for file in list(self._files.values()):
+            file.pending = 0
+            self._drop_target(file)
+            for fd in (file.source_fd, file.mirror_fd):
+                if fd >= 0:
+                    os.close(fd)
+        self._files.clear()
+        for handle in self._handles.values():
+            if handle.fd >= 0:
+                os.close(handle.fd)
+        self._handles.clear()
+
+
+def _chunks(span: Span) -> range:
+    return range(span.first, span.stop)
+
+
+def _pread(fd: int, size: int, offset: int) -> bytes:
+    data = os.pread(fd, size, offset)
+    if len(data) == size or not data:
+        return data
+    parts = [data]  # a read may stop early at a signal or a page boundary: only the end of the file is short
+    done = len(data)
+    while done < size and (data := os.pread(fd, size - done, offset + done)):
+        parts.append(data)
+        done += len(data)
+    return b"".join(parts)
