@@ -352,7 +352,8 @@ def test_ids_are_never_used_twice(machine: Machine) -> None:
             cache.drop(ids[-1])
         machine.crash(cache)
     cache = machine.open()
-    cache._next_id = cache._ids_end - 3  # across the end of a block
+    ids_now = cache._finder.ids
+    ids_now.next = ids_now.end - 3  # across the end of a block
     for ino in range(6):
         ids.append(cached(cache, identity(ino)))
     assert len(set(ids)) == len(ids)
@@ -361,13 +362,14 @@ def test_ids_are_never_used_twice(machine: Machine) -> None:
 
 def test_a_block_of_ids_is_asked_for_before_it_ends(machine: Machine) -> None:
     cache = machine.open()
-    before = cache._ids_end
-    cache._next_id = before - 2048
+    ids = cache._finder.ids
+    before = ids.end
+    ids.next = before - 2048
     cached(cache, identity(1))
-    cache._next_id = before
+    ids.next = before
     file_id = cached(cache, identity(2))
     machine.crash(cache)
-    assert machine.open()._next_id > file_id == before
+    assert machine.open()._finder.ids.next > file_id == before
 
 
 def test_names_are_bytes(cache: Cache) -> None:

@@ -12,14 +12,16 @@ from __future__ import annotations
 import enum
 import errno
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from swmld.cache.changes import AddChunk, CloseFd, RemoveChunk, Respan, TrustChunk
 from swmld.cache.checksum import crc32c
 from swmld.cache.index import FileRow, Index, Trust
 from swmld.cache.reclaim import Account
-from swmld.cache.writer import AddChunk, CloseFd, RemoveChunk, Respan, TrustChunk, Writer
+from swmld.cache.writer import Writer
 from swmld.errors import CacheError, CacheFull
 from swmld.types import Identity
 
@@ -281,11 +283,9 @@ class CacheFile:
         """Whether the bytes match the index, without consequences. Blocks.
 
         A chunk that cannot be read does not match, nor one without a row: absent, or of a dead file.
+        ``CacheError`` if the index cannot be read.
         """
-        expected = self._books.index.crc(self.file_id, chunk)
-        if expected is None:  # committed a moment ago
-            self._books.writer.flush()
-            expected = self._books.index.crc(self.file_id, chunk)
+        expected = self._expected(chunk)
         if expected is None:
             return False
         offset, left = self.extent(chunk)
@@ -301,6 +301,17 @@ class CacheFile:
         except OSError:
             return False
         return crc == expected
+
+    def _expected(self, chunk: int) -> int | None:
+        index, writer = self._books.index, self._books.writer
+        try:
+            crc = index.crc(self.file_id, chunk)
+            if crc is None:  # committed a moment ago
+                writer.flush()
+                crc = index.crc(self.file_id, chunk)
+        except sqlite3.Error as error:
+            raise CacheError(f"cache: the index cannot be read: {error}") from error
+        return crc
 
     def release(self) -> None:
         """Give it back; the last release closes the fd. Loop-safe."""

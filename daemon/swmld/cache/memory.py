@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 
+from swmld.cache.changes import AddFile, DropFile
 from swmld.cache.files import Books, CacheFile
-from swmld.cache.writer import AddFile, DropFile
 from swmld.types import Identity
 
 Key = tuple[int, int]

@@ -9,10 +9,11 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from swmld.cache.index import Index, Start
 from swmld.cache.layout import Layout
-from swmld.errors import UsageError
+from swmld.errors import CacheError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,32 @@ def _unusable(error: Exception) -> bool:
         return True
     code = getattr(error, "sqlite_errorcode", None)
     return code is None or code & 0xFF in (SQLITE_ERROR, SQLITE_CORRUPT, SQLITE_NOTADB)
+
+
+class Trouble:
+    """What happens when the index fails while in use: said once of each kind, and reads go on."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._said: set[str] = set()
+
+    def note(self, error: sqlite3.Error) -> None:
+        """Log ``error``; an index that is damaged is made anew by the next start."""
+        kind = getattr(error, "sqlite_errorname", type(error).__name__)
+        if kind in self._said:
+            return
+        self._said.add(kind)
+        log.warning("cache index: %s; reads go on, what is fetched may be forgotten", error)
+        if is_corruption(error):
+            try:
+                self._layout.damaged.touch()
+            except OSError as touch_error:
+                log.warning("cache index: cannot be marked as damaged: %s", touch_error.strerror)
+
+    def unreadable(self, error: sqlite3.Error) -> NoReturn:
+        """``note`` and raise ``CacheError``."""
+        self.note(error)
+        raise CacheError(f"cache: the index cannot be read: {error}") from error
 
 
 def open_cache(

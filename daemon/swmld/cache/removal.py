@@ -14,12 +14,12 @@ import os
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from swmld.cache.changes import DropFile, Touch
 from swmld.cache.files import Books, CacheFile
 from swmld.cache.index import FileRow
 from swmld.cache.layout import Layout
 from swmld.cache.memory import Memory, key_of
 from swmld.cache.reclaim import FILE_OVERHEAD
-from swmld.cache.writer import DropFile, Touch
 from swmld.plan.eviction import Candidate
 from swmld.types import Identity
 
@@ -84,6 +84,13 @@ class Remover:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._layout.data_path(each.file_id))
         self.on_room()
+
+    def drop_file(self, file: CacheFile) -> bool:
+        """Drop a file in memory, pinned or not; False if it has left memory."""
+        with self._memory.stripe(key_of(file.identity)):
+            gone = self.retire_file(file)
+            self.finish([gone])
+        return gone is not None
 
     def drop_rows(self, rows: list[FileRow]) -> list[Gone]:
         """Drop files that were seen in the index, pinned or not."""

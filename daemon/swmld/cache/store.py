@@ -1,8 +1,8 @@
 """The cache: one directory of sparse data files with an index, shared by all threads of one daemon.
 
-Truth about a file that somebody holds is its ``CacheFile``; of all others it is the index. A look-up takes
-the first that it finds: the file in memory, a tombstone (nothing is cached), the index
-(``swmld.cache.memory``). So it never waits for a write, and what was committed a moment ago is seen.
+Truth about a file that somebody holds is its ``CacheFile``; of all others it is the index. The reading
+order of the room is: this facade, ``finding``, ``memory``, ``files``, ``index``, ``writer``, ``removal``,
+``reclaim``, ``audit``.
 
 Locks, in the order in which they may be taken: the stripe of a source inode (held during I/O, in worker
 threads alone), ``Memory._lock``, ``CacheFile.lock``, ``Account.lock``, the writer's. The event loop takes
@@ -15,37 +15,27 @@ import errno
 import logging
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from swmld.cache import audit, opening
+from swmld.cache.changes import Recount, Rekey, SetMeta
 from swmld.cache.checksum import syncfs
-from swmld.cache.files import (
-    MAX_CHUNKS,
-    Books,
-    CacheFile,
-    chunk_count,
-    create_data_file,
-    open_data_file,
-)
-from swmld.cache.index import ID_BLOCK, FileRow
+from swmld.cache.files import Books, CacheFile
+from swmld.cache.finding import Finder, Ids
+from swmld.cache.index import FileRow
 from swmld.cache.layout import Layout, free_bytes
-from swmld.cache.memory import Key, Memory, key_of
+from swmld.cache.memory import Memory, key_of
 from swmld.cache.reclaim import Account, Limits, Reclaimer, Usage
-from swmld.cache.removal import Gone, OnEvict, Remover, UsageOf
-from swmld.cache.writer import AddFile, Recount, Rekey, SetMeta, Touch, Writer
+from swmld.cache.removal import OnEvict, Remover, UsageOf
+from swmld.cache.writer import Writer
 from swmld.errors import CacheError
 from swmld.plan.eviction import Lru, Policy
 from swmld.types import Identity
 
 log = logging.getLogger(__name__)
-
-# Uses closer together than this are one use: saves an index write for each open of a busy file.
-TOUCH_SECONDS = 5.0
 
 _DROP_BATCH = 256
 
@@ -76,10 +66,9 @@ class Cache:
         self._layout = layout
         self._opened = opened
         self._host = host
-        self._chunk_size = chunk_size
         self._source = start.source
-        self._failures: set[str] = set()
-        self._writer = Writer(opened.index.writer_db, self._index_failed)
+        self._trouble = opening.Trouble(layout)
+        self._writer = Writer(opened.index.writer_db, self._trouble.note)
         account = Account(start.bytes, start.files)
         self._books = Books(opened.index, self._writer, account, start.trust, start.session)
         self._memory = Memory(self._books)
@@ -88,9 +77,17 @@ class Cache:
             account, limits, self._remover, policy, free_bytes=self._free_bytes, clock=host.clock
         )
         self._remover.on_room = self._reclaimer.retry_now
-        self._id_lock = threading.Lock()
-        self._next_id = start.first_id
-        self._ids_end = start.first_id + ID_BLOCK
+        self._finder = Finder(
+            self._books,
+            self._memory,
+            self._remover,
+            layout,
+            self._trouble,
+            Ids(start.first_id, self._writer),
+            source=start.source,
+            chunk_size=chunk_size,
+            clock=host.clock,
+        )
         self._closed = False
 
     @classmethod
@@ -151,158 +148,20 @@ class Cache:
         same inode is dropped first. ``CacheError`` where the cache cannot hold it (no room for the file, fd
         limit, too large for the cache's file system): the source can still be read.
         """
-        path = audit.normal(path)
-        self._writer.wait_for_room()
-        key = key_of(identity)
-        with self._memory.stripe(key):
-            file = self._find(key, identity, replace=True) or self._create(identity, path)
-            if file.source_path != path:
-                file.source_path = path
-                self._writer.put(Rekey(file.file_id, path=path))
-            return file
+        return self._finder.acquire(identity, audit.normal(path))
 
     def find(self, identity: Identity) -> CacheFile | None:
         """As ``acquire``, but makes nothing and leaves other generations alone. Blocks; ``CacheError`` as
         there."""
-        key = key_of(identity)
-        with self._memory.stripe(key):
-            return self._find(key, identity, replace=False)
+        return self._finder.find(identity)
 
     def lookup_complete(self, identity: Identity) -> int | None:
         """The file id if every chunk is there and trusted. Blocks, for about 20 µs; never raises."""
-        key = key_of(identity)
-        file = self._memory.get(key)
-        if file is not None:
-            return file.file_id if file.identity == identity and file.complete else None
-        if self._memory.buried(key):
-            return None
-        try:
-            row = self._books.index.by_key(self._source, *key)
-        except sqlite3.Error as error:
-            self._index_failed(error)
-            return None
-        if row is None or row.present != row.nchunks or row.identity != identity:
-            return None
-        if self._books.trust.suspects(row.session_first, row.session) and self._any_suspect(row):
-            return None
-        return row.file_id
+        return self._finder.lookup_complete(identity)
 
     def data_path(self, file_id: int) -> str:
         """Path of the data file of ``file_id``."""
         return self._layout.data_path(file_id)
-
-    def _find(self, key: Key, identity: Identity, *, replace: bool) -> CacheFile | None:
-        """From memory, else from the index; drops what stands in the way. Holds the stripe."""
-        file = self._memory.get(key)
-        if file is not None:
-            same = file.identity == identity
-            if same and self._pin(file):
-                return file
-            if not same and not replace:
-                return None
-            gone = None if file.settled else self._remover.retire_file(file)
-            if gone is not None:
-                self._remover.finish([gone])
-                return None
-        if self._memory.buried(key):
-            return None
-        row = self._row(key)
-        if row is None or (row.identity != identity and not replace):
-            return None
-        file = self._load(row) if row.identity == identity else None
-        if file is None:
-            self._remover.finish([self._remover.retire_row(row)])
-        return file
-
-    @staticmethod
-    def _pin(file: CacheFile) -> bool:
-        """Pin a file in memory; False if it has just left memory, or its data file is gone. Holds the
-        stripe."""
-        with file.lock:
-            if file.settled or file.dead:
-                return False
-            file.pins += 1
-        if file.fd >= 0:
-            return True
-        fd = None
-        try:
-            fd = open_data_file(file.path, file.size)
-        finally:
-            with file.lock:
-                if fd is None:
-                    file.pins -= 1
-                else:
-                    file.fd = fd
-        return fd is not None
-
-    def _row(self, key: Key) -> FileRow | None:
-        try:
-            return self._books.index.by_key(self._source, *key)
-        except sqlite3.Error as error:
-            self._unreadable(error)
-
-    def _load(self, row: FileRow) -> CacheFile | None:
-        path = self._layout.data_path(row.file_id)
-        fd = open_data_file(path, row.size)
-        if fd is None:
-            return None
-        file = CacheFile(self._books, row, path, fd, self._went_idle, self._proved_bad)
-        try:
-            file.load(row)
-        except sqlite3.Error as error:
-            os.close(fd)
-            self._unreadable(error)
-        self._memory.add(file)
-        return file
-
-    def _create(self, identity: Identity, path: bytes) -> CacheFile:
-        nchunks = chunk_count(identity.size, self._chunk_size)
-        if nchunks > MAX_CHUNKS:
-            raise CacheError(f"cache: a file of {nchunks} chunks is too large for it", errno.EFBIG)
-        file_id, session = self._take_id(), self._books.session
-        row = FileRow(
-            file_id=file_id,
-            source=self._source,
-            dev=identity.dev,
-            ino=identity.ino,
-            size=identity.size,
-            mtime_ns=identity.mtime_ns,
-            ctime_ns=identity.ctime_ns,
-            path=path,
-            chunk_size=self._chunk_size,
-            bytes=0,
-            nchunks=nchunks,
-            present=0,
-            last_used=self._host.clock(),
-            pinned=0,
-            session_first=session,
-            session=session,
-        )
-        data_path = self._layout.data_path(file_id)
-        fd = create_data_file(data_path, identity.size)
-        file = CacheFile(self._books, row, data_path, fd, self._went_idle, self._proved_bad)
-        self._books.account.add(0, 1)
-        self._memory.add(file, AddFile(row))
-        return file
-
-    def _take_id(self) -> int:
-        with self._id_lock:
-            if self._next_id == self._ids_end - ID_BLOCK // 2:  # half is left: ask for more in time
-                self._writer.put(SetMeta({"next_id": self._ids_end + ID_BLOCK}))
-            if self._next_id == self._ids_end:
-                # Asked for half a block ago; the queue is in order, so a flush sees it written.
-                self._writer.flush()
-                self._ids_end += ID_BLOCK
-            self._next_id += 1
-            return self._next_id - 1
-
-    def _went_idle(self, file: CacheFile) -> None:
-        """Nobody holds ``file`` any more: note the use, and let go of it once the index knows all of it."""
-        now, uses = self._host.clock(), file.uses
-        used = None
-        if abs(now - file.last_used) >= TOUCH_SECONDS:
-            used = file.last_used = now
-        self._writer.put(Touch(file.file_id, used, lambda: self._memory.settle(file, uses)))
 
     # -- changing and dropping -------------------------------------------------------------------------
 
@@ -328,7 +187,7 @@ class Cache:
     def drop(self, file_id: int) -> None:
         """Take a generation out, pinned or not; its holders' fds live on. Blocks."""
         file = self._memory.by_id(file_id)
-        if file is not None and self._drop_file(file):
+        if file is not None and self._remover.drop_file(file):
             return
         row = self._row_of(file_id)
         if row is not None:
@@ -337,9 +196,9 @@ class Cache:
     def drop_inode(self, dev: int, ino: int) -> None:
         """Take out whatever is cached of a source inode. Blocks."""
         file = self._memory.get((dev, ino))
-        if file is not None and self._drop_file(file):
+        if file is not None and self._remover.drop_file(file):
             return
-        row = self._row((dev, ino))
+        row = self._finder.row((dev, ino))
         if row is not None:
             self._remover.drop_rows([row])
 
@@ -359,27 +218,11 @@ class Cache:
         self._writer.flush()
         self._reclaimer.retry_now()
 
-    def _drop_file(self, file: CacheFile) -> bool:
-        with self._memory.stripe(key_of(file.identity)):
-            gone: Gone | None = self._remover.retire_file(file)
-            self._remover.finish([gone])
-        return gone is not None
-
-    def _proved_bad(self, file: CacheFile) -> None:
-        self._drop_file(file)
-
-    def _any_suspect(self, row: FileRow) -> bool:
-        try:
-            return self._books.index.any_suspect(row.file_id, self._books.trust)
-        except sqlite3.Error as error:
-            self._index_failed(error)
-            return True
-
     def _row_of(self, file_id: int) -> FileRow | None:
         try:
             return self._books.index.by_id(file_id)
         except sqlite3.Error as error:
-            self._unreadable(error)
+            self._trouble.unreadable(error)
 
     # -- room ------------------------------------------------------------------------------------------
 
@@ -391,7 +234,7 @@ class Cache:
         try:
             self._reclaimer.reserve(nbytes)
         except sqlite3.Error as error:
-            self._unreadable(error)
+            self._trouble.unreadable(error)
 
     def unreserve(self, nbytes: int) -> None:
         """Give a reservation back: its bytes will not be committed. Loop-safe."""
@@ -452,14 +295,14 @@ class Cache:
                 self._layout, self._books.index, self._opened.start, lambda: self._closed
             )
         except sqlite3.Error as error:
-            self._unreadable(error)
+            self._trouble.unreadable(error)
 
     def _scan(self, prefix: bytes) -> Iterator[FileRow]:
         self._writer.flush()
         try:
             yield from self._books.index.scan(self._source, audit.normal(prefix))
         except sqlite3.Error as error:
-            self._unreadable(error)
+            self._trouble.unreadable(error)
 
     # -- ending ----------------------------------------------------------------------------------------
 
@@ -514,20 +357,3 @@ class Cache:
             log.warning("cache: %s could not be synced: %s", self._layout.root, error.strerror)
             return False
         return True
-
-    def _index_failed(self, error: sqlite3.Error) -> None:
-        """Say once of each kind of failure; a damaged index is made anew by the next start."""
-        kind = getattr(error, "sqlite_errorname", type(error).__name__)
-        if kind in self._failures:
-            return
-        self._failures.add(kind)
-        log.warning("cache index: %s; reads go on, what is fetched may be forgotten", error)
-        if opening.is_corruption(error):
-            try:
-                self._layout.damaged.touch()
-            except OSError as touch_error:
-                log.warning("cache index: cannot be marked as damaged: %s", touch_error.strerror)
-
-    def _unreadable(self, error: sqlite3.Error) -> NoReturn:
-        self._index_failed(error)
-        raise CacheError(f"cache: the index cannot be read: {error}") from error

@@ -1,0 +1,233 @@
+"""Finding cache files, and making them: in memory, else in the index, else new.
+
+A look-up takes the first that it finds: the file in memory, a tombstone (nothing is cached), the index
+(``swmld.cache.memory``). So it never waits for a write, and what was committed a moment ago is seen.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+
+from swmld.cache.changes import AddFile, Rekey, SetMeta, Touch
+from swmld.cache.files import (
+    MAX_CHUNKS,
+    Books,
+    CacheFile,
+    chunk_count,
+    create_data_file,
+    open_data_file,
+)
+from swmld.cache.index import ID_BLOCK, FileRow
+from swmld.cache.layout import Layout
+from swmld.cache.memory import Key, Memory, key_of
+from swmld.cache.opening import Trouble
+from swmld.cache.removal import Remover
+from swmld.cache.writer import Writer
+from swmld.errors import CacheError
+from swmld.types import Identity
+
+# Uses closer together than this are one use: saves an index write for each open of a busy file.
+TOUCH_SECONDS = 5.0
+
+
+class Ids:
+    """Gives out file ids from blocks that the index has set aside, so that none is ever used twice."""
+
+    def __init__(self, first: int, writer: Writer) -> None:
+        self.next = first
+        self.end = first + ID_BLOCK
+        self._writer = writer
+        self._lock = threading.Lock()
+
+    def take(self) -> int:
+        """The next id. Blocks once in a block at most."""
+        with self._lock:
+            if self.next == self.end - ID_BLOCK // 2:  # half is left: ask for more in time
+                self._writer.put(SetMeta({"next_id": self.end + ID_BLOCK}))
+            if self.next == self.end:
+                # Asked for half a block ago; the queue is in order, so a flush sees it written.
+                self._writer.flush()
+                self.end += ID_BLOCK
+            self.next += 1
+            return self.next - 1
+
+
+class Finder:
+    """Finds and makes the files of one source. Everything here blocks: worker threads alone."""
+
+    def __init__(
+        self,
+        books: Books,
+        memory: Memory,
+        remover: Remover,
+        layout: Layout,
+        trouble: Trouble,
+        ids: Ids,
+        *,
+        source: int,
+        chunk_size: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.ids = ids
+        self._books = books
+        self._memory = memory
+        self._remover = remover
+        self._layout = layout
+        self._trouble = trouble
+        self._source = source
+        self._chunk_size = chunk_size
+        self._clock = clock
+
+    def acquire(self, identity: Identity, path: bytes) -> CacheFile:
+        """See ``Cache.acquire``; ``path`` is in normal form."""
+        self._books.writer.wait_for_room()
+        key = key_of(identity)
+        with self._memory.stripe(key):
+            file = self._find(key, identity, replace=True) or self._create(identity, path)
+            if file.source_path != path:
+                file.source_path = path
+                self._books.writer.put(Rekey(file.file_id, path=path))
+            return file
+
+    def find(self, identity: Identity) -> CacheFile | None:
+        """See ``Cache.find``."""
+        key = key_of(identity)
+        with self._memory.stripe(key):
+            return self._find(key, identity, replace=False)
+
+    def lookup_complete(self, identity: Identity) -> int | None:
+        """See ``Cache.lookup_complete``."""
+        key = key_of(identity)
+        file = self._memory.get(key)
+        if file is not None:
+            return file.file_id if file.identity == identity and file.complete else None
+        if self._memory.buried(key):
+            return None
+        try:
+            row = self._books.index.by_key(self._source, *key)
+        except sqlite3.Error as error:
+            self._trouble.note(error)
+            return None
+        if row is None or row.present != row.nchunks or row.identity != identity:
+            return None
+        return None if self._any_suspect(row) else row.file_id
+
+    def _find(self, key: Key, identity: Identity, *, replace: bool) -> CacheFile | None:
+        """From memory, else from the index; drops what stands in the way. Holds the stripe."""
+        file = self._memory.get(key)
+        if file is not None:
+            same = file.identity == identity
+            if same and self._pin(file):
+                return file
+            if not same and not replace:
+                return None
+            gone = None if file.settled else self._remover.retire_file(file)
+            if gone is not None:
+                self._remover.finish([gone])
+                return None
+        if self._memory.buried(key):
+            return None
+        row = self.row(key)
+        if row is None or (row.identity != identity and not replace):
+            return None
+        file = self._load(row) if row.identity == identity else None
+        if file is None:
+            self._remover.finish([self._remover.retire_row(row)])
+        return file
+
+    @staticmethod
+    def _pin(file: CacheFile) -> bool:
+        """Pin a file in memory; False if it has just left memory, or its data file is gone. Holds the
+        stripe."""
+        with file.lock:
+            if file.settled or file.dead:
+                return False
+            file.pins += 1
+        if file.fd >= 0:
+            return True
+        fd = None
+        try:
+            fd = open_data_file(file.path, file.size)
+        finally:
+            with file.lock:
+                if fd is None:
+                    file.pins -= 1
+                else:
+                    file.fd = fd
+        return fd is not None
+
+    def row(self, key: Key) -> FileRow | None:
+        """The index's row of a source inode. ``CacheError`` if it cannot be read."""
+        try:
+            return self._books.index.by_key(self._source, *key)
+        except sqlite3.Error as error:
+            self._trouble.unreadable(error)
+
+    def _load(self, row: FileRow) -> CacheFile | None:
+        path = self._layout.data_path(row.file_id)
+        fd = open_data_file(path, row.size)
+        if fd is None:
+            return None
+        file = CacheFile(self._books, row, path, fd, self._went_idle, self._proved_bad)
+        try:
+            file.load(row)
+        except sqlite3.Error as error:
+            os.close(fd)
+            self._trouble.unreadable(error)
+        self._memory.add(file)
+        return file
+
+    def _create(self, identity: Identity, path: bytes) -> CacheFile:
+        nchunks = chunk_count(identity.size, self._chunk_size)
+        if nchunks > MAX_CHUNKS:
+            raise CacheError(f"cache: a file of {nchunks} chunks is too large for it", errno.EFBIG)
+        file_id, session = self.ids.take(), self._books.session
+        row = FileRow(
+            file_id=file_id,
+            source=self._source,
+            dev=identity.dev,
+            ino=identity.ino,
+            size=identity.size,
+            mtime_ns=identity.mtime_ns,
+            ctime_ns=identity.ctime_ns,
+            path=path,
+            chunk_size=self._chunk_size,
+            bytes=0,
+            nchunks=nchunks,
+            present=0,
+            last_used=self._clock(),
+            pinned=0,
+            session_first=session,
+            session=session,
+        )
+        data_path = self._layout.data_path(file_id)
+        fd = create_data_file(data_path, identity.size)
+        file = CacheFile(self._books, row, data_path, fd, self._went_idle, self._proved_bad)
+        self._books.account.add(0, 1)
+        self._memory.add(file, AddFile(row))
+        return file
+
+    def _went_idle(self, file: CacheFile) -> None:
+        """Nobody holds ``file`` any more: note the use, and let go of it once the index knows all of it."""
+        now, uses = self._clock(), file.uses
+        used = None
+        if abs(now - file.last_used) >= TOUCH_SECONDS:
+            used = file.last_used = now
+        self._books.writer.put(Touch(file.file_id, used, lambda: self._memory.settle(file, uses)))
+
+    def _any_suspect(self, row: FileRow) -> bool:
+        trust = self._books.trust
+        if not trust.suspects(row.session_first, row.session):
+            return False
+        try:
+            return self._books.index.any_suspect(row.file_id, trust)
+        except sqlite3.Error as error:
+            self._trouble.note(error)
+            return True
+
+    def _proved_bad(self, file: CacheFile) -> None:
+        self._remover.drop_file(file)
