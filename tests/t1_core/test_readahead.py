@@ -73,6 +73,15 @@ def test_several_readers_at_once() -> None:
     assert covered == 4 * 18  # all but the two touches that confirm each
 
 
+def test_a_reader_behind_another_asks_for_nothing_twice() -> None:
+    file = streams(1000)
+    ahead = [chunk for spans in touch_all(file, [20, 21, 22]) for span in spans for chunk in span]
+    behind = [chunk for spans in touch_all(file, list(range(10))) for span in spans for chunk in span]
+    assert set(ahead) == set(range(22, 27))
+    assert not set(ahead[1:]) & set(behind)  # 22 itself was touched and is not on its way
+    assert 40 in behind
+
+
 def test_a_fifth_reader_replaces_the_least_recently_used() -> None:
     file = streams(1000)
     for start in (0, 100, 200, 300, 400):

@@ -263,6 +263,37 @@ def test_uring_cancelled_before_submit_never_reaches_the_kernel(
     run(test)
 
 
+def test_cancelled_while_it_waits_never_reaches_the_kernel(
+    kind: str, pool: BufferPool, opened: Callable[..., int]
+) -> None:
+    source = opened("source", b"x" * 10)
+
+    async def test() -> None:
+        engine = make_engine(kind)  # type: ignore[arg-type]
+        buffer = await pool.get(10)
+        buffer.view[:4] = b"----"
+        if kind == "threads":
+            engine._workers._limit = 0  # no thread takes it
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.read, source, buffer, 0, 10, 0)
+            await trio.testing.wait_all_tasks_blocked()
+            assert buffer.holds == 1
+            nursery.cancel_scope.cancel()
+        assert buffer.holds == 0
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.run)
+            if kind == "threads":
+                engine._workers._limit = 1
+            other = await pool.get(10)
+            assert await engine.read(source, other, 0, 10, 0) == 10
+            assert engine.in_flight == 0
+            nursery.cancel_scope.cancel()
+        engine.close()
+        assert (buffer.holds, bytes(buffer.view[:4])) == (0, b"----")
+
+    run(test)
+
+
 def test_threads_cancel_quarantines_the_buffer(
     pool: BufferPool, opened: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,6 +129,24 @@ async def test_demand_before_prefetch(autojump_clock: object) -> None:
 
 
 @pytest.mark.trio
+async def test_a_small_prefetch_does_not_slip_past_a_waiting_demand(autojump_clock: object) -> None:
+    world = World(parallel=4, prefetch_parallel=4)
+    large, first, second = world.target("large"), world.target("1", SUB_READ), world.target("2", SUB_READ)
+    async with running(world):
+        world.engine.hang = True
+        world.fetcher.request(first, 0, PREFETCH)
+        await trio.testing.wait_all_tasks_blocked()
+        world.engine.hang = False
+        world.fetcher.request(large, 0, DEMAND)  # wants four slots, three are free
+        world.fetcher.request(second, 0, PREFETCH)  # wants one
+        await trio.testing.wait_all_tasks_blocked()
+        assert [fd for fd, _, _ in world.engine.reads] == [first.source_fd]
+        world.engine.let_go()
+        await trio.sleep(1)
+        assert [key for key, _, _ in world.events] == ["1", "large", "2"]
+
+
+@pytest.mark.trio
 async def test_a_demand_finds_room_at_once_among_prefetch(autojump_clock: object) -> None:
     world = World()
     target = world.target(size=100 * CHUNK)
@@ -148,7 +166,7 @@ async def test_a_demand_finds_room_at_once_among_prefetch(autojump_clock: object
 
 @pytest.mark.trio
 async def test_prefetch_leaves_buffers_to_demand(autojump_clock: object) -> None:
-    world = World(buffers=4, prefetch_parallel=8, parallel=100)
+    world = World(buffers=4, prefetch_parallel=100, parallel=200)
     target = world.target(size=100 * CHUNK)
     async with running(world):
         for chunk in range(50):
@@ -286,6 +304,17 @@ async def test_one_failing_part_fails_the_chunk_with_its_errno(autojump_clock: o
 
 
 @pytest.mark.trio
+async def test_after_a_failed_part_no_other_is_begun(autojump_clock: object) -> None:
+    world = World(parallel=2, prefetch_parallel=2)
+    target = world.target()
+    async with running(world):
+        world.engine.faults = [errno.EACCES]
+        world.fetcher.request(target, 0, DEMAND)
+        await trio.sleep(1)
+        assert len(world.engine.reads) == 2  # of four
+
+
+@pytest.mark.trio
 @pytest.mark.parametrize("check", [1, 2])
 async def test_a_changed_source_is_stale(autojump_clock: object, check: int) -> None:
     world = World()
@@ -390,9 +419,9 @@ async def test_a_hanging_source_fails_fast_until_it_answers(autojump_clock: obje
         assert world.fetcher.stats.stuck == 4, "it is bounded"
         assert world.fetcher.request(target, 60, PREFETCH)  # waits; costs nothing
         world.engine.let_go()
-        await world.fetcher.ensure(target, [50])
         await trio.sleep(1)
         assert target.file.state(60) is ChunkState.PRESENT
+        await world.fetcher.ensure(target, [50])
         world.check_nothing_left()
 
 
