@@ -87,7 +87,7 @@ def run(directory: Path, options: list[str]) -> None:
     rows = [_read("disk, page cache dropped", directory, files), _read("disk, warm", directory, files)]
     with tempfile.TemporaryDirectory(prefix="swmld-demo-", dir=_cache_home()) as cache:
         _drop([directory / file.path for file in files])
-        with _daemon(directory, Path(cache), options) as ready:
+        with _daemon(directory, Path(cache), options) as ready, _told():
             console.print(ready, highlight=False, soft_wrap=True)
             rows.append(_read("mount, cold", directory, files))
             _drop([*(directory / file.path for file in files), *_data_files(Path(cache))])
@@ -103,6 +103,15 @@ def run(directory: Path, options: list[str]) -> None:
     console.print(
         f"serve your own: swmld --mount DIR, or keep this one: swmld --mount {directory}", highlight=False
     )
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A read that fails is the mount's fault: one line, after the daemon's own."""
+    try:
+        yield
+    except OSError as error:
+        raise HostError(f"{error.filename}: {error.strerror} through the mount") from error
 
 
 def _cache_home() -> Path:
