@@ -137,6 +137,21 @@ def test_sweep_removes_what_a_kill_left(machine: Machine) -> None:
     assert machine.open().sweep() == 0
 
 
+def test_a_sweep_that_did_not_come_about_is_made_up_for(machine: Machine) -> None:
+    cache = machine.open()
+    cache._writer.flush()
+    machine.crash(cache)
+    (machine.directory / "data/07/7").touch()
+    cache = machine.open()
+    cache.close()  # before anybody swept
+    cache = machine.open()
+    cache._opened.start.first_id = 8
+    assert cache.sweep() == 1
+    cache.close()
+    cache = machine.open()
+    assert not cache._opened.start.unclean
+
+
 # -- power cuts ----------------------------------------------------------------------------------------
 
 
@@ -165,6 +180,9 @@ def test_after_a_power_cut_chunks_are_suspect_until_verified(machine: Machine) -
     assert cache.lookup_complete(of) == file_id
     cache._writer.flush()
     assert cache.lookup_complete(of) == file_id
+    row = cache._books.index.by_id(file_id)
+    assert row is not None
+    assert not cache._books.trust.suspects(row.session_first, row.session)  # from now on a quick look-up
     machine.crash(cache)
     cache = machine.open()
     assert cache.lookup_complete(of) == file_id  # same boot: what was verified stays so

@@ -21,6 +21,7 @@ from support.cachekit import (
     identity,
     right_bytes,
 )
+from swmld.cache.changes import Op
 from swmld.cache.checksum import crc32c
 from swmld.cache.files import ABSENT, PRESENT
 from swmld.cache.store import Cache
@@ -130,6 +131,30 @@ def test_a_released_file_is_found_again(cache: Cache, written: bool) -> None:
     fill(again, [1])
     again.release()
     assert cache.lookup_complete(of) == file.file_id
+
+
+def test_a_file_taken_again_while_the_index_catches_up_stays_one_file(cache: Cache) -> None:
+    first = cache.acquire(identity(1), b"a")
+    first.release()
+    again = cache.acquire(identity(1), b"a")
+    cache._writer.flush()  # what the release had queued comes true now
+    third = cache.acquire(identity(1), b"a")
+    assert first is again is third
+    again.release()
+    third.release()
+
+
+def test_a_tombstone_stands_until_the_last_drop_is_written(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queued: list[Op] = []
+    monkeypatch.setattr(cache._writer, "put", queued.append)
+    cache._memory.bury((0, 1), 5)
+    cache._memory.bury((0, 1), 9)
+    queued[0].done()
+    assert cache._memory.buried((0, 1))
+    queued[1].done()
+    assert not cache._memory.buried((0, 1))
 
 
 def test_memory_holds_only_what_is_held(cache: Cache) -> None:

@@ -1,6 +1,7 @@
 """Changes of the index, as values: what the writer applies, in the order in which they were put.
 
-Changes that only remember something may be lost to a full disk; those that take something back (``must``) may not.
+Changes that only remember something may be lost to a full disk; those that take something back (``must``) may
+not.
 """
 
 from __future__ import annotations

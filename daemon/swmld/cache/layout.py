@@ -66,10 +66,10 @@ class Layout:
     def _check_contents(self) -> None:
         if self._check_format():
             return
-        for entry in os.scandir(self.root):
-            if not entry.name.startswith(_OURS) and entry.name not in _HARMLESS:
+        for name in os.listdir(self.root):
+            if not name.startswith(_OURS) and name not in _HARMLESS:
                 raise UsageError(
-                    f"cache directory {self.root}: holds other files ({entry.name}); "
+                    f"cache directory {self.root}: holds other files ({name}); "
                     "expected an empty directory or an swmld cache"
                 )
 
@@ -139,9 +139,9 @@ class Layout:
     def remove_old_data(self) -> int:
         """Delete data directories that were set aside; returns how many. Blocks for long."""
         removed = 0
-        for entry in list(os.scandir(self.root)):
-            if entry.name.startswith("data.old-"):
-                shutil.rmtree(entry.path, ignore_errors=True)
+        for name in os.listdir(self.root):
+            if name.startswith("data.old-"):
+                shutil.rmtree(self.root / name, ignore_errors=True)
                 removed += 1
         return removed
 

@@ -88,6 +88,7 @@ class Cache:
             chunk_size=chunk_size,
             clock=host.clock,
         )
+        self._swept = not start.unclean
         self._closed = False
 
     @classmethod
@@ -286,16 +287,18 @@ class Cache:
     def sweep(self) -> int:
         """After an unclean stop: remove data files that have no row, put the totals right. Blocks for long.
 
-        To be called once, in the background, after the start. Returns how many files it removed.
+        To be called once, in the background, after the start. Returns how many files it removed. One that
+        ``close`` cuts short is made up for after the next start.
         """
-        if self._opened.start.unclean:
+        start = self._opened.start
+        if start.unclean:
             self._writer.put(Recount(self._books.account.add))
         try:
-            return audit.sweep_orphans(
-                self._layout, self._books.index, self._opened.start, lambda: self._closed
-            )
+            removed = audit.sweep_orphans(self._layout, self._books.index, start, lambda: self._closed)
         except sqlite3.Error as error:
             self._trouble.unreadable(error)
+        self._swept = not self._closed
+        return removed
 
     def _scan(self, prefix: bytes) -> Iterator[FileRow]:
         self._writer.flush()
@@ -340,7 +343,8 @@ class Cache:
         self._writer.seal()
         self._writer.flush()
         if self._sync():
-            complete = not self._writer.lost and not self._writer.retrying
+            # Without this mark the next start sweeps.
+            complete = self._swept and not self._writer.lost and not self._writer.retrying
             self._writer.put(SetMeta({"clean_session": self._books.session, "clean": int(complete)}))
         self._writer.close()
         self._books.index.close()

@@ -1,8 +1,7 @@
 """The index's one writer: a thread that applies queued operations in order, a group in one transaction.
 
 A group is closed 50 ms after its first operation, at 256 operations, or at once when somebody waits
-(``flush``). Measured here: a group costs about 150 µs and an operation about 10 µs, so 256 chunks cost 3
-ms.
+(``flush``). Measured on a 2-core machine: a group costs about 50 µs and an operation 9 µs, 256 chunks 2.3 ms.
 
 When the disk is full or the index damaged, operations are tried one by one. Those that only remember (a new
 chunk, a use) are lost and counted: the daemon fetches again what it forgot. Those that take something back
