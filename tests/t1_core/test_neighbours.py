@@ -227,6 +227,20 @@ def test_what_the_queue_dropped_is_asked_again() -> None:
     reading.directory.on_dropped([b"unknown"])
 
 
+def test_a_sweep_goes_back_for_what_the_queue_dropped() -> None:
+    order = names(2000)
+    random.Random(11).shuffle(order)
+    reading = Reading(names(2000))
+    reading.open_all(order[:100])
+    lost = set(reading.asked) - reading.opened
+    assert len(lost) > 100
+    reading.directory.on_dropped(lost)
+    reading.asked.clear()
+    reading.open_all(order[100:200])
+    assert lost - reading.opened <= set(reading.asked) | reading.opened
+    assert len(lost & set(reading.asked)) > 100
+
+
 def test_unknown_names_and_changed_listings() -> None:
     reading = Reading(names(100))
     reading.open_all(names(100)[:5])

@@ -258,6 +258,34 @@ async def test_forget_drops_queued_prefetch_alone(autojump_clock: object) -> Non
 
 
 @pytest.mark.trio
+async def test_a_target_is_kept_while_it_waits(autojump_clock: object) -> None:
+    """Its opener may leave before its turn comes: a closed descriptor could be another file by then."""
+    world = World(parallel=4, prefetch_parallel=4)
+    first, waiting, forgotten = world.target("first"), world.target("waiting"), world.target("forgotten")
+    async with running(world):
+        world.fetcher.request(first, 0, DEMAND)
+        world.fetcher.request(waiting, 0, DEMAND)
+        world.fetcher.request(forgotten, 0, PREFETCH)
+        assert (waiting.retained, forgotten.retained) == (1, 1)
+        world.fetcher.forget(forgotten)
+        assert forgotten.retained == 0
+        await trio.sleep(1)
+        assert (first.retained, waiting.retained) == (0, 0)
+
+
+@pytest.mark.trio
+async def test_forget_leaves_the_prefetch_of_another_target_of_the_same_key(autojump_clock: object) -> None:
+    world = World()
+    target = world.target("a")
+    twin = FakeTarget("a", target.source_fd, target.file)
+    async with running(world):
+        world.fetcher.request(twin, 0, PREFETCH)
+        world.fetcher.forget(target)
+        await trio.sleep(1)
+        assert world.chunks == [0]
+
+
+@pytest.mark.trio
 @pytest.mark.parametrize("code", [errno.EIO, errno.EAGAIN, errno.ETIMEDOUT])
 async def test_a_demand_is_tried_once_more(autojump_clock: object, code: int) -> None:
     world = World()
@@ -418,6 +446,7 @@ async def test_a_hanging_source_fails_fast_until_it_answers(autojump_clock: obje
         assert world.fetcher.stats.refused >= 1
         assert world.fetcher.stats.stuck == 4, "it is bounded"
         assert world.fetcher.request(target, 60, PREFETCH)  # waits; costs nothing
+        await trio.testing.wait_all_tasks_blocked()
         world.engine.let_go()
         await trio.sleep(1)
         assert target.file.state(60) is ChunkState.PRESENT

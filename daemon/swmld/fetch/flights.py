@@ -76,8 +76,9 @@ class Room(Protocol):
 class Target(Protocol):
     """What the scheduler fetches into: one open source file and its cache file.
 
-    ``retain`` and ``release`` are called on the loop. Between them ``source_fd`` and ``file.fd`` must stay
-    open: an operation that hangs at the source outlives its flight and looks its descriptor up late.
+    ``retain`` (when a fetch is queued) and ``release`` are called on the loop. Between them ``source_fd``
+    and ``file.fd`` must stay open: an operation that hangs at the source outlives its flight and looks its
+    descriptor up late.
     """
 
     key: Hashable

@@ -149,9 +149,10 @@ class Fetcher:
                 self._leave(flight)
 
     def forget(self, target: Target) -> None:
-        """Drop the queued prefetch of ``target``; what is in flight finishes."""
+        """Drop the queued prefetch that was asked for with this very ``target`` (another of the same key
+        keeps its own); nobody is told. What is in flight finishes."""
         for flight in self._prefetch:
-            if flight.target.key == target.key and self._is_queued_prefetch(flight):
+            if flight.target is target and self._is_queued_prefetch(flight):
                 self._take_back(flight)
         self._sweep_prefetch()
 
@@ -175,6 +176,7 @@ class Fetcher:
     ) -> Flight:
         self._numbers += 1
         flight = Flight(target, chunk, cls, priority, deadline, self._numbers)
+        target.retain()  # until ``Carrier.settle``: its opener may leave while this waits
         self._flights[flight.key] = flight
         self._stats.queued[cls] += 1
         if cls is FetchClass.DEMAND:
@@ -235,6 +237,7 @@ class Fetcher:
         self._stats.queued[flight.cls] -= 1
         self._stats.forgotten += 1
         del self._flights[flight.key]
+        self._carrier.settle(flight)
 
     def _sweep_prefetch(self) -> None:
         """Take out what was promoted or forgotten; what starts flights would come to it only in time."""
@@ -321,7 +324,6 @@ class Fetcher:
     # ---- flying
 
     async def _fly(self, flight: Flight, buffer: Buffer) -> None:
-        flight.target.retain()
         result, code = Result.ERROR, errno.EIO
         try:
             with trio.move_on_after(self._timeout) as scope:
@@ -351,7 +353,8 @@ class Fetcher:
         self._wake()
 
     def _end(self, flight: Flight, result: Result, code: int) -> None:
-        counts = self._stats.queued if flight.phase is Phase.QUEUED else self._stats.in_flight
+        begun = flight.phase is Phase.RUNNING
+        counts = self._stats.in_flight if begun else self._stats.queued
         counts[flight.cls] -= 1
         flight.phase = Phase.DONE
         flight.errno = code
@@ -365,3 +368,5 @@ class Fetcher:
             self._on_failed(flight.target, flight.chunk, code)
         if flight.done is not None:
             flight.done.set()
+        if not begun:  # no buffer will tell when it is idle
+            self._carrier.settle(flight)
