@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from swmld.api.client import Client
 
 from support import posix
 from support.watchdog import watchdog
@@ -36,7 +37,7 @@ MODES: dict[str, list[str]] = {
     "native": ["--no-passthrough"],
     "python": ["--no-native"],
 }
-_TROUBLE = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|Traceback|\bwarning\b.*:|\"level\": \"(warning|error)\"")
+_TROUBLE = re.compile(r"^\S+Z (warning|error|critical) |^Traceback|^\w*(Error|Exception)\b|Sanitizer")
 
 
 def command() -> list[str]:
@@ -89,12 +90,15 @@ class Daemon:
             self.config.write_text(config)
         self.process: subprocess.Popen[bytes] | None = None
         self.log = base / "daemon.log"
+        self.run_dir = base / "run"
+        self._metrics_at: str | None = None
         self._checked = 0  # bytes of the log that a check has passed
 
     # --- life ---
 
     def argv(self) -> list[str]:
         args = [*command(), "--mount", str(self.mount), "--cache-dir", str(self.cache), *MODES[self.mode]]
+        args += ["--run-dir", str(self.run_dir)]
         if not self.in_place:
             args += ["--source", str(self.source)]
         if self.config is not None:
@@ -111,6 +115,7 @@ class Daemon:
             self.process = subprocess.Popen(
                 self.argv(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment()
             )
+        self._metrics_at = None
         LIVE.add(self)
         watchdog.watch(self.process.pid)
         while time.monotonic() - begun < timeout:
@@ -227,14 +232,30 @@ class Daemon:
                 raise DaemonError(f"unannounced trouble in the log: {line}\n{self.tail()}")
 
     def stats(self) -> dict[str, Any]:
-        done = swmld("stats", "--mount", self.mount, "--json")
-        assert done.returncode == 0, f"swmld stats: exit {done.returncode}: {done.stderr}\n{self.tail()}"
-        answer: dict[str, Any] = json.loads(done.stdout)
+        """``metrics`` of ``swmld stats --json``."""
+        answer: dict[str, Any] = json.loads(self.ask("stats", "--mount", self.mount, "--json"))["metrics"]
         return answer
 
-    def metrics_address(self) -> str:
-        found = re.findall(r"metrics[^\n]*?(127\.0\.0\.1:\d+)", self.log_text())
-        return found[-1] if found else str(self.stats()["metrics_address"])
+    def status(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self.call("status")
+        return answer
+
+    def call(self, method: str, timeout: float = 60.0, **params: Any) -> Any:
+        """One request on the control socket, without the cost of a command's start (0.6 s)."""
+        sockets = list(self.run_dir.glob("*.sock"))
+        assert len(sockets) == 1, f"expected one control socket, found {sockets}"
+        with Client(sockets[0], timeout=timeout) as client:
+            return client.call(method, params)
+
+    def command(self, *args: str | Path, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """One command that talks to this daemon."""
+        return swmld(*args, "--run-dir", self.run_dir, timeout=timeout)
+
+    def ask(self, *args: str | Path, timeout: float = 60.0) -> str:
+        """As ``command``; its standard output. It must succeed."""
+        done = self.command(*args, timeout=timeout)
+        assert done.returncode == 0, f"{args}: exit {done.returncode}: {done.stderr}\n{self.tail()}"
+        return done.stdout
 
     def metrics(self) -> dict[str, float]:
         """Prometheus samples by ``name{labels}`` as printed."""
@@ -242,6 +263,11 @@ class Daemon:
             text = answer.read().decode()
         lines = (line for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+    def metrics_address(self) -> str:
+        if self._metrics_at is None:
+            self._metrics_at = str(self.status()["metrics"])
+        return self._metrics_at
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum of the samples of this name that carry these labels; 0 where there is none yet."""

@@ -9,40 +9,8 @@ from pathlib import Path
 
 import pytest
 from support import posix
+from support.compare import assert_same, describe
 from support.tree import Tree
-
-Entry = tuple[object, ...]
-
-
-def describe(top: Path) -> dict[bytes, Entry]:
-    """What a backup would keep of a tree: kinds, owners, modes, times, links, attributes, bytes."""
-    tree: dict[bytes, Entry] = {}
-    first_names: dict[int, bytes] = {}
-    root = os.fsencode(top)
-    for directory, dirs, files in os.walk(root):
-        dirs.sort()
-        for name in sorted([*dirs, *files]):
-            path = os.path.join(directory, name)
-            tree[os.path.relpath(path, root)] = _entry(path, root, first_names)
-    return tree
-
-
-def _entry(path: bytes, root: bytes, first_names: dict[int, bytes]) -> Entry:
-    status = os.lstat(path)
-    is_link, is_dir = os.path.islink(path), os.path.isdir(path)
-    content: object = None
-    if is_link:
-        content = os.readlink(path)
-    elif os.path.isfile(path):
-        with open(path, "rb") as file:
-            content = file.read()
-    names = os.listxattr(path, follow_symlinks=False)
-    attributes = {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
-    same_as = first_names.setdefault(status.st_ino, os.path.relpath(path, root))
-    return (
-        status.st_mode, status.st_uid, status.st_gid, status.st_rdev, status.st_nlink, status.st_mtime_ns,
-        None if is_dir else status.st_size, content, attributes, same_as,
-    )  # fmt: skip
 
 
 def grow(top: Path, seed: int) -> None:
@@ -85,8 +53,8 @@ def grown(fs: Tree) -> Tree:
 
 
 def test_the_mount_shows_the_source(grown: Tree) -> None:
-    assert describe(grown / "tree") == describe(grown.source / "tree")
-    assert describe(grown / "tree") == describe(grown.source / "tree")  # now from the cache
+    assert_same(grown / "tree", grown.source / "tree")
+    assert_same(grown / "tree", grown.source / "tree")  # now from the cache
 
 
 def test_find(grown: Tree) -> None:
@@ -103,7 +71,7 @@ def test_cp(grown: Tree, base: Path, way: str) -> None:
         tool("cp", "-a", source, target)
         source, target = base / "copy", grown / "back"
     tool("cp", "-a", source, target)
-    assert describe(target) == describe(grown.source / "tree")
+    assert_same(target, grown.source / "tree")
 
 
 def test_tar(grown: Tree, base: Path) -> None:

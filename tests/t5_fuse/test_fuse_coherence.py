@@ -1,0 +1,298 @@
+"""What changes behind the mount, and what changes through it: who sees it, and when.
+
+Behind the mount the promise is close-to-open with the default check interval: an open more than a second
+after the change sees the new file, whatever is cached and whoever still holds the old one open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import posix
+from support.tree import Tree
+
+SIZE = 300_000
+INTERVAL = 1.0  # seconds: the default check_interval
+LATER = 1.2  # the change is promised to show after INTERVAL; the rest is for the clock's steps
+
+
+def content(generation: int, size: int = SIZE) -> bytes:
+    return random.Random(generation).randbytes(size)
+
+
+def later() -> None:
+    """Let the check interval pass: the promise is about time, so there is no event to wait for."""
+    time.sleep(LATER)
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    """In place, same inode; the size is that of ``data``."""
+    with path.open("r+b") as file:
+        file.truncate(len(data))
+        file.write(data)
+
+
+def replace(path: Path, data: bytes) -> None:
+    path.with_name("next").write_bytes(data)
+    path.with_name("next").rename(path)
+
+
+def overwrite_keeping_mtime(path: Path, data: bytes) -> None:
+    """As a careless copy does it: only ctime tells."""
+    times = path.stat()
+    overwrite(path, data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def by_mapping(path: Path, data: bytes) -> None:
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
+        view[:] = data
+        view.flush()
+
+
+CHANGES: dict[str, Callable[[Path], bytes]] = {}
+
+
+def change(function: Callable[[Path, bytes], None], data: bytes, name: str) -> None:
+    def apply(path: Path) -> bytes:
+        function(path, data)
+        return data
+
+    CHANGES[name] = apply
+
+
+change(overwrite, content(2), "same size")
+change(overwrite, content(3, 1_000), "shorter")
+change(overwrite, content(4, SIZE * 3), "longer")
+change(overwrite, b"", "empty")
+change(overwrite, content(1)[:200_000], "truncated")
+change(overwrite, content(1) + b"more", "appended")
+change(overwrite_keeping_mtime, content(5), "same size and mtime")
+change(replace, content(6), "replaced, same size")
+change(replace, content(7, 77), "replaced, shorter")
+change(by_mapping, content(8), "by mapping")
+
+
+@pytest.fixture
+def cached(fs: Tree) -> Tree:
+    """``name`` was read whole, twice: the cache and the page cache hold it."""
+    (fs.source / "name").write_bytes(content(1))
+    assert (fs / "name").read_bytes() == content(1)
+    assert (fs / "name").read_bytes() == content(1)
+    return fs
+
+
+def files_for_all_changes(fs: Tree) -> None:
+    """One cached file a change, so that the check interval is waited for once."""
+    for name in CHANGES:
+        (fs.source / name).write_bytes(content(1))
+        assert (fs / name).read_bytes() == content(1)
+        assert (fs / name).read_bytes() == content(1)
+
+
+def seen_right(fs: Tree, wanted: dict[str, bytes]) -> dict[str, bool]:
+    return {
+        name: all((fs / name).read_bytes() == data and (fs / name).stat().st_size == len(data) for _ in "12")
+        for name, data in wanted.items()
+    }
+
+
+def test_the_next_open_sees_a_change(fs: Tree) -> None:
+    files_for_all_changes(fs)
+    wanted = {name: change(fs.source / name) for name, change in CHANGES.items()}
+    later()
+    assert seen_right(fs, wanted) == dict.fromkeys(CHANGES, True)
+
+
+def test_the_next_open_sees_a_change_while_a_reader_holds_the_old(fs: Tree) -> None:
+    files_for_all_changes(fs)
+    readers = {name: os.open(fs / name, os.O_RDONLY) for name in CHANGES}
+    for reader in readers.values():
+        assert os.pread(reader, 1_000, 0) == content(1)[:1_000]
+    wanted = {name: change(fs.source / name) for name, change in CHANGES.items()}
+    later()
+    assert seen_right(fs, wanted) == dict.fromkeys(CHANGES, True)
+    for reader in readers.values():
+        os.pread(reader, 10_000, 5_000)  # old or new bytes, as on a network file system: no hang, no error
+    assert seen_right(fs, wanted) == dict.fromkeys(CHANGES, True)
+    for reader in readers.values():
+        os.close(reader)
+    assert seen_right(fs, wanted) == dict.fromkeys(CHANGES, True)
+
+
+def test_a_change_while_a_mapping_lives(cached: Tree) -> None:
+    with (cached / "name").open("rb") as file:
+        view = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    assert view[:100] == content(1)[:100]
+    replace(cached.source / "name", content(2))
+    later()
+    assert (cached / "name").read_bytes() == content(2)
+    assert view[:] == content(1)
+    view.close()
+
+
+def test_many_changes_in_a_row(fs: Tree) -> None:
+    for generation in range(2):
+        data = content(generation, 100_000 + generation)
+        replace(fs.source / "name", data)
+        later()
+        assert (fs / "name").read_bytes() == data
+        overwrite(fs.source / "name", data[::-1])
+        later()
+        assert (fs / "name").read_bytes() == data[::-1]
+
+
+def test_a_change_while_it_is_being_read(fs: Tree) -> None:
+    """A reader that is under way may get old or new bytes, but a later open gets the new ones alone."""
+    (fs.source / "name").write_bytes(content(1, 4_000_000))
+    with (fs / "name").open("rb", buffering=0) as reader:
+        reader.read(10_000)
+        overwrite(fs.source / "name", content(2, 4_000_000))
+        with contextlib.suppress(OSError):  # the file that this reader opened is gone: an error is honest
+            while reader.read(100_000):
+                pass
+    later()
+    assert (fs / "name").read_bytes() == content(2, 4_000_000)
+
+
+def test_files_made_and_removed_behind(cached: Tree) -> None:
+    (cached.source / "new").write_bytes(b"new")
+    (cached.source / "dir").mkdir()
+    (cached.source / "dir" / "inner").write_bytes(b"inner")
+    later()
+    assert (cached / "new").read_bytes() == b"new"
+    assert (cached.path / "dir" / "inner").read_bytes() == b"inner"
+    assert set(os.listdir(cached.path)) == {"name", "new", "dir"}
+    (cached.source / "name").unlink()
+    (cached.source / "dir" / "inner").unlink()
+    (cached.source / "dir").rmdir()
+    later()
+    with pytest.raises(FileNotFoundError):
+        (cached / "name").read_bytes()
+    assert set(os.listdir(cached.path)) == {"new"}
+
+
+def test_a_name_looked_for_before_it_was_made(fs: Tree) -> None:
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            (fs / "awaited").stat()
+    (fs.source / "awaited").write_bytes(b"here")
+    later()
+    assert (fs / "awaited").read_bytes() == b"here"
+
+
+def test_another_kind_of_file_under_the_same_name(cached: Tree) -> None:
+    (cached.source / "name").unlink()
+    (cached.source / "name").mkdir()
+    (cached.source / "name" / "inner").write_bytes(b"x")
+    later()
+    assert os.listdir(cached / "name") == ["inner"]
+
+
+def test_a_directory_moved_behind(fs: Tree) -> None:
+    (fs.source / "old").mkdir()
+    (fs.source / "old" / "name").write_bytes(content(1))
+    assert (fs.path / "old" / "name").read_bytes() == content(1)
+    (fs.source / "old").rename(fs.source / "new")
+    (fs.source / "old").mkdir()
+    (fs.source / "old" / "name").write_bytes(content(2))
+    later()
+    assert (fs.path / "old" / "name").read_bytes() == content(2)
+    assert (fs.path / "new" / "name").read_bytes() == content(1)
+
+
+# --- through the mount: at once ---
+
+
+def test_write_through_one_fd_shows_in_the_other_at_once(cached: Tree) -> None:
+    """In whichever way the reader's file is served, a writer that comes later must not be missed."""
+    reader = os.open(cached / "name", os.O_RDONLY)
+    assert os.pread(reader, 100, 0) == content(1)[:100]
+    writer = os.open(cached / "name", os.O_WRONLY)
+    for number in range(30):
+        os.pwrite(writer, b"%010d" % number, number * 9_973)
+        assert os.pread(reader, 10, number * 9_973) == b"%010d" % number
+        fresh = os.open(cached / "name", os.O_RDONLY)
+        assert os.pread(fresh, 10, number * 9_973) == b"%010d" % number
+        os.close(fresh)
+    os.close(writer)
+    assert os.pread(reader, 10, 0) == b"%010d" % 0
+    os.close(reader)
+    assert (cached / "name").read_bytes() == (cached.source / "name").read_bytes()
+
+
+def test_write_shows_in_a_mapping_that_was_there_before(cached: Tree) -> None:
+    with (cached / "name").open("rb") as file:
+        view = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    assert view[:] == content(1)
+    with (cached / "name").open("r+b", buffering=0) as writer:
+        writer.seek(100_000)
+        writer.write(b"changed")
+    assert view[100_000:100_007] == b"changed"
+    view.close()
+
+
+def test_truncating_through_the_mount_shows_at_once(cached: Tree) -> None:
+    reader = os.open(cached / "name", os.O_RDONLY)
+    os.truncate(cached / "name", 1_000)
+    assert os.fstat(reader).st_size == 1_000
+    assert os.pread(reader, 5_000, 0) == content(1)[:1_000]
+    os.truncate(cached / "name", 2_000)
+    assert os.pread(reader, 5_000, 0) == content(1)[:1_000] + bytes(1_000)
+    os.close(reader)
+
+
+def test_write_right_after_a_read_and_read_again(fs: Tree) -> None:
+    """Reads, writes and reads without any time between: nothing may be taken from before the write."""
+    for number in range(40):
+        data = content(number, 50_000 + number)
+        (fs / "name").write_bytes(data)
+        assert (fs / "name").read_bytes() == data
+        assert (fs / "name").read_bytes() == data
+        with (fs / "name").open("r+b") as file:
+            file.write(b"head")
+        assert (fs / "name").read_bytes() == b"head" + data[4:]
+
+
+def test_names_changed_through_the_mount_show_at_once(fs: Tree) -> None:
+    for number in range(30):
+        (fs / "name").write_bytes(b"%d" % number)
+        assert (fs / "name").read_bytes() == b"%d" % number
+        (fs / "name").rename(fs / "other")
+        assert not (fs / "name").exists()
+        assert (fs / "other").read_bytes() == b"%d" % number
+        (fs / "other").unlink()
+        assert not (fs / "other").exists()
+        assert os.listdir(fs.path) == []
+
+
+def test_readers_in_other_processes_see_each_version_whole(fs: Tree) -> None:
+    """A writer replaces the file by rename over and over; each read must be one version, entire."""
+    (fs / "name").write_bytes(b"0" * 100_000)
+
+    def read_on() -> int:
+        seen = 0
+        last = -1
+        while last < 40:
+            data = (fs / "name").read_bytes()
+            assert len(data) == 100_000
+            assert data == data[:1] * 100_000
+            number = data[0]
+            assert number >= last or number == ord("0")
+            last = -1 if number == ord("0") else number
+            seen += 1
+        return seen
+
+    children = [posix.Child(read_on) for _ in range(2)]
+    for number in range(1, 41):
+        (fs / "next").write_bytes(bytes([number]) * 100_000)
+        (fs / "next").rename(fs / "name")
+    for child in children:
+        assert child.wait() > 0

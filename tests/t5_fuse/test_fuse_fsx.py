@@ -1,0 +1,223 @@
+"""One file, thousands of random operations of every kind, each read compared with a model in memory.
+
+Reads, writes, truncation, mappings, holes, direct I/O, copies, reopening, through several fds of one file.
+What fsx does, with the seed in the test's name to run a failure again.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import posix
+from support.compare import first_difference
+from support.tree import Tree
+
+PAGE = mmap.PAGESIZE
+MOST = 700_000  # bytes; several chunks of the smallest chunk size
+STEPS = 600
+OPEN_FDS = 3
+
+
+class Exerciser:
+    """The file under test, its model, and one method an operation."""
+
+    def __init__(self, path: Path, source: Path, seed: int) -> None:
+        self.path, self.source, self.dice = path, source, random.Random(seed)
+        self.model = bytearray()
+        self.log: list[str] = []
+        path.write_bytes(b"")
+        self.fds = [os.open(path, os.O_RDWR) for _ in range(OPEN_FDS)]
+
+    @property
+    def fd(self) -> int:
+        return self.dice.choice(self.fds)
+
+    def span(self, past_the_end: bool) -> tuple[int, int]:
+        most = MOST if past_the_end else max(1, len(self.model))
+        start = self.dice.randrange(most)
+        if self.dice.random() < 0.3:
+            start -= start % PAGE
+        longest = self.dice.choice([10, PAGE, 20_000, 140_000])
+        return start, min(self.dice.randrange(1, longest + 1), most - start)
+
+    def data(self, length: int) -> bytes:
+        return self.dice.randbytes(length)
+
+    def put(self, at: int, data: bytes) -> None:
+        if at > len(self.model):
+            self.model.extend(bytes(at - len(self.model)))
+        self.model[at : at + len(data)] = data
+
+    def same(self, got: bytes, at: int, length: int) -> None:
+        wanted = self.model[at : at + length]
+        if got != wanted:
+            history = "\n".join(self.log[-25:])
+            raise AssertionError(f"{first_difference(got, wanted)} (from {at})\n{history}")
+
+    # --- operations ---
+
+    def read(self) -> None:
+        at, length = self.span(past_the_end=True)
+        self.log.append(f"read {at} {length}")
+        self.same(os.pread(self.fd, length, at), at, length)
+
+    def write(self) -> None:
+        at, length = self.span(past_the_end=True)
+        self.log.append(f"write {at} {length}")
+        data = self.data(length)
+        assert os.pwrite(self.fd, data, at) == length
+        self.put(at, data)
+
+    def append(self) -> None:
+        data = self.data(self.dice.randrange(1, 9_000))
+        self.log.append(f"append {len(data)}")
+        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        os.write(fd, data)
+        os.close(fd)
+        self.put(len(self.model), data)
+        if len(self.model) > MOST:
+            self.truncate()
+
+    def truncate(self) -> None:
+        size = self.dice.randrange(MOST) if self.dice.random() < 0.7 else len(self.model) // 2
+        self.log.append(f"truncate {size}")
+        if self.dice.random() < 0.5:
+            os.ftruncate(self.fd, size)
+        else:
+            os.truncate(self.path, size)
+        self.put(size, b"")
+        del self.model[size:]
+
+    def map_read(self) -> None:
+        if not self.model:
+            return
+        at, length = self.span(past_the_end=False)
+        self.log.append(f"map read {at} {length}")
+        with mmap.mmap(self.fd, len(self.model), prot=mmap.PROT_READ) as view:
+            self.same(view[at : at + length], at, length)
+
+    def map_write(self) -> None:
+        if not self.model:
+            return
+        at, length = self.span(past_the_end=False)
+        self.log.append(f"map write {at} {length}")
+        data = self.data(length)
+        with mmap.mmap(self.fd, len(self.model)) as view:
+            view[at : at + length] = data
+            if self.dice.random() < 0.5:
+                view.flush()
+        self.put(at, data)
+
+    def direct(self) -> None:
+        at, length = self.span(past_the_end=True)
+        at, length = at - at % PAGE, PAGE * (1 + length // PAGE)
+        write = self.dice.random() < 0.5
+        self.log.append(f"direct {'write' if write else 'read'} {at} {length}")
+        fd = os.open(self.path, os.O_RDWR | os.O_DIRECT)
+        with mmap.mmap(-1, length) as buffer:
+            if write:
+                buffer[:] = self.data(length)
+                assert os.pwritev(fd, [buffer], at) == length
+                self.put(at, buffer[:])
+            else:
+                got = os.preadv(fd, [buffer], at)
+                self.same(buffer[:got], at, length)
+        os.close(fd)
+
+    def punch(self) -> None:
+        at, length = self.span(past_the_end=True)
+        self.log.append(f"punch {at} {length}")
+        posix.fallocate(self.fd, posix.FALLOC_PUNCH_HOLE | posix.FALLOC_KEEP_SIZE, at, length)
+        end = min(at + length, len(self.model))
+        self.model[at:end] = bytes(max(0, end - at))
+
+    def reopen(self) -> None:
+        self.log.append("reopen")
+        at = self.dice.randrange(OPEN_FDS)
+        os.close(self.fds[at])
+        flags = self.dice.choice([os.O_RDWR, os.O_RDWR | os.O_SYNC])
+        self.fds[at] = os.open(self.path, flags)
+
+    def close_all(self) -> None:
+        """The kernel and the daemon may let go of everything here."""
+        self.log.append("close all")
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+        self.same(self.path.read_bytes(), 0, MOST * 2)
+        self.fds = [os.open(self.path, os.O_RDWR) for _ in range(OPEN_FDS)]
+
+    def sync(self) -> None:
+        self.log.append("sync")
+        os.fsync(self.fd)
+        got = self.source.read_bytes()
+        self.same(got, 0, MOST * 2)
+
+    def sizes(self) -> None:
+        sizes = {os.fstat(fd).st_size for fd in self.fds} | {self.path.stat().st_size}
+        assert sizes == {len(self.model)}, "\n".join(self.log[-25:])
+
+    def copy(self) -> None:
+        if not self.model:
+            return
+        at, length = self.span(past_the_end=False)
+        to = self.dice.randrange(MOST)
+        if abs(to - at) < length:  # overlapping ranges are refused
+            return
+        self.log.append(f"copy {at} {length} to {to}")
+        done = os.copy_file_range(self.fd, self.fd, length, at, to)
+        self.put(to, bytes(self.model[at : at + done]))
+
+    def finish(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+        self.same(self.path.read_bytes(), 0, MOST * 2)
+        self.same(self.source.read_bytes(), 0, MOST * 2)
+
+
+WEIGHTS: dict[Callable[[Exerciser], None], int] = {
+    Exerciser.read: 25, Exerciser.write: 20, Exerciser.append: 4, Exerciser.truncate: 8,
+    Exerciser.map_read: 10, Exerciser.map_write: 8, Exerciser.direct: 8, Exerciser.punch: 3,
+    Exerciser.reopen: 6, Exerciser.close_all: 3, Exerciser.sync: 3, Exerciser.sizes: 4, Exerciser.copy: 3,
+}  # fmt: skip
+
+
+def exercise(fs: Tree, seed: int, steps: int) -> None:
+    one = Exerciser(fs / "file", fs.source / "file", seed)
+    for operation in one.dice.choices(list(WEIGHTS), list(WEIGHTS.values()), k=steps):
+        operation(one)
+    one.finish()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_operations(fs: Tree, seed: int) -> None:
+    exercise(fs, seed, STEPS)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(100, 110))
+def test_many_random_operations(fs: Tree, seed: int) -> None:
+    exercise(fs, seed, 20_000)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_operations_on_files_that_were_cached(fs: Tree, seed: int) -> None:
+    """Starts from a file that the cache holds completely, where the fast path would serve the next open."""
+    dice = random.Random(seed)
+    data = dice.randbytes(MOST - 1)
+    (fs.source / "file").write_bytes(data)
+    assert (fs / "file").read_bytes() == data
+    assert (fs / "file").read_bytes() == data
+    one = Exerciser.__new__(Exerciser)
+    one.path, one.source, one.dice, one.log = fs / "file", fs.source / "file", dice, []
+    one.model = bytearray(data)
+    one.fds = [os.open(one.path, os.O_RDWR), *(os.open(one.path, os.O_RDWR) for _ in range(OPEN_FDS - 1))]
+    for operation in dice.choices(list(WEIGHTS), list(WEIGHTS.values()), k=STEPS // 2):
+        operation(one)
+    one.finish()
