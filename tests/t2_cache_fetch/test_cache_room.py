@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from support.cachekit import CHUNK, OVERHEAD, Machine, cached, data_files, fill, identity, right_bytes
 from swmld.cache import reclaim
+from swmld.cache.files import CacheFile
 from swmld.cache.store import Cache
 from swmld.errors import CacheError, CacheFull
+from swmld.plan.eviction import Candidate, Lru
 from swmld.types import Identity
 
 WHOLE = 3 * CHUNK + OVERHEAD
@@ -94,6 +96,26 @@ def test_open_and_pinned_files_stay(machine: Machine) -> None:
         cache.reserve(3 * WHOLE)
     assert ids[1] in left(cache)
     assert [entry.pinned for entry in cache.ls() if entry.file_id == ids[1]] == [True]
+
+
+def test_a_file_that_is_taken_between_choice_and_eviction_stays(machine: Machine) -> None:
+    class Late(Lru):
+        def pick(self, candidates: Iterable[Candidate], need_bytes: int) -> list[int]:
+            picked = super().pick(candidates, need_bytes)
+            if not held:
+                held.append(cache.acquire(identity(1), b"file"))
+                cache.pin(ids[1])
+                cache.drop(ids[2])
+            return picked
+
+    cache = machine.open(size_limit=6 * WHOLE, policy=Late())
+    ids = age(machine, cache, 6)
+    held: list[CacheFile] = []
+    cache.reserve(4 * WHOLE)
+    assert left(cache) == ids[:2]
+    assert cache.evicted == 3  # the one that was dropped meanwhile is not counted
+    assert cache.usage()[:2] == (2 * WHOLE, 2)
+    held[0].release()
 
 
 def test_a_hand_pin_holds_across_restarts_until_taken_off(machine: Machine) -> None:

@@ -224,14 +224,16 @@ class Reclaimer:
         return freed
 
     def _evict_some(self, chances: dict[int, Chance], need: int, slack: int) -> int:
-        if need <= 0:
-            return 0
-        candidates = [chance.candidate for chance in chances.values()]
-        picked = self._policy.pick(candidates, need + slack)
-        if len(picked) > _BATCH:
-            picked = self._policy.pick(candidates, need)
-        if not picked:
-            return 0
-        freed, files = self._room.evict([chances[file_id].row for file_id in picked])
-        self.evicted += files
+        """Evict from ``chances``, and go on with those not picked where a picked one was taken meanwhile."""
+        freed = 0
+        while freed < need and chances:
+            candidates = [chance.candidate for chance in chances.values()]
+            picked = self._policy.pick(candidates, need - freed + slack)
+            if len(picked) > _BATCH:
+                picked = self._policy.pick(candidates, need - freed)
+            if not picked:
+                break
+            nbytes, files = self._room.evict([chances.pop(file_id).row for file_id in picked])
+            self.evicted += files
+            freed += nbytes
         return freed

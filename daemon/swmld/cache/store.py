@@ -288,7 +288,7 @@ class Cache:
         """After an unclean stop: remove data files that have no row, put the totals right. Blocks for long.
 
         To be called once, in the background, after the start. Returns how many files it removed. One that
-        ``close`` cuts short is made up for after the next start.
+        ``close`` or an unreadable index cuts short is made up for after the next start; it never raises.
         """
         start = self._opened.start
         if start.unclean:
@@ -296,7 +296,8 @@ class Cache:
         try:
             removed = audit.sweep_orphans(self._layout, self._books.index, start, lambda: self._closed)
         except sqlite3.Error as error:
-            self._trouble.unreadable(error)
+            self._trouble.note(error)
+            return 0
         self._swept = not self._closed
         return removed
 
