@@ -37,12 +37,13 @@ int sw_fsetid(int on)
 	return syscall(SYS_capset, &head, caps) < 0 ? -errno : 0;
 }
 
-int64_t sw_pwrite(int fd, const void *p, size_t n, int64_t off)
+int64_t sw_pwrite(int fd, const void *p, size_t n, int64_t off, int keep_setid)
 {
 	size_t done = 0;
 	int err = 0;
 
-	sw_fsetid(0);
+	if (!keep_setid)
+		sw_fsetid(0);
 	while (done < n) {
 		ssize_t k = pwrite(fd, (const char *)p + done, n - done, off + (int64_t)done);
 
@@ -54,17 +55,32 @@ int64_t sw_pwrite(int fd, const void *p, size_t n, int64_t off)
 		}
 		done += (size_t)k;
 	}
-	sw_fsetid(1);
+	if (!keep_setid)
+		sw_fsetid(1);
 	return done ? (int64_t)done : err;
 }
 
-int sw_ftruncate(int fd, int64_t size)
+int sw_ftruncate(int fd, int64_t size, int keep_setid)
 {
 	int r;
 
-	sw_fsetid(0);
+	if (!keep_setid)
+		sw_fsetid(0);
 	r = ftruncate(fd, size) < 0 ? -errno : 0;
-	sw_fsetid(1);
+	if (!keep_setid)
+		sw_fsetid(1);
+	return r;
+}
+
+int sw_fallocate(int fd, int mode, int64_t off, int64_t len, int keep_setid)
+{
+	int r;
+
+	if (!keep_setid)
+		sw_fsetid(0);
+	r = fallocate(fd, mode, off, len) < 0 ? -errno : 0;
+	if (!keep_setid)
+		sw_fsetid(1);
 	return r;
 }
 

@@ -360,7 +360,7 @@ static int read_hot(sw_session *s, struct fuse_in_header *h, struct fuse_read_in
 		there = cfile_has(f, r->offset, r->offset + r->size, &first, &stop);
 		redirect = f->redirect;
 		chunk = r->offset / f->chunk_size;
-		crossed = f->bits && f->present < f->nchunks && chunk != f->last_chunk;
+		crossed = f->bits && chunk != f->last_chunk;
 		f->last_chunk = chunk;
 	}
 	unlock(s);
@@ -430,6 +430,20 @@ static int getxattr_hot(sw_session *s, struct fuse_in_header *h, struct fuse_get
 	return 1;
 }
 
+/* Not on a source that may hang, and not while a mirror would have to follow. */
+static int fallocate_hot(sw_session *s, struct fuse_in_header *h, struct fuse_fallocate_in *in)
+{
+	struct handle *k = (struct handle *)(uintptr_t)in->fh;
+	int fd = in->fh & SW_HOT_FH ? -1 : k->fd;
+
+	if (fd < 0 || !s->config.local || k->flags & FOPEN_DIRECT_IO)
+		reply(s, h->unique, fd < 0 ? -EBADF : -EOPNOTSUPP, NULL, 0);
+	else
+		reply(s, h->unique,
+		      sw_fallocate(fd, (int)in->mode, (int64_t)in->offset, (int64_t)in->length, !h->uid), NULL, 0);
+	return 1;
+}
+
 int hot_request(sw_session *s, char *msg, size_t len, char *out)
 {
 	struct fuse_in_header *h = (struct fuse_in_header *)msg;
@@ -437,6 +451,8 @@ int hot_request(sw_session *s, char *msg, size_t len, char *out)
 
 	if (h->opcode == FUSE_RELEASE) /* the books of opens are kept in every mode */
 		return release_hot(s, h, *(uint64_t *)arg);
+	if (h->opcode == FUSE_FALLOCATE) /* pyfuse3 does not carry it */
+		return fallocate_hot(s, h, arg);
 	if (!s->config.hot)
 		return 0;
 	switch (h->opcode) {
@@ -538,7 +554,7 @@ void sw_bypass(sw_session *s, uint64_t nodeid, int on)
 	unlock(s);
 }
 
-int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int writer)
+int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int writer, int pass)
 {
 	struct handle *h = calloc(1, sizeof *h);
 	struct node *n;
@@ -550,7 +566,7 @@ int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int write
 	n = node_get(s, nodeid);
 	if (!n)
 		r = -ESTALE;
-	else if (n->mode == SW_NONE && want != SW_WANT_PARTIAL && s->passthrough_on && s->config.hot) {
+	else if (n->mode == SW_NONE && want != SW_WANT_PARTIAL && pass && s->passthrough_on) {
 		/* BACKING_OPEN only takes a reference on an open file: it does not block, and the mode must not change. */
 		if (n->backing && want == SW_WANT_COMPLETE && same_generation(n))
 			id = n->backing;
@@ -597,6 +613,7 @@ int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int write
 	if (!writer)
 		h->flags |= FOPEN_NOFLUSH;
 	h->writer = writer != 0;
+	h->fd = writer ? fd : -1;
 	h->node = n;
 	n->refs++; /* until sw_handle_free */
 	n->attached = 1;

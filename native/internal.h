@@ -90,6 +90,7 @@ struct handle {
 	struct node *node;
 	uint32_t flags;                /* FOPEN_* */
 	int32_t backing;
+	int fd;                        /* a writer's descriptor of the source (Python's own), else -1 */
 	uint8_t writer, released;
 };
 

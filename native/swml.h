@@ -15,8 +15,10 @@ void *sw_buffer_alloc(size_t n); /* page-aligned, zeroed; NULL when out of memor
 void sw_buffer_free(void *p, size_t n);
 int sw_syncfs(int fd);
 int sw_fsetid(int on);
-int64_t sw_pwrite(int fd, const void *p, size_t n, int64_t off); /* without CAP_FSETID: the source clears setuid bits */
-int sw_ftruncate(int fd, int64_t size);
+/* Without CAP_FSETID unless keep_setid: the source clears setuid bits, as it does for the caller. */
+int64_t sw_pwrite(int fd, const void *p, size_t n, int64_t off, int keep_setid);
+int sw_ftruncate(int fd, int64_t size, int keep_setid);
+int sw_fallocate(int fd, int mode, int64_t off, int64_t len, int keep_setid);
 int sw_renameat2(int olddir, const char *oldname, int newdir, const char *newname, unsigned flags);
 int sw_create(int dir, const char *name, int flags, unsigned mode, unsigned uid, unsigned gid); /* fd */
 int sw_mknod(int dir, const char *name, unsigned mode, unsigned rdev, unsigned uid, unsigned gid);
@@ -109,7 +111,9 @@ int sw_begin_write(sw_session *s, uint64_t nodeid);   /* from now every open com
 void sw_end_write(sw_session *s, uint64_t nodeid);
 int sw_mirror_fd(sw_session *s, uint64_t nodeid);     /* PASS_CACHE lives: a new O_RDWR fd of its backing file */
 void sw_bypass(sw_session *s, uint64_t nodeid, int on); /* reads of this node must come from the source */
-int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int writer); /* fh, or -errno; -ESTALE: look up again */
+/* fh, or -errno; -ESTALE: look up again. fd stays the caller's, open until RELEASE for a writer. pass 0: not even
+ * where passthrough would work. */
+int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int writer, int pass);
 unsigned sw_open_flags(uint64_t fh);                  /* FOPEN_* that go with it */
 void sw_open_undo(sw_session *s, uint64_t fh);        /* the open was never answered */
 void sw_handle_free(sw_session *s, uint64_t fh);                   /* after RELEASE */

@@ -88,7 +88,7 @@ class Fuse(pyfuse3.Operations):
         self, nodeid: int, attr: pyfuse3.EntryAttributes, fields: Any, fh: int | None, ctx: Any
     ) -> pyfuse3.EntryAttributes:
         if fields.update_size:
-            await self._files.truncate(nodeid, fh, attr.st_size)
+            await self._files.truncate(nodeid, fh, attr.st_size, ctx.uid)
         changes: dict[str, int] = {}
         if fields.update_mode:
             changes["mode"] = attr.st_mode
@@ -150,7 +150,7 @@ class Fuse(pyfuse3.Operations):
 
     @_translated
     async def open(self, nodeid: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        return pyfuse3.FileInfo(fh=await self._files.open(nodeid, flags))
+        return pyfuse3.FileInfo(fh=await self._files.open(nodeid, flags, ctx.uid))
 
     @_translated
     async def create(
@@ -158,7 +158,7 @@ class Fuse(pyfuse3.Operations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         entry, fd = await self._names.create(parent, name, flags, mode, _caller(ctx))
         try:
-            fh = await self._files.adopt(entry.nodeid, fd)
+            fh = await self._files.adopt(entry.nodeid, fd, ctx.uid)
         except BaseException:
             self._native.forget(entry.nodeid, 1)
             raise

@@ -279,9 +279,9 @@ class Native:
         """While on, C answers no read of the node: the bytes are the source's."""
         lib.sw_bypass(self._s, nodeid, on)
 
-    def open_file(self, nodeid: int, want: Want, fd: int, writer: bool) -> int:
+    def open_file(self, nodeid: int, want: Want, fd: int, writer: bool, pass_through: bool = True) -> int:
         """Enters an open into the books; the file handle. ESTALE: the kernel is to look the name up again."""
-        return _must(lib.sw_open_file(self._s, nodeid, want, fd, writer))
+        return _must(lib.sw_open_file(self._s, nodeid, want, fd, writer, pass_through))
 
     def open_flags(self, fh: int) -> int:
         """FOPEN_* that the kernel is answered with."""
@@ -332,14 +332,15 @@ class Native:
         lib.sw_failed(self._s, nodeid, chunk, errno)
 
 
-def pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:
-    """Blocking. Writes all of it, without CAP_FSETID; bytes written, OSError when none were."""
-    return _must(lib.sw_pwrite(fd, ffi.from_buffer(data), len(data), offset))
+def pwrite(fd: int, data: bytes | memoryview, offset: int, keep_setid: bool = False) -> int:
+    """Blocking. Writes all of it; bytes written, OSError when none were. Unless ``keep_setid``, the source
+    clears setuid and setgid bits, as for an unprivileged writer."""
+    return _must(lib.sw_pwrite(fd, ffi.from_buffer(data), len(data), offset, keep_setid))
 
 
-def ftruncate(fd: int, size: int) -> None:
-    """Blocking. Without CAP_FSETID, so that the source clears setuid bits."""
-    _must(lib.sw_ftruncate(fd, size))
+def ftruncate(fd: int, size: int, keep_setid: bool = False) -> None:
+    """Blocking. ``keep_setid`` as for ``pwrite``."""
+    _must(lib.sw_ftruncate(fd, size, keep_setid))
 
 
 def renameat2(olddir: int, old: bytes, newdir: int, new: bytes, flags: int) -> None:

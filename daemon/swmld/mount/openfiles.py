@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -76,10 +77,12 @@ class OpenFile:
 
 @dataclass(slots=True)
 class Handle:
-    """One open that Python answered. ``fd`` is the writer's own descriptor of the source, else -1."""
+    """One open that Python answered. ``fd`` is the writer's own descriptor of the source, else -1; ``uid`` is
+    who opened it (root keeps set-id bits where others clear them)."""
 
     file: OpenFile
     fd: int = -1
+    uid: int = 0
 
 
 class OpenFiles:
@@ -118,7 +121,7 @@ class OpenFiles:
 
     # ---- open
 
-    async def open(self, nodeid: int, flags: int) -> int:
+    async def open(self, nodeid: int, flags: int, uid: int) -> int:
         """The file handle, entered into C's books; OSError."""
         self.counters.opens += 1
         file = self._hold(nodeid)
@@ -127,17 +130,17 @@ class OpenFiles:
                 if not flags & (_WRITING | os.O_TRUNC):
                     return await self._open_reader(file)
                 fd = await self._gate.open(lambda: self._open_writable(nodeid, flags))
-                return await self._open_writer(file, fd, truncate=bool(flags & os.O_TRUNC))
+                return await self._open_writer(file, fd, uid, truncate=bool(flags & os.O_TRUNC))
         finally:
             self._let_go(file)
 
-    async def adopt(self, nodeid: int, fd: int) -> int:
+    async def adopt(self, nodeid: int, fd: int, uid: int) -> int:
         """The handle of a file that was just created and is open as ``fd``, which is taken over."""
         self.counters.opens += 1
         file = self._hold(nodeid)
         try:
             async with file.lock:
-                return await self._open_writer(file, fd, truncate=False)
+                return await self._open_writer(file, fd, uid, truncate=False)
         finally:
             self._let_go(file)
 
@@ -160,7 +163,7 @@ class OpenFiles:
         except PermissionError:
             return self._native.open_source(nodeid, os.O_WRONLY | sync)
 
-    async def _open_writer(self, file: OpenFile, fd: int, *, truncate: bool) -> int:
+    async def _open_writer(self, file: OpenFile, fd: int, uid: int, *, truncate: bool) -> int:
         nodeid = file.nodeid
         try:
             mode = self._native.begin_write(nodeid)
@@ -170,18 +173,22 @@ class OpenFiles:
         try:
             await self._leave_cache(file, mode)
             if truncate:
-                await self._truncate(file, fd, 0)
-            fh = self._open_file(file, Want.SOURCE, fd, writer=True)
+                await self._truncate(file, fd, 0, uid)
+            # The kernel would clear set-id bits for root, too, on a file that it passes through.
+            pass_through = not os.fstat(fd).st_mode & (stat.S_ISUID | stat.S_ISGID)
+            fh = self._open_file(file, Want.SOURCE, fd, writer=True, pass_through=pass_through)
         except BaseException:
             self._native.end_write(nodeid)
             os.close(fd)
             raise
-        self._handles[fh] = Handle(file, fd)
+        self._handles[fh] = Handle(file, fd, uid)
         return fh
 
-    def _open_file(self, file: OpenFile, want: Want, fd: int, *, writer: bool = False) -> int:
+    def _open_file(
+        self, file: OpenFile, want: Want, fd: int, *, writer: bool = False, pass_through: bool = True
+    ) -> int:
         """Enters the open; a file that is served from the source must not be answered from a cache file."""
-        fh = self._native.open_file(file.nodeid, want, fd, writer)
+        fh = self._native.open_file(file.nodeid, want, fd, writer, pass_through)
         if want is Want.SOURCE:
             file.from_source = True
             if not self._native.open_flags(fh) & nat.FOPEN_PASSTHROUGH:
@@ -385,21 +392,21 @@ class OpenFiles:
         file = handle.file
         self.counters.writes += 1
         if file.mirror_fd < 0:
-            done = await self._gate.call(lambda: nat.pwrite(handle.fd, data, offset))
+            done = await self._gate.call(lambda: nat.pwrite(handle.fd, data, offset, not handle.uid))
         else:
             async with file.lock:  # overlapping writes reach both files in one order
-                done = await self._gate.call(lambda: nat.pwrite(handle.fd, data, offset))
+                done = await self._gate.call(lambda: nat.pwrite(handle.fd, data, offset, not handle.uid))
                 part = data[:done]
                 await self._disk.call(lambda: nat.pwrite(file.mirror_fd, part, offset))
         self.counters.written_bytes += done
         return done
 
-    async def truncate(self, nodeid: int, fh: int | None, size: int) -> None:
+    async def truncate(self, nodeid: int, fh: int | None, size: int, uid: int) -> None:
         """To ``size`` bytes, through an open writer or by the node."""
         handle = self._handles.get(fh) if fh is not None else None
         if handle is not None and handle.fd >= 0:
             async with handle.file.lock:
-                await self._truncate(handle.file, handle.fd, size)
+                await self._truncate(handle.file, handle.fd, size, uid)
             return
         file = self._hold(nodeid)
         try:
@@ -409,7 +416,7 @@ class OpenFiles:
                     mode = self._native.begin_write(nodeid)
                     try:
                         await self._leave_cache(file, mode)
-                        await self._truncate(file, fd, size)
+                        await self._truncate(file, fd, size, uid)
                     finally:
                         self._native.end_write(nodeid)
                 finally:
@@ -417,8 +424,8 @@ class OpenFiles:
         finally:
             self._let_go(file)
 
-    async def _truncate(self, file: OpenFile, fd: int, size: int) -> None:
-        await self._gate.call(lambda: nat.ftruncate(fd, size))
+    async def _truncate(self, file: OpenFile, fd: int, size: int, uid: int) -> None:
+        await self._gate.call(lambda: nat.ftruncate(fd, size, not uid))
         if file.mirror_fd >= 0:
             await self._disk.call(lambda: nat.ftruncate(file.mirror_fd, size))
 
@@ -475,12 +482,14 @@ class OpenFiles:
     def _touch(self, file: OpenFile, chunks: Iterable[int]) -> None:
         """Readers went to these chunks: what should be fetched ahead of them is asked for."""
         streams, target = file.streams, file.target
-        if streams is None or target is None or target.file.complete:
+        if streams is None or target is None:
             return
         for chunk in chunks:
             if chunk in file.ahead:
                 file.ahead.discard(chunk)
                 self.counters.prefetch_used += 1
+            if target.file.complete:
+                continue
             dropped = []
             for span in streams.on_touch(chunk, trio.current_time()):
                 dropped += [c for c in _chunks(span) if not self._ahead(file, target, c)]
