@@ -93,7 +93,9 @@ class _Shared:
             self.close(quietly=True)
         if self._tree is None:
             base = self._stack.enter_context(tree.work_dir())
-            self._tree = self._stack.enter_context(tree.backend(self._mode, base))
+            self._tree = self._stack.enter_context(
+                tree.backend(self._mode, base, options=["--chunk-size", "64KiB"])
+            )
         return self._tree
 
     def close(self, quietly: bool = False) -> None:
@@ -115,7 +117,10 @@ def shared(request: pytest.FixtureRequest) -> Iterator[_Shared]:
 
 @pytest.fixture
 def fs(shared: _Shared) -> Iterator[Tree]:
-    """A fresh directory, made through the mount, in a daemon that the module's tests share."""
+    """A fresh directory, made through the mount, in a daemon that the module's tests share.
+
+    Its chunks are the smallest: files are cached whole up to 64 KiB and in parts above.
+    """
     whole = shared.tree()
     name = f"t{next(_numbers)}"
     (whole.path / name).mkdir()

@@ -247,6 +247,11 @@ class Daemon:
         with Client(sockets[0], timeout=timeout) as client:
             return client.call(method, params)
 
+    def cached_bytes(self, name: str) -> int:
+        """Bytes that the cache holds of what lies at or below this name, counted from the mount."""
+        total: dict[str, int] = self.call("cache.ls", path=name)
+        return total["bytes"]
+
     def command(self, *args: str | Path, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """One command that talks to this daemon."""
         return swmld(*args, "--run-dir", self.run_dir, timeout=timeout)

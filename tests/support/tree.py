@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,21 @@ class Tree:
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    def settle(self) -> None:
+        """Let what was written so far grow old enough to be cached.
+
+        A file is not cached while another change of it could hide in the same tick of the file system's
+        clock; the limit is one of time (RACY_NS in swmld.mount.loading): there is no event to wait for.
+        """
+        if self.daemon is not None:
+            time.sleep(0.06)
+
+    def cached_bytes(self, name: str) -> int | None:
+        """What the cache holds of this file; None where there is no cache."""
+        if self.daemon is None:
+            return None
+        return self.daemon.cached_bytes(str((self.path / name).relative_to(self.daemon.mount)))
 
     @property
     def mounted(self) -> bool:

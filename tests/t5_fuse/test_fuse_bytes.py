@@ -67,6 +67,7 @@ def strict(own: Callable[..., Tree]) -> Tree:
 def files(strict: Tree) -> Tree:
     for size in SIZES:
         (strict.source / f"{size}").write_bytes(content(size))
+    strict.settle()
     return strict
 
 
@@ -75,6 +76,10 @@ def test_cold_then_warm(files: Tree, way: str) -> None:
     for _ in range(3):
         for size in SIZES:
             check(files / f"{size}", content(size), way=way)
+    if files.mounted:
+        assert [files.cached_bytes(f"{size}") for size in SIZES] == [
+            -(-size // 4096) * 4096 for size in SIZES
+        ]
 
 
 def test_every_border(files: Tree) -> None:
@@ -118,6 +123,7 @@ def test_changed_while_the_daemon_was_down(files: Tree) -> None:
         for size in SIZES[1:]:
             generation = 1 if stop is files.daemon.stop else 2
             (files.source / f"{size}").write_bytes(content(size, generation))
+        files.settle()
         files.daemon.start()
         for size in SIZES[1:]:
             check(files / f"{size}", content(size, generation))
@@ -129,7 +135,7 @@ steps = st.lists(
         st.sampled_from(
             ["read"] * 4
             + ["mapped"] * 2
-            + ["direct", "rewrite", "replace", "write", "append", "truncate", "drop", "all"]
+            + ["direct", "rewrite", "replace", "write", "append", "truncate", "drop", "settle", "all"]
         ),
         st.integers(0, 2),
         st.integers(0, 4 * CHUNK),
@@ -151,6 +157,7 @@ class Model:
             data = content((CHUNK - 1, 2 * CHUNK, 3 * CHUNK + 17)[which], which)
             (tree.source / name).write_bytes(data)
             self.bytes[name] = bytearray(data)
+        tree.settle()
 
     def step(self, kind: str, which: int, at: int, length: int) -> None:
         name = self.names[which]
@@ -160,6 +167,8 @@ class Model:
             check(path, bytes(model), at, length, kind)
         elif kind == "all":
             check(path, bytes(model))
+        elif kind == "settle":
+            self.tree.settle()
         elif kind == "drop" and self.tree.daemon is not None:
             self.tree.daemon.call("cache.drop", path=name)
         elif kind in ("write", "append"):

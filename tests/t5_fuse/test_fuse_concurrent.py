@@ -44,6 +44,7 @@ def test_many_processes_read_one_cold_file(small_chunks: Tree) -> None:
     """As DataLoader workers do with one shard: all want the same chunks at once."""
     wanted = content("shard", 40 * CHUNK + 77)
     (small_chunks.source / "shard").write_bytes(wanted)
+    small_chunks.settle()
     children = [
         posix.Child(partial(read_randomly, small_chunks / "shard", wanted, seed, 60)) for seed in range(8)
     ]
@@ -57,6 +58,7 @@ def test_one_fetch_for_all_readers(small_chunks: Tree) -> None:
         pytest.skip("needs a daemon")
     wanted = content("shard", 40 * CHUNK)
     (small_chunks.source / "shard").write_bytes(wanted)
+    small_chunks.settle()
     children = [
         posix.Child(partial(read_randomly, small_chunks / "shard", wanted, seed, 60)) for seed in range(8)
     ]
@@ -69,12 +71,14 @@ def test_one_fetch_for_all_readers(small_chunks: Tree) -> None:
 def test_threads_open_many_small_files(small_chunks: Tree) -> None:
     names = [f"{number}" for number in range(300)]
     for name in names:
-        (small_chunks.source / name).write_bytes(content(name, 1 + hash(int(name)) * 7 % 90_000))
+        (small_chunks.source / name).write_bytes(content(name, 1 + int(name) * 307 % 90_000))
+
+    small_chunks.settle()
 
     def work(seed: int) -> None:
         dice = random.Random(seed)
         for name in dice.sample(names, len(names)):
-            assert (small_chunks / name).read_bytes() == content(name, 1 + hash(int(name)) * 7 % 90_000)
+            assert (small_chunks / name).read_bytes() == content(name, 1 + int(name) * 307 % 90_000)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
@@ -136,6 +140,7 @@ def test_opens_race_with_writers(fs: Tree) -> None:
     """Readers open and close a cached file all the time while writers come and go: no open may fail."""
     wanted = content("file", 100_000)
     (fs / "file").write_bytes(wanted)
+    fs.settle()
     (fs / "file").read_bytes()
 
     def read(seed: int) -> None:
@@ -185,6 +190,7 @@ def test_eviction_under_readers(own: Callable[..., Tree]) -> None:
     names = [f"{number}" for number in range(24)]
     for name in names:
         (tree.source / name).write_bytes(content(name, 4 * CHUNK - int(name)))
+    tree.settle()
 
     def work(seed: int) -> None:
         dice = random.Random(seed)
@@ -199,10 +205,11 @@ def test_eviction_under_readers(own: Callable[..., Tree]) -> None:
         assert tree.daemon.metric("swmld_evictions_total") > 0
 
 
-def test_a_thread_per_file_forever_open(small_chunks: Tree) -> None:
+def test_two_thousand_open_files(small_chunks: Tree) -> None:
     """2,000 files open at once, each read at several places, then all closed."""
     for number in range(2_000):
         (small_chunks.source / f"{number}").write_bytes(content(str(number), 5_000))
+    small_chunks.settle()
     fds = [os.open(small_chunks / f"{number}", os.O_RDONLY) for number in range(2_000)]
     stop = threading.Event()
 

@@ -32,6 +32,7 @@ def test_what_is_written_is_read(fs: Tree, size: int) -> None:
     (fs / "name").write_bytes(data)
     assert (fs / "name").read_bytes() == (fs.source / "name").read_bytes() == data
     (fs.source / "behind").write_bytes(data)
+    fs.settle()
     assert (fs / "behind").read_bytes() == data
     assert (fs / "behind").read_bytes() == data  # and once more, from the cache
 

@@ -49,6 +49,7 @@ def tool(*command: str | Path, cwd: Path | None = None) -> str:
 def grown(fs: Tree) -> Tree:
     (fs.source / "tree").mkdir()
     grow(fs.source / "tree", 7)
+    fs.settle()
     return fs
 
 
