@@ -1,14 +1,15 @@
 """One flight: how the bytes of one chunk get from the source into the cache file.
 
     SUSPECT?  ─► verify the bytes that are there; if the checksum holds, that was all
-    prepare   ─► the source still is the target's, the cache has room              worker thread
+    prepare   ─► the cache has room                                                worker thread
     read      ─► sub-reads in parallel into one buffer                             engine
     seal      ─► the source still is the target's; crc32c                          worker thread
     write     ─► to the cache file                                                 engine
     commit    ─► the chunk is present
 
 The order is the promise: the chunk is committed after its bytes are in the cache file, and only if the
-source was the same file before and after it was read.
+source, once it was read, still is the generation that the target names (so it was that all the time; asking
+before the read as well would cost a slow source a round trip and tell nothing more).
 """
 
 from __future__ import annotations
@@ -215,12 +216,9 @@ class Carrier:
 
     async def _prepare(self, flight: Flight, buffer: Buffer) -> None:
         try:
-            if not await self._offload.call(partial(_prepare, self._cache, flight), buffer):
-                raise _stale("changed before it was read")
+            await self._offload.call(partial(_prepare, self._cache, flight), buffer)
         except CacheError as error:
             raise _cache_failed(error) from error
-        except OSError as error:
-            raise _source_failed(error) from error
 
     async def _seal(self, target: Target, buffer: Buffer, length: int) -> int:
         try:
@@ -278,13 +276,10 @@ class Carrier:
             return
 
 
-def _prepare(cache: Room, flight: Flight) -> bool:
-    if not flight.target.check_source():
-        return False
+def _prepare(cache: Room, flight: Flight) -> None:
     if not flight.reserved:
         cache.reserve(flight.length)
         flight.reserved = True
-    return True
 
 
 def _seal(target: Target, buffer: Buffer, length: int) -> int | None:
