@@ -46,7 +46,8 @@ STATS = {
     "mount": "/mnt/ml",
     "uptime": 75.0,
     "metrics": {
-        "reads_total": {"native": 1234567, "miss": 10},
+        "reads_total": {"native": 1234567, "miss": 10, "python": 0},
+        "evictions_total": 0,
         "hit_ratio": 0.9876,
         "cache_bytes": 3 << 30,
         "fetch_duration_seconds": {"demand": {"bounds": [0.001, 0.01], "counts": [98, 1, 1], "sum": 0.5}},
@@ -258,6 +259,8 @@ def test_stats(fake: Fake, swmld_: Any) -> None:
     rows = dict(line.rsplit(maxsplit=1) for line in out.splitlines()[2:] if line.strip())
     assert rows["reads_total{native}"] == "1,234,567"
     assert rows["hit_ratio"] == "0.9876"
+    assert rows["evictions_total"] == "0"
+    assert "reads_total{python}" not in rows
     assert rows["cache_bytes"] == "3GiB"
     assert rows["fetch_duration_seconds{demand,p50}"] == "<=1ms"
 

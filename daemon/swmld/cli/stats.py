@@ -21,6 +21,8 @@ from swmld.units import format_duration, format_size
 
 HELP = """Show what the daemon has counted since it started.
 
+The names are those of the Prometheus metrics without swmld_. Labelled values that are 0 are left out.
+
 [bold]Examples[/bold]
 
   swmld stats                             the only daemon that runs here
@@ -72,7 +74,7 @@ def _watch(client: Client, *, as_json: bool) -> None:
 
 
 def view(now: Stats, before: Stats | None) -> Group:
-    """One row a value; rates are over the time between ``before`` and ``now``."""
+    """One row a value, without labelled ones that are 0; rates are from ``before`` to ``now``."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -81,6 +83,8 @@ def view(now: Stats, before: Stats | None) -> Group:
     seconds = now["uptime"] - before["uptime"] if before is not None else 0.0
     earlier = flat(before["metrics"]) if before is not None else {}
     for name, value in flat(now["metrics"]).items():
+        if not value and "{" in name:
+            continue
         row = [plain(name), plain(_shown(name, value))]
         if seconds > 0 and is_counter(name) and name in earlier:
             row.append(plain(_shown(name, (value - earlier[name]) / seconds)))
