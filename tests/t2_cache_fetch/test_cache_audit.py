@@ -226,6 +226,13 @@ def test_a_file_replaced_during_verify_is_left_alone(machine: Machine) -> None:
     assert cache.find(identity(2)) is None
 
 
+def test_a_file_dropped_during_its_own_check_is_not_called_bad(machine: Machine) -> None:
+    cache = machine.open()
+    file_id = cached(cache, identity(1))
+    report = cache.verify(b"", lambda _report: cache.drop(file_id))
+    assert (report.chunks, report.bad) == (2, 0)
+
+
 def test_a_present_chunk_that_proves_bad_in_use_drops_the_generation(machine: Machine) -> None:
     cache = machine.open()
     told: list[Identity] = []

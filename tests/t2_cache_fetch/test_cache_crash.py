@@ -259,6 +259,33 @@ def test_only_what_came_after_the_mark_is_suspect(machine: Machine) -> None:
     assert trusted == [True, True, True, False, False, True]
 
 
+def test_what_comes_right_after_a_checkpoint_is_suspect(machine: Machine) -> None:
+    cache = machine.open()
+    cached(cache, identity(1))
+    assert cache.checkpoint()
+    cached(cache, identity(2))
+    cache._writer.flush()
+    machine.crash(cache)
+    machine.reboot()
+    cache = machine.open()
+    assert [cache.lookup_complete(identity(ino)) for ino in (1, 2)] == [1, None]
+
+
+def test_what_is_committed_during_the_last_sync_is_not_vouched_for(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = machine.open()
+    file = cache.acquire(identity(1), b"a")
+    fill(file, [0])
+    monkeypatch.setattr("swmld.cache.store.syncfs", lambda _fd: fill(file, [1]))
+    cache.close()
+    file.release()
+    machine.reboot()
+    again = machine.open().acquire(identity(1), b"a")
+    assert [again.state(chunk) for chunk in range(3)] == [PRESENT, ABSENT, ABSENT]
+    again.release()
+
+
 def test_a_file_around_a_suspect_session_is_trusted_where_it_has_no_chunk(machine: Machine) -> None:
     cache = machine.open()
     file = cache.acquire(identity(1), b"a")

@@ -218,7 +218,7 @@ class CacheModel(RuleBasedStateMachine):
             assert all(right_bytes(file, n) for n in range(file.nchunks) if file.state(n) is PRESENT)
 
 
-CacheModel.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+CacheModel.TestCase.settings = settings(max_examples=15, stateful_step_count=30, deadline=None)
 TestCacheModel = CacheModel.TestCase
 
 
