@@ -24,9 +24,10 @@ from support.cachekit import (
     identity,
     right_bytes,
 )
+from swmld.cache.changes import AddChunk, AddFile, DropFile
 from swmld.cache.checksum import crc32c
 from swmld.cache.files import ABSENT, PRESENT, SUSPECT
-from swmld.cache.index import Trust
+from swmld.cache.index import SCHEMA, FileRow, Trust
 from swmld.cache.store import Cache
 from swmld.errors import CacheError, CacheFull, UsageError
 
@@ -479,6 +480,25 @@ def test_a_full_index_forgets_quietly_and_recovers(
         file = cache.acquire(row.identity, b"x")
         assert all(right_bytes(file, n) for n in range(3) if file.state(n) is PRESENT)
         file.release()
+
+
+def test_changes_whose_fellows_were_lost_leave_no_stray_rows() -> None:
+    db = sqlite3.connect(":memory:")
+    db.executescript(SCHEMA)
+
+    def row(file_id: int) -> FileRow:
+        return FileRow(file_id, 1, 0, 7, CHUNK, 1, 1, b"a", CHUNK, 0, 1, 0, 1.0, 0, 1, 1)
+
+    # The chunk of a file whose own row was lost.
+    assert AddChunk(1, 0, 5, CHUNK, 1, 1).apply(db) == (0, 0)
+    # A generation whose drop was lost gives way to the next one of its inode.
+    assert AddFile(row(2)).apply(db) == (0, 1)
+    assert AddChunk(2, 0, 5, CHUNK, 1, 1).apply(db) == (CHUNK, 0)
+    assert AddFile(row(3)).apply(db) == (-CHUNK, 0)
+    assert DropFile(2, lambda: None).apply(db) == (0, 0)
+    assert db.execute("SELECT file_id FROM files").fetchall() == [(3,)]
+    assert db.execute("SELECT * FROM chunks").fetchall() == []
+    db.close()
 
 
 def test_a_drop_that_cannot_be_written_is_tried_again(machine: Machine) -> None:

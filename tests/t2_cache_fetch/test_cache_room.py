@@ -77,6 +77,7 @@ def test_small_files_go_down_to_the_low_water_mark(machine: Machine) -> None:
     for ino in range(300):
         machine.now += 60
         cached(cache, identity(ino, size=100))
+    cache._writer.flush()
     cache.reserve(100)
     assert cache.usage().files == 300 - 1 - 6  # 2 % of 300
     cache.unreserve(100)
