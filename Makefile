@@ -46,7 +46,7 @@ lint: setup
 	$(VENV)/bin/mypy
 
 bench: test-setup
-	$(PYTHON) -m tests.bench $(ARGS)
+	$(PYTHON) tests/bench/run.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build daemon/*.egg-info daemon/swmld/_native* native/test_build

@@ -1,12 +1,13 @@
 /* reader.c: the load of the benchmarks, in C so that the client's own cost does not hide the file system's.
  *
- *   reader seq FILE BLOCK            sequential read(2)                    -> bytes seconds
+ *   reader seq FILE BLOCK [BYTES]    sequential read(2), at most BYTES     -> bytes seconds
  *   reader rand FILE BLOCK COUNT     pread(2) at random aligned offsets    -> operations seconds
  *   reader mmap FILE                 one pass over a shared mapping        -> bytes seconds
  *   reader files LIST PROCESSES      open, read, close of each file        -> files seconds
  *   reader stat LIST                 lstat(2) of each file                 -> files seconds
  *   reader list DIR                  readdir(3) with lstat of each entry   -> entries seconds
  *   reader write FILE BYTES SYNC     1 MiB writes, fsync at the end if 1   -> bytes seconds
+ *   reader make DIR FIRST COUNT SIZE files DIR/fNNNNNNN of random bytes    -> files seconds
  * Prints "COUNT SECONDS"; exits 1 with a message on any error. */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -48,14 +49,14 @@ static off_t size_of(int fd)
 	return st.st_size;
 }
 
-static double seq(const char *path, size_t block)
+static double seq(const char *path, size_t block, double most)
 {
 	int fd = open_file(path);
 	char *buf = malloc(block);
 	double total = 0;
-	ssize_t n;
+	ssize_t n = 0;
 
-	while ((n = read(fd, buf, block)) > 0)
+	while (total < most && (n = read(fd, buf, block)) > 0)
 		total += (double)n;
 	if (n < 0)
 		err(1, "read");
@@ -191,6 +192,29 @@ static double write_file(const char *path, double bytes, int sync)
 	return bytes;
 }
 
+static double make(const char *dir, long first, long count, size_t size)
+{
+	uint64_t x = 88172645463325252ull + (uint64_t)first, *buf = malloc(size + 8);
+	char name[4096];
+
+	for (long i = first; i < first + count; i++) {
+		int fd;
+
+		for (size_t w = 0; w <= size / 8; w++) {
+			x ^= x << 13;
+			x ^= x >> 7;
+			x ^= x << 17;
+			buf[w] = x;
+		}
+		snprintf(name, sizeof name, "%s/f%07ld", dir, i);
+		fd = open(name, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+		if (fd < 0 || write(fd, buf, size) != (ssize_t)size || close(fd) < 0)
+			err(1, "%s", name);
+	}
+	free(buf);
+	return (double)count;
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 2 ? argv[1] : "";
@@ -202,7 +226,7 @@ int main(int argc, char **argv)
 		names = lines(argv[2], &count);
 	start = now();
 	if (!strcmp(what, "seq"))
-		n = seq(argv[2], (size_t)atol(argv[3]));
+		n = seq(argv[2], (size_t)atol(argv[3]), argc > 4 ? atof(argv[4]) : 1e18);
 	else if (!strcmp(what, "rand"))
 		n = rnd(argv[2], (size_t)atol(argv[3]), atol(argv[4]));
 	else if (!strcmp(what, "mmap"))
@@ -220,6 +244,8 @@ int main(int argc, char **argv)
 		n = list(argv[2]);
 	else if (!strcmp(what, "write"))
 		n = write_file(argv[2], atof(argv[3]), atoi(argv[4]));
+	else if (!strcmp(what, "make"))
+		n = make(argv[2], atol(argv[3]), atol(argv[4]), (size_t)atol(argv[5]));
 	else
 		errx(1, "usage: see the top of reader.c");
 	printf("%.0f %.6f\n", n, now() - start);

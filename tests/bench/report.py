@@ -1,0 +1,157 @@
+"""Results of the benchmarks: rows, verdicts, the table and the JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rig import Sample
+
+NOISY = 0.1  # relative spread of the rounds' ratios: above it a verdict near the goal is a guess
+MORE = 4  # times the rounds that are taken where they disagree
+
+Pairs = list[tuple[Sample, Sample]]  # (native, mount), one a round
+
+
+@dataclass
+class Result:
+    """One row. ``ratio`` is what the goal is about; larger is better unless ``most``."""
+
+    key: str
+    title: str
+    unit: str  # "MB/s", "/s", "MiB", "s"
+    goal: float | None
+    ratio: float
+    native: float | None = None  # in ``unit``; the disk's own file system, or what the goal compares with
+    mount: float | None = None
+    ratios: list[float] = field(default_factory=list)  # one a round
+    most: bool = False  # ``goal`` is an upper limit and ``ratio`` is the value itself
+    note: str = ""
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        if self.goal is None:
+            return ""
+        good = self.ratio <= self.goal if self.most else self.ratio >= self.goal
+        return "ok" if good else "short"
+
+    @property
+    def spread(self) -> float:
+        """See ``spread``."""
+        return spread(self.ratios)
+
+
+def spread(ratios: list[float]) -> float:
+    """How far rounds disagree: half the distance of the quartiles (of lowest and highest, for a few), over
+    the median."""
+    if len(ratios) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 4 else (min(ratios), 0, max(ratios))
+    return (high - low) / 2 / statistics.median(ratios)
+
+
+def enough(ratios: list[float], rounds: int) -> bool:
+    """Whether this many rounds will do: ``rounds``, more while they disagree, at most ``MORE`` times that."""
+    if len(ratios) < rounds:
+        return False
+    return rounds == 1 or len(ratios) >= MORE * rounds or spread(ratios) <= NOISY
+
+
+def take(rounds: int, one: Callable[[int], tuple[Sample, Sample]]) -> Pairs:
+    """Rounds (numbered) until there are enough."""
+    pairs: Pairs = []
+    while not enough([mount.rate / native.rate for native, mount in pairs], rounds):
+        pairs.append(one(len(pairs)))
+    return pairs
+
+
+def compare(key: str, title: str, unit: str, goal: float | None, pairs: Pairs) -> Result:
+    """A row from rounds of (native, mount) samples: the median of the rounds' own ratios.
+
+    The two samples of a round lie next to each other in time, so what else the machine does hits both; a
+    ratio of two medians would mix rounds.
+    """
+    scale = 1e6 if unit == "MB/s" else 1.0
+    ratios = [mount.rate / native.rate for native, mount in pairs]
+    return Result(
+        key,
+        title,
+        unit,
+        goal,
+        statistics.median(ratios),
+        statistics.median(native.rate for native, _ in pairs) / scale,
+        statistics.median(mount.rate for _, mount in pairs) / scale,
+        ratios,
+        note=share(pairs[-1][1]),
+        samples={"native": [a for a, _ in pairs], "mount": [b for _, b in pairs]},
+    )
+
+
+def share(sample: Sample) -> str:
+    """What the daemon did in one sample: requests in C, in Python, reads and opens by kind, its CPU time."""
+    moved = sample.requests
+    in_c = sum(n for key, n in moved.items() if key.startswith("requests ") and not key.endswith("python"))
+    python = moved.get("requests python", 0)
+    parts = [f"C {in_c:.0f}, py {python:.0f}"]
+    parts += [
+        f"{key.partition(' ')[2]} {key.partition(' ')[0]} {n:.0f}"
+        for key, n in moved.items()
+        if key.startswith(("opens", "reads", "fetches"))
+    ]
+    parts.append(f"cpu {sample.daemon_cpu:.2f} of {sample.seconds:.2f} s")
+    return ", ".join(parts)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+HEAD = (
+    f"{'row':<20}{'native':>10}{'mount':>10} {'unit':<5}{'ratio':>7}{'goal':>6} {'':<6}{'spread':>12}  note"
+)
+
+
+def line(row: Result) -> str:
+    """One line of the table."""
+    ratio = f"{row.ratio:.2f}" if row.ratio < 100 else f"{row.ratio:,.0f}"
+    goal = "-" if row.goal is None else f"{row.goal:g}"
+    noise = f"±{row.spread:.0%}" + ("!" if row.spread > NOISY else "") + f" of {len(row.ratios)}"
+    return (
+        f"{row.key:<20}{_number(row.native):>10}{_number(row.mount):>10} {row.unit:<5}{ratio:>7}{goal:>6}"
+        f" {row.verdict:<6}{noise if row.ratios else '':>12}  {row.note}"
+    )
+
+
+def machine(base: Path, **about: Any) -> dict[str, Any]:
+    """What the numbers depend on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "kernel": platform.release(),
+        "cpus": os.cpu_count(),
+        "memory_bytes": memory,
+        "file_system": _said("findmnt", "-no", "FSTYPE", "-T", str(base)),
+        "revision": _said("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"),
+        "load_at_start": os.getloadavg()[0],
+        **about,
+    }
+
+
+def _said(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def save(path: Path, about: dict[str, Any], rows: list[Result]) -> None:
+    """All rows with all samples, as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = [asdict(row) | {"verdict": row.verdict, "spread": row.spread} for row in rows]
+    path.write_text(json.dumps(about | {"rows": body}, indent=1) + "\n")
