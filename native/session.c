@@ -192,7 +192,7 @@ static void amend_init(sw_session *s, char *body)
 	*flags2 |= (uint32_t)(SW_DIRECT_IO_ALLOW_MMAP >> 32);
 	/* V2: the kernel says when setuid bits must go, and need not ask for security.capability at each write. */
 	o->flags &= ~(uint32_t)FUSE_HANDLE_KILLPRIV;
-	o->flags |= FUSE_HANDLE_KILLPRIV_V2 | FUSE_DONT_MASK;
+	o->flags |= FUSE_HANDLE_KILLPRIV_V2 | FUSE_DONT_MASK | FUSE_PARALLEL_DIROPS;
 	if (s->config.acl)
 		o->flags |= FUSE_POSIX_ACL;
 	else

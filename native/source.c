@@ -69,7 +69,7 @@ static int same_file(const struct node *n, uint64_t root_dev, const struct statx
 /* Opens the directory `nodeid` with `flags`, from its parent's descriptor (or its own, when it lost its name). */
 static int dir_open(sw_session *s, uint64_t nodeid, int flags)
 {
-	char name[256];
+	char name[SW_NAME_MAX + 1];
 	uint64_t parent;
 	struct statx st;
 	struct node *n;
@@ -185,7 +185,7 @@ int sw_dir_fd(sw_session *s, uint64_t nodeid)
 /* statx of a node by its name, checked to be the same file still (else -ESTALE: look it up again). */
 int source_stat(sw_session *s, uint64_t nodeid, struct statx *st)
 {
-	char name[256];
+	char name[SW_NAME_MAX + 1];
 	uint64_t parent = 0;
 	struct node *n;
 	int fd, slot, r, orphan = -1;
@@ -276,9 +276,9 @@ int sw_lookup(sw_session *s, uint64_t parent, const char *name, int ref, struct 
 	return r;
 }
 
-int sw_open_source(sw_session *s, uint64_t nodeid, int flags)
+int sw_open_source(sw_session *s, uint64_t nodeid, int flags, int verify)
 {
-	char name[256], proc[64];
+	char name[SW_NAME_MAX + 1], proc[64];
 	uint64_t parent;
 	struct statx st;
 	struct node *n;
@@ -311,6 +311,8 @@ int sw_open_source(sw_session *s, uint64_t nodeid, int flags)
 	dirfd_unpin(s, slot);
 	if (fd < 0)
 		return r == -ENOENT || r == -ELOOP ? -ESTALE : r;
+	if (!verify)
+		return r;
 	if (source_stat_at(fd, "", &st) < 0) {
 		close(fd);
 		return -EIO;
@@ -323,6 +325,36 @@ int sw_open_source(sw_session *s, uint64_t nodeid, int flags)
 	}
 	unlock(s);
 	return r;
+}
+
+int sw_open_child(sw_session *s, uint64_t parent, const char *name, struct sw_entry *out)
+{
+	struct statx st;
+	struct node *p, *n;
+	int slot, r, fd, dir = dirfd_pin(s, parent, &slot);
+
+	if (dir < 0)
+		return dir;
+	fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	r = fd < 0 ? -errno : 0;
+	dirfd_unpin(s, slot);
+	if (!r)
+		r = source_stat_at(fd, "", &st);
+	if (!r) {
+		fcntl(fd, F_SETFL, 0);
+		lock(s);
+		p = node_get(s, parent);
+		n = p ? node_intern(s, &st, p, name, strlen(name)) : NULL;
+		if (n) {
+			node_entry(s, n, out);
+			node_settle(s, n);
+		} else
+			r = p ? -ENOMEM : -ESTALE;
+		unlock(s);
+	}
+	if (r < 0 && fd >= 0)
+		close(fd);
+	return r < 0 ? r : fd;
 }
 
 /* Before the last name of a file goes: a descriptor that keeps the inode for whoever has it open or stands in it. */

@@ -93,7 +93,11 @@ int sw_cached_entry(sw_session *s, uint64_t nodeid, struct sw_entry *out);      
 void sw_ref(sw_session *s, uint64_t nodeid);
 void sw_forget(sw_session *s, uint64_t nodeid, uint64_t n);
 int sw_dir_fd(sw_session *s, uint64_t nodeid);                  /* may block; a new O_PATH fd, the caller's */
-int sw_open_source(sw_session *s, uint64_t nodeid, int flags);  /* may block; a new fd of the node's source file */
+/* May block; a new fd of the node's source file. verify 0: whatever its name means now, for callers that compare
+ * the open file's generation themselves (a round trip less at a slow source). */
+int sw_open_source(sw_session *s, uint64_t nodeid, int flags, int verify);
+/* May block; a child that is known to be a regular file, opened first and looked at then: one walk of the name. */
+int sw_open_child(sw_session *s, uint64_t parent, const char *name, struct sw_entry *out); /* fd */
 int sw_path(sw_session *s, uint64_t nodeid, char *buf, size_t size); /* relative to the root; length or -errno */
 int sw_parent(sw_session *s, uint64_t nodeid, uint64_t *parent, char *name, size_t size);
 int sw_before_unlink(sw_session *s, uint64_t parent, const char *name);   /* may block */

@@ -160,7 +160,7 @@ class Daemon:
         self._carriers = Workers(2 * settings.fetch_parallel, "swmld-fetch")
         self._engine = make_engine(settings.engine, parallel=settings.fetch_parallel)
         self._pool = BufferPool(BUFFERED_CHUNKS, settings.chunk_size)
-        loader = Loader(native, self._cache, direct=not self._source.local)
+        loader = Loader(native, self._cache, self._gate.close_fd, direct=not self._source.local)
         self._ahead: NeighbourPrefetch | None = None
         files = OpenFiles(
             native,

@@ -1,7 +1,7 @@
 /* slowfs: a directory served through FUSE as slowly, and as badly, as a test asks for.
  *
  *   slowfs SOURCE MOUNTPOINT [--delay-read-ms N] [--delay-meta-ms N] [--rate MB/s] [--control SOCKET]
- *          [--cache-seconds S] [--direct-io] [--hard]
+ *          [--cache-seconds S] [--direct-io] [--hard] [--serialize-lookups]
  *
  * Stands in for a network file system, whose kernel client test machines often lack. Each request waits its own
  * delay, many at a time (MAX_THREADS), and all data shares one rate, as over one link. A Unix datagram socket takes
@@ -12,6 +12,7 @@
  *   stats                                    JSON: requests, bytes, in flight, most in flight at once
  *
  * A hung request ends with EINTR when its caller is killed, as NFS does; --hard lets it hang on.
+ * Lookups in one directory run in parallel, as an NFS client's do, unless --serialize-lookups.
  * Owner and mode are those of the caller (it must run as root), inode numbers are those of SOURCE. */
 #define _GNU_SOURCE
 #define FUSE_USE_VERSION 314
@@ -19,6 +20,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fuse3/fuse.h>
+#include <fuse3/fuse_lowlevel.h>
 #include <getopt.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -28,6 +30,7 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/xattr.h>
 #include <time.h>
@@ -45,6 +48,7 @@ static _Atomic int mode = OK;
 static _Atomic long delay_us[2];
 static _Atomic long rate_mb; /* 0: no limit */
 static int hard, direct_io, stop_control;
+static int serialize;
 static double cache_seconds;
 static _Atomic long requests[2], bytes_read, bytes_written, opens, in_flight, most_in_flight;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -492,8 +496,25 @@ static int open_control(const char *path)
 	return fd;
 }
 
+/* libfuse 3.14 forgets to ask for FUSE_PARALLEL_DIROPS (1 << 18 of the INIT reply's flags), without which lookups in
+ * one directory wait for each other; an NFS client's do not. The first answer that goes out is the INIT reply. */
+static ssize_t amended_writev(int fd, struct iovec *iov, int count, void *userdata)
+{
+	static atomic_int seen;
+
+	if (!serialize && count > 1 && !atomic_exchange(&seen, 1))
+		((uint32_t *)iov[1].iov_base)[3] |= 1u << 18;
+	return writev(fd, iov, count);
+}
+
+static ssize_t plain_read(int fd, void *buf, size_t len, void *userdata)
+{
+	return read(fd, buf, len);
+}
+
 static int serve(const char *mountpoint)
 {
+	static const struct fuse_custom_io io = { .writev = amended_writev, .read = plain_read };
 	char max_read[40];
 	snprintf(max_read, sizeof max_read, "max_read=%u", MAX_IO);
 	char *argv[] = { "slowfs", "-o", "allow_other,default_permissions,fsname=slowfs", "-o", max_read, NULL };
@@ -502,6 +523,8 @@ static int serve(const char *mountpoint)
 	struct fuse_loop_config *cfg = fuse_loop_cfg_create();
 
 	if (!fuse || fuse_mount(fuse, mountpoint) < 0)
+		return 1;
+	if (fuse_session_custom_io(fuse_get_session(fuse), &io, fuse_session_fd(fuse_get_session(fuse))))
 		return 1;
 	fuse_set_signal_handlers(fuse_get_session(fuse));
 	fuse_loop_cfg_set_max_threads(cfg, MAX_THREADS);
@@ -517,7 +540,8 @@ int main(int argc, char **argv)
 	static const struct option options[] = {
 		{ "delay-read-ms", 1, 0, 'r' }, { "delay-meta-ms", 1, 0, 'm' }, { "rate", 1, 0, 'b' },
 		{ "control", 1, 0, 'c' },	{ "cache-seconds", 1, 0, 's' }, { "direct-io", 0, 0, 'd' },
-		{ "hard", 0, 0, 'h' },		{ 0 },
+		{ "hard", 0, 0, 'h' },		{ "serialize-lookups", 0, 0, 'l' },
+		{ 0 },
 	};
 	pthread_condattr_t attr;
 	pthread_t thread;
@@ -532,6 +556,7 @@ int main(int argc, char **argv)
 		case 's': cache_seconds = atof(optarg); break;
 		case 'd': direct_io = 1; break;
 		case 'h': hard = 1; break;
+		case 'l': serialize = 1; break;
 		default: return 2;
 		}
 	}

@@ -6,7 +6,6 @@ A hint and no more: bounded, dropped when the queue is full, and its errors are 
 from __future__ import annotations
 
 import os
-import stat
 from collections import OrderedDict
 
 import trio
@@ -15,7 +14,7 @@ from swmld.fetch.flights import Target
 from swmld.fetch.scheduler import Fetcher
 from swmld.mount.gate import SourceGate
 from swmld.mount.loading import Loader, unload
-from swmld.mount.native import Entry, Native
+from swmld.mount.native import Native
 from swmld.mount.target import SourceTarget
 from swmld.plan.listing import Listing
 from swmld.plan.neighbours import Directory, Limits
@@ -120,12 +119,14 @@ class NeighbourPrefetch:
             os.close(directory)
         try:
             with os.scandir(fd) as entries:
-                return Listing(os.fsencode(e.name) for e in entries if not e.is_dir(follow_symlinks=False))
+                return Listing(os.fsencode(e.name) for e in entries if e.is_file(follow_symlinks=False))
         finally:
             os.close(fd)
 
     async def _bring(self, parent: int, name: bytes) -> None:
-        entry, target = await self._gate.call(lambda: self._load(parent, name), unload)
+        entry, target = await self._gate.call(
+            lambda: self._loader.load_small(parent, name, self._whole_limit), unload
+        )
         if target is None:
             return
         if target.source_fd < 0:
@@ -135,12 +136,6 @@ class NeighbourPrefetch:
             target.release()
         else:
             self._under_way[target.key] = entry.nodeid, target
-
-    def _load(self, parent: int, name: bytes) -> tuple[Entry, SourceTarget | None]:
-        entry = self._native.lookup(parent, name, ref=False)
-        if not stat.S_ISREG(entry.mode) or entry.size > self._whole_limit:
-            return entry, None
-        return self._loader.load_entry(entry)
 
     def on_landed(self, target: Target) -> None:
         """A chunk landed; if it was one of ours, C may open the file by itself."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
 
+from swmld.cache.files import CacheFile
 from swmld.cache.store import Cache
 from swmld.errors import CacheError
 from swmld.mount.native import Entry, Native
@@ -31,32 +33,45 @@ def racy(entry: Entry) -> bool:
 class Loader:
     """Finds or makes the cache file of a node's present generation and opens what it is to be filled from."""
 
-    def __init__(self, native: Native, cache: Cache, *, direct: bool) -> None:
+    def __init__(self, native: Native, cache: Cache, close: Callable[[int], None], *, direct: bool) -> None:
         self._native = native
         self._cache = cache
+        self._close = close
         self._direct = direct
 
     def load(self, nodeid: int) -> tuple[Entry, SourceTarget | None]:
         """The attributes now, and the target; None when the file is not to be cached. OSError."""
-        return self.load_entry(self._native.getattr(nodeid))
-
-    def load_entry(self, entry: Entry) -> tuple[Entry, SourceTarget | None]:
-        """As ``load``, of attributes that were asked for just now."""
-        nodeid = entry.nodeid
-        if entry.size == 0 or racy(entry):
-            return entry, None
-        try:
-            cached = self._cache.acquire(entry.identity, self._native.path(nodeid))
-        except (CacheError, OSError):
+        entry = self._native.getattr(nodeid)
+        cached = self._cached(entry)
+        if cached is None:
             return entry, None
         if cached.complete:
-            return entry, SourceTarget(-1, cached, entry.identity)
+            return entry, SourceTarget(-1, cached, entry.identity, self._close)
         try:
-            fd, direct = self._open(nodeid, entry.size)
+            fd, direct = self._open(entry.nodeid, entry.size)
         except BaseException:
             cached.release()
             raise
-        return entry, SourceTarget(fd, cached, entry.identity, direct=direct)
+        return entry, SourceTarget(fd, cached, entry.identity, self._close, direct=direct)
+
+    def load_small(self, parent: int, name: bytes, limit: int) -> tuple[Entry, SourceTarget | None]:
+        """As ``load``, of a regular file of at most ``limit`` bytes that nobody has opened yet."""
+        entry, fd = self._native.open_child(parent, name)
+        cached = self._cached(entry) if entry.size <= limit else None
+        if cached is None or cached.complete:
+            self._close(fd)
+            fd = -1
+        if cached is None:
+            return entry, None
+        return entry, SourceTarget(fd, cached, entry.identity, self._close)
+
+    def _cached(self, entry: Entry) -> CacheFile | None:
+        if entry.size == 0 or racy(entry):
+            return None
+        try:
+            return self._cache.acquire(entry.identity, self._native.path(entry.nodeid))
+        except (CacheError, OSError):
+            return None
 
     def load_offline(self, entry: Entry) -> SourceTarget | None:
         """The whole cache file of a generation that the source cannot confirm just now."""
@@ -64,18 +79,18 @@ class Loader:
         if cached is None:
             return None
         if cached.complete:
-            return SourceTarget(-1, cached, entry.identity)
+            return SourceTarget(-1, cached, entry.identity, self._close)
         cached.release()
         return None
 
     def _open(self, nodeid: int, size: int) -> tuple[int, bool]:
-        """(descriptor, O_DIRECT or not). Remote files are read past this host's page cache: a FUSE or NFS
+        """(descriptor, O_DIRECT or not); the flight that reads it compares its generation. Remote files are read past this host's page cache: a FUSE or NFS
         client then sends a large read as parallel requests instead of one readahead window at a time, and
         memory is left to the cache file's pages."""
         if self._direct and size >= DIRECT_MINIMUM:
             with contextlib.suppress(OSError):
-                return self._native.open_source(nodeid, os.O_RDONLY | os.O_DIRECT), True
-        return self._native.open_source(nodeid, os.O_RDONLY), False
+                return self._native.open_source(nodeid, os.O_RDONLY | os.O_DIRECT, verify=False), True
+        return self._native.open_source(nodeid, os.O_RDONLY, verify=False), False
 
 
 def unload(loaded: tuple[Entry, SourceTarget | None]) -> None:

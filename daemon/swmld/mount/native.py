@@ -212,9 +212,16 @@ class Native:
         """Blocking. A new O_PATH descriptor of a directory; the caller closes it."""
         return _must(lib.sw_dir_fd(self._s, nodeid))
 
-    def open_source(self, nodeid: int, flags: int) -> int:
-        """Blocking. A new descriptor of the node's own file on the source; the caller closes it."""
-        return _must(lib.sw_open_source(self._s, nodeid, flags))
+    def open_source(self, nodeid: int, flags: int, verify: bool = True) -> int:
+        """Blocking. A new descriptor of the node's own file on the source; the caller closes it. Without
+        ``verify`` it may be another file that has taken the name."""
+        return _must(lib.sw_open_source(self._s, nodeid, flags, verify))
+
+    def open_child(self, parent: int, name: bytes) -> tuple[Entry, int]:
+        """Blocking. (attributes, descriptor) of a child that is known to be a regular file."""
+        e = ffi.new("struct sw_entry *")
+        fd = _must(lib.sw_open_child(self._s, parent, name, e))
+        return _entry(e), fd
 
     def path(self, nodeid: int) -> bytes:
         """Path below the source's root, ``b"."`` for the root; OSError when it has none."""

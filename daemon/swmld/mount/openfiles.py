@@ -168,7 +168,7 @@ class OpenFiles:
         try:
             mode = self._native.begin_write(nodeid)
         except OSError:
-            os.close(fd)
+            self._gate.close_fd(fd)
             raise
         try:
             await self._leave_cache(file, mode)
@@ -179,7 +179,7 @@ class OpenFiles:
             fh = self._open_file(file, Want.SOURCE, fd, writer=True, pass_through=pass_through)
         except BaseException:
             self._native.end_write(nodeid)
-            os.close(fd)
+            self._gate.close_fd(fd)
             raise
         self._handles[fh] = Handle(file, fd, uid)
         return fh
@@ -285,11 +285,11 @@ class OpenFiles:
         try:
             fh = self._open_file(file, Want.SOURCE, fd)
         except BaseException:
-            os.close(fd)
+            self._gate.close_fd(fd)
             raise
         passed = self._native.open_flags(fh) & (nat.FOPEN_PASSTHROUGH | nat.FOPEN_DIRECT_IO)
         if passed == nat.FOPEN_PASSTHROUGH or file.source_fd >= 0:
-            os.close(fd)
+            self._gate.close_fd(fd)
         else:
             file.source_fd = fd
         self._handles[fh] = Handle(file)
@@ -313,7 +313,7 @@ class OpenFiles:
         self._drop_target(file)
         for fd in (file.source_fd, file.mirror_fd):
             if fd >= 0:
-                os.close(fd)
+                self._gate.close_fd(fd)
 
     def _drop_target(self, file: OpenFile) -> None:
         if file.target is None:
@@ -379,7 +379,7 @@ class OpenFiles:
             else:
                 fd = await self._gate.open(lambda: self._native.open_source(nodeid, os.O_RDONLY))
             if file.source_fd >= 0:
-                os.close(fd)
+                self._gate.close_fd(fd)
             else:
                 file.source_fd = fd
         return file.source_fd
@@ -420,7 +420,7 @@ class OpenFiles:
                     finally:
                         self._native.end_write(nodeid)
                 finally:
-                    os.close(fd)
+                    self._gate.close_fd(fd)
         finally:
             self._let_go(file)
 
@@ -535,11 +535,11 @@ class OpenFiles:
             self._drop_target(file)
             for fd in (file.source_fd, file.mirror_fd):
                 if fd >= 0:
-                    os.close(fd)
+                    self._gate.close_fd(fd)
         self._files.clear()
         for handle in self._handles.values():
             if handle.fd >= 0:
-                os.close(handle.fd)
+                self._gate.close_fd(handle.fd)
         self._handles.clear()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from swmld.cache.files import CacheFile
 from swmld.types import Identity
@@ -11,14 +11,23 @@ from swmld.types import Identity
 
 class SourceTarget:
     """See ``fetch.flights.Target``. Owns ``source_fd`` (-1: the cache file is whole) and one pin of ``file``
-    until the last ``release``."""
+    until the last ``release``; ``close`` never blocks."""
 
-    def __init__(self, source_fd: int, file: CacheFile, identity: Identity, *, direct: bool = False) -> None:
+    def __init__(
+        self,
+        source_fd: int,
+        file: CacheFile,
+        identity: Identity,
+        close: Callable[[int], None],
+        *,
+        direct: bool = False,
+    ) -> None:
         self.key: Hashable = file.file_id
         self.source_fd = source_fd
         self.source_direct = direct
         self.file = file
         self.identity = identity
+        self._close = close
         self._holds = 1
 
     def check_source(self) -> bool:
@@ -37,5 +46,5 @@ class SourceTarget:
         self._holds -= 1
         if self._holds == 0:
             if self.source_fd >= 0:
-                os.close(self.source_fd)
+                self._close(self.source_fd)
             self.file.release()
