@@ -178,7 +178,7 @@ int sw_utimens(int fd, int64_t atime_ns, int64_t mtime_ns)
 
 		if (f < 0)
 			f += 1000000000;
-		t[i].tv_sec = (ns[i] - f) / 1000000000;
+		t[i].tv_sec = ns[i] / 1000000000 - (ns[i] < 0 && f); /* rounded down, without leaving int64_t */
 		t[i].tv_nsec = ns[i] == INT64_MIN ? UTIME_OMIT : f;
 	}
 	return utimensat(fd, "", t, AT_EMPTY_PATH) < 0 ? -errno : 0;

@@ -35,6 +35,7 @@ struct fuse_backing_map {
 #define SW_DIR_FH (1ULL << 62)
 #define SW_OWN_UNIQUE (1ULL << 63) /* requests that C makes up for pyfuse3: their replies go nowhere */
 #define SW_MSG_MAX ((1 << 20) + 8192)
+#define SW_NAME_MAX 1024          /* bytes of a name that FUSE carries; CIFS and NTFS have more than NAME_MAX */
 
 struct node;
 
@@ -71,7 +72,8 @@ struct node {
 	struct node *lru_prev, *lru_next, *brow_prev, *brow_next;
 	int orphan_fd;                 /* O_PATH of a file or directory without a name, -1 */
 	int keep_fd;                   /* backing file that was dropped from the cache while open, -1 */
-	int16_t rule;
+	int16_t rule;                  /* of s->rules, -1 none; node_rule() when rule_epoch is not s->epoch */
+	uint16_t rule_epoch;
 	uint8_t in_key, in_lru, in_brow, bypass, attached, tell_open, pages, told_old;
 };
 
@@ -138,7 +140,8 @@ struct sw_session {
 	struct node *root, lru, brow;
 	uint64_t nlru, nbrow;
 	uint64_t root_dev;
-	uint16_t epoch;
+	uint16_t epoch;                /* of the rules that nodes have: a directory that moves starts a new one */
+	uint8_t settling;
 	/* source.c */
 	struct dirfd dirfds[SW_DIRFDS];
 	uint64_t clock;
@@ -193,16 +196,20 @@ void node_settle(sw_session *s, struct node *n); /* to the idle list, or freed, 
 void node_attr(sw_session *s, struct node *n, const struct statx *st);
 void brow_touch(sw_session *s, struct node *n);  /* recency of registered backing files */
 void brow_remove(sw_session *s, struct node *n);
-uint64_t node_valid_ns(sw_session *s, const struct node *n);
-void node_entry(sw_session *s, const struct node *n, struct sw_entry *out);
+uint64_t node_valid_ns(sw_session *s, struct node *n);
+void node_entry(sw_session *s, struct node *n, struct sw_entry *out);
 void node_rule(sw_session *s, struct node *n);
 int node_path(sw_session *s, const struct node *n, char *buf, size_t size);
-static inline int node_check(const sw_session *s, const struct node *n)
+static inline int node_check(sw_session *s, struct node *n)
 {
+	if (s->nrules && n->rule_epoch != s->epoch)
+		node_rule(s, n);
 	return n->rule < 0 ? s->config.check : s->rules[n->rule].check;
 }
-static inline uint64_t node_check_ns(const sw_session *s, const struct node *n)
+static inline uint64_t node_check_ns(sw_session *s, struct node *n)
 {
+	if (s->nrules && n->rule_epoch != s->epoch)
+		node_rule(s, n);
 	return n->rule < 0 ? s->config.check_ns : s->rules[n->rule].check_ns;
 }
 

@@ -36,6 +36,7 @@ int table_init(sw_session *s)
 	s->by_name = calloc(s->nbuckets, sizeof *s->by_name);
 	s->lru.lru_next = s->lru.lru_prev = &s->lru;
 	s->brow.brow_next = s->brow.brow_prev = &s->brow;
+	s->epoch = 1;
 	return s->by_id && s->by_key && s->by_name ? 0 : -ENOMEM;
 }
 
@@ -227,28 +228,43 @@ void node_hold(sw_session *s, struct node *n)
 	lru_remove(s, n);
 }
 
-/* The kernel's references, children, handles: whoever drops the last one calls this. */
+static int held(const struct node *n)
+{
+	return n->nlookup || n->refs || n->opens;
+}
+
+/* Deleted or replaced: nobody can ask for it again. */
+static int dead(const struct node *n)
+{
+	return !n->links || !n->in_key;
+}
+
+/* The kernel's references, children, handles: whoever drops the last one calls this. n may be gone afterwards.
+ * A node that goes may leave its parent unheld, which comes here again: those only join the list (the dead at the end
+ * where the next are taken), and the loop of the outermost call frees them, however long the chain is. */
 void node_settle(sw_session *s, struct node *n)
 {
-	if (n == s->root || n->nlookup || n->refs || n->opens || n->in_lru)
+	struct node *before;
+
+	if (n == s->root || held(n) || (n->in_lru && !dead(n)))
 		return;
-	if (!n->links || !n->in_key) { /* deleted or replaced: nobody can ask for it again */
-		node_free(s, n);
-		return;
-	}
-	n->lru_next = s->lru.lru_next;
-	n->lru_prev = &s->lru;
+	lru_remove(s, n);
+	before = dead(n) ? s->lru.lru_prev : &s->lru;
+	n->lru_prev = before;
+	n->lru_next = before->lru_next;
 	n->lru_next->lru_prev = n;
-	s->lru.lru_next = n;
+	before->lru_next = n;
 	n->in_lru = 1;
 	s->nlru++;
-	while (s->nlru > s->config.idle_nodes) {
-		struct node *v = s->lru.lru_prev;
-
-		lru_remove(s, v);
-		if (!v->nlookup && !v->refs && !v->opens)
-			node_free(s, v);
+	if (s->settling)
+		return;
+	s->settling = 1;
+	while ((n = s->lru.lru_prev) != &s->lru && (dead(n) || s->nlru > s->config.idle_nodes)) {
+		lru_remove(s, n);
+		if (!held(n))
+			node_free(s, n);
 	}
+	s->settling = 0;
 }
 
 void node_unref(sw_session *s, struct node *n)
@@ -277,16 +293,57 @@ void link_drop(sw_session *s, struct node *parent, const char *name, size_t len)
 		n->refs++; /* it outlives the removal of its name */
 		link_free(s, l);
 		n->kernel_until = 0;
+		n->rule_epoch = 0;
 		node_unref(s, n);
 	}
 }
 
+/* A name that was seen just now comes first: the other ones may be gone from the source. */
+static void link_first(struct link *l)
+{
+	struct link **p = &l->node->links;
+
+	if (*p == l)
+		return;
+	while (*p != l)
+		p = &(*p)->nnext;
+	*p = l->nnext;
+	l->nnext = l->node->links;
+	l->node->links = l;
+	l->node->rule_epoch = 0;
+}
+
+/* The source itself may rename directories behind our back, and the news come in any order: before n, a directory, is
+ * put into `parent`, the table must not say that `parent` lies below n. Who walks up would not come to an end. */
+static int no_circle(sw_session *s, struct node *n, struct node *parent)
+{
+	struct node *up;
+
+	for (up = parent; up != n && up != s->root && up->links; up = up->links->parent)
+		;
+	if (up != n)
+		return 0;
+	if (parent == n)
+		return -ELOOP;
+	while (parent->links) /* no longer true: the next lookup says where it is */
+		link_free(s, parent->links);
+	return 0;
+}
+
+/* The caller holds n and parent. */
 static int link_add(sw_session *s, struct node *n, struct node *parent, const char *name, size_t len)
 {
 	struct link *l = link_find(s, parent, name, len), **p;
+	int directory = S_ISDIR(n->perm), peopled = directory && n->refs > 1; /* it may have children in the table */
 
-	if (l && l->node == n)
+	if (l && l->node == n) {
+		link_first(l);
 		return 0;
+	}
+	if (len > SW_NAME_MAX)
+		return -ENAMETOOLONG;
+	if (peopled && no_circle(s, n, parent) < 0)
+		return -ELOOP;
 	if (l)
 		link_drop(s, parent, name, len);
 	l = malloc(sizeof *l + len + 1);
@@ -303,18 +360,24 @@ static int link_add(sw_session *s, struct node *n, struct node *parent, const ch
 	p = &s->by_name[l->hash & (s->nbuckets - 1)];
 	l->hnext = *p;
 	*p = l;
-	if (S_ISDIR(n->perm)) /* a directory has one name: older ones are stale */
+	s->nlinks++;
+	if (directory) /* a directory has one name: older ones are stale */
 		while (n->links)
 			link_free(s, n->links);
 	l->nnext = n->links;
 	n->links = l;
-	s->nlinks++;
+	n->rule_epoch = 0;
+	if (peopled && ++s->epoch == 0) /* what lies in it may have another rule now */
+		s->epoch = 1;
 	return 0;
 }
 
+/* Nanoseconds reach from 1677 to 2262; some file systems reach further. */
 static int64_t ts_ns(const struct statx_timestamp *t)
 {
-	return t->tv_sec * 1000000000ll + t->tv_nsec;
+	int64_t most = INT64_MAX / 1000000000 - 1, s = t->tv_sec;
+
+	return (s > most ? most : s < -most ? -most : s) * 1000000000ll + t->tv_nsec;
 }
 
 void node_attr(sw_session *s, struct node *n, const struct statx *st)
@@ -359,29 +422,33 @@ struct node *node_intern(sw_session *s, const struct statx *st, struct node *par
 			node_attr(s, n, st);
 		return n;
 	}
+	parent->refs++; /* nor is the parent to go with the last of its names */
 	dev = key_dev(s, st);
 	n = node_by_key(s, dev, st->stx_ino);
-	if (n && n != s->root && ((n->perm ^ st->stx_mode) & S_IFMT || n->btime_ns != btime)) {
+	/* Some sources know a file's birth time at one call and not at the next. */
+	if (n && n != s->root && ((n->perm ^ st->stx_mode) & S_IFMT || (btime && n->btime_ns && n->btime_ns != btime))) {
 		node_supersede(s, n); /* the inode number is in use for another file now */
 		n = NULL;
 	}
 	if (!n) {
 		n = node_new(s, new_id(s, dev, st->stx_ino), dev, st->stx_ino);
-		if (!n)
+		if (!n) {
+			node_unref(s, parent);
 			return NULL;
-		n->btime_ns = btime;
+		}
 		fresh = 1;
 	}
+	if (btime)
+		n->btime_ns = btime;
 	n->refs++; /* not to be settled while its links change */
 	node_attr(s, n, st);
 	if (n != s->root && link_add(s, n, parent, name, len) < 0 && fresh) {
-		n->refs--;
 		node_free(s, n);
-		return NULL;
+		n = NULL;
 	}
-	n->refs--;
-	if (fresh && s->nrules)
-		node_rule(s, n);
+	node_unref(s, parent);
+	if (n)
+		n->refs--; /* last: n may be idle, and the caller has not taken it yet */
 	return n;
 }
 
@@ -424,15 +491,18 @@ int node_path(sw_session *s, const struct node *n, char *buf, size_t size)
 	return (int)(buf + size - p) - 1;
 }
 
-/* Globs are matched against the path below the mount; `*` also matches `/`, as in .gitignore's `**`. */
+/* Globs are matched against the path below the mount; `*` also matches `/`, as in .gitignore's `**`. A path of 4096
+ * bytes or more has no rule. */
 void node_rule(sw_session *s, struct node *n)
 {
 	char path[4096];
+	int r = node_path(s, n, path, sizeof path);
 
+	n->rule_epoch = s->epoch;
+	if (r == -ESTALE)
+		return; /* nameless: the rule it had */
 	n->rule = -1;
-	if (!s->nrules || node_path(s, n, path, sizeof path) < 0)
-		return;
-	for (int i = 0; i < s->nrules; i++)
+	for (int i = 0; i < s->nrules && r >= 0; i++)
 		if (!fnmatch(s->rules[i].glob, path, 0)) {
 			n->rule = (int16_t)i;
 			return;
@@ -440,7 +510,7 @@ void node_rule(sw_session *s, struct node *n)
 }
 
 /* How long the kernel may answer for this node by itself. */
-uint64_t node_valid_ns(sw_session *s, const struct node *n)
+uint64_t node_valid_ns(sw_session *s, struct node *n)
 {
 	switch (node_check(s, n)) {
 	case 0:
@@ -452,7 +522,7 @@ uint64_t node_valid_ns(sw_session *s, const struct node *n)
 	}
 }
 
-void node_entry(sw_session *s, const struct node *n, struct sw_entry *out)
+void node_entry(sw_session *s, struct node *n, struct sw_entry *out)
 {
 	memset(out, 0, sizeof *out);
 	out->nodeid = n->id;
@@ -602,6 +672,8 @@ void sw_renamed(sw_session *s, uint64_t p1, const char *n1, uint64_t p2, const c
 	from = node_get(s, p1);
 	to = node_get(s, p2);
 	if (from && to) {
+		from->refs++;
+		to->refs++;
 		if ((l = link_find(s, from, n1, strlen(n1))))
 			a = l->node;
 		if ((l = link_find(s, to, n2, strlen(n2))))
@@ -617,15 +689,17 @@ void sw_renamed(sw_session *s, uint64_t p1, const char *n1, uint64_t p2, const c
 				link_add(s, a, to, n2, strlen(n2));
 			if (b && exchange)
 				link_add(s, b, from, n1, strlen(n1));
-			if (a && s->nrules)
-				node_rule(s, a);
-			if (b && exchange && s->nrules)
-				node_rule(s, b);
+			if (b && exchange && b->orphan_fd >= 0) { /* it lost no name after all */
+				close(b->orphan_fd);
+				b->orphan_fd = -1;
+			}
 		}
 		if (a)
 			node_unref(s, a);
 		if (b)
 			node_unref(s, b);
+		node_unref(s, from);
+		node_unref(s, to);
 	}
 	unlock(s);
 }
