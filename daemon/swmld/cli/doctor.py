@@ -51,11 +51,14 @@ def doctor(
 
 
 def _table(findings: list[probes.Finding]) -> Table:
+    """What is missing gets two more lines each: side by side they would not fit a terminal."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("feature", "here", "seen", "used instead", "how to get it"):
+    for title in ("feature", "here", ""):
         table.add_column(title, overflow="fold")
     for finding in findings:
-        missing = ("", "") if finding.works else (finding.instead, finding.how)
         answer = "[green]yes[/green]" if finding.works else "[red]no[/red]"
-        table.add_row(finding.name, answer, plain(finding.detail), *(plain(text) for text in missing))
+        table.add_row(finding.name, answer, plain(finding.detail))
+        if not finding.works:
+            table.add_row("", "", plain(f"used instead: {finding.instead}"))
+            table.add_row("", "", plain(f"to get it: {finding.how}"))
     return table
