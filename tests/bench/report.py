@@ -58,17 +58,17 @@ def spread(ratios: list[float]) -> float:
     return (high - low) / 2 / statistics.median(ratios)
 
 
-def enough(ratios: list[float], rounds: int) -> bool:
-    """Whether this many rounds will do: ``rounds``, more while they disagree, at most ``MORE`` times that."""
+def enough(ratios: list[float], rounds: int, most: int) -> bool:
+    """Whether this many rounds will do: ``rounds``, more while they disagree."""
     if len(ratios) < rounds:
         return False
-    return rounds == 1 or len(ratios) >= MORE * rounds or spread(ratios) <= NOISY
+    return rounds == 1 or len(ratios) >= most or spread(ratios) <= NOISY
 
 
-def take(rounds: int, one: Callable[[int], tuple[Sample, Sample]]) -> Pairs:
-    """Rounds (numbered) until there are enough."""
+def take(rounds: int, one: Callable[[int], tuple[Sample, Sample]], most: int | None = None) -> Pairs:
+    """Rounds (numbered) until there are enough; at most ``most`` (``MORE`` times ``rounds``)."""
     pairs: Pairs = []
-    while not enough([mount.rate / native.rate for native, mount in pairs], rounds):
+    while not enough([mount.rate / native.rate for native, mount in pairs], rounds, most or MORE * rounds):
         pairs.append(one(len(pairs)))
     return pairs
 

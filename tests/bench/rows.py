@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import Enum
 from fnmatch import fnmatch
 from pathlib import Path
 
 from report import Pairs, Result, compare, take
 from rig import MIB, SMALL, Rig, Sample
 from support.mount import Daemon
+
+# Longer than --check-interval: each open of a warm row looks at the source, as one a minute later would.
+CHECK_SECONDS = 1.05
 
 
 @dataclass(frozen=True)
@@ -25,29 +28,22 @@ class Side:
 Args = Callable[[Rig, Side], list[object]]
 
 
-class State(Enum):
-    """Of the page cache, before a sample.
-
-    Data is warmed anew each round: how the kernel lays pages out in memory (folio sizes, huge pages) depends
-    on luck and on who brought them in, lasts until they are dropped, and moves the rates by a third.
-    """
-
-    WARM = "dropped, then read once by both sides, each round"
-    KEPT = "the same, once: to warm names takes long"
-    DROPPED = "dropped before each sample"
-
-
 @dataclass(frozen=True)
 class Load:
-    """A row: what reader.c does on one side, and in which state of the page cache."""
+    """A row: what reader.c does on one side, and in which state of the page cache.
+
+    ``dropped``: dropped before each sample. Else dropped and then read once by both sides, anew each round:
+    how the kernel lays pages and names out in memory (folio sizes, huge pages, hash chains) depends on luck
+    and on who brought them in, lasts until they are dropped, and moves the rates by a third.
+    """
 
     key: str
     title: str
     unit: str
     goal: float | None
     args: Args
-    state: State
-    warm_up: Args | None = None  # None: the load itself
+    warm_up: Args | None = None  # before a warm sample; None: the load itself
+    dropped: bool = False
 
 
 def _big(what: str, *more: object) -> Args:
@@ -69,18 +65,18 @@ def _names(_: Rig, side: Side) -> list[object]:
 _SCAN = _big("seq", MIB)
 _SMALL = _listed("files", "small", 1)
 LOADS = [
-    Load("warm-seq", "sequential", "MB/s", 0.95, _SCAN, State.WARM),
-    Load("warm-rand4k", "random 4 KiB", "/s", 0.95, _rand(4096, "rand_warm"), State.WARM, _SCAN),
-    Load("warm-rand64k", "random 64 KiB", "/s", 0.95, _rand(65536, "rand64_warm"), State.WARM, _SCAN),
-    Load("warm-mmap", "mmap scan", "MB/s", 0.95, _big("mmap"), State.WARM, _SCAN),
-    Load("warm-small", "small files", "/s", 0.55, _SMALL, State.WARM),
-    Load("warm-stat", "stat of known names", "/s", 0.9, _listed("stat", "stat"), State.KEPT),
-    Load("warm-readdir", "readdir with stat", "/s", 0.5, _names, State.KEPT),
-    Load("dropped-seq", "sequential", "MB/s", 0.95, _SCAN, State.DROPPED),
-    Load("dropped-rand4k", "random 4 KiB", "/s", 0.95, _rand(4096, "rand_dropped"), State.DROPPED),
-    Load("dropped-rand64k", "random 64 KiB", "/s", 0.95, _rand(65536, "rand64_dropped"), State.DROPPED),
-    Load("dropped-mmap", "mmap scan", "MB/s", 0.95, _big("mmap"), State.DROPPED),
-    Load("dropped-small", "small files", "/s", 0.85, _SMALL, State.DROPPED),
+    Load("warm-seq", "sequential", "MB/s", 0.95, _SCAN),
+    Load("warm-rand4k", "random 4 KiB", "/s", 0.95, _rand(4096, "rand_warm"), _SCAN),
+    Load("warm-rand64k", "random 64 KiB", "/s", 0.95, _rand(65536, "rand64_warm"), _SCAN),
+    Load("warm-mmap", "mmap scan", "MB/s", 0.95, _big("mmap"), _SCAN),
+    Load("warm-small", "small files", "/s", 0.55, _SMALL),
+    Load("warm-stat", "stat of known names", "/s", 0.9, _listed("stat", "stat")),
+    Load("warm-readdir", "readdir with stat", "/s", 0.5, _names),
+    Load("dropped-seq", "sequential", "MB/s", 0.95, _SCAN, dropped=True),
+    Load("dropped-rand4k", "random 4 KiB", "/s", 0.95, _rand(4096, "rand_dropped"), dropped=True),
+    Load("dropped-rand64k", "random 64 KiB", "/s", 0.95, _rand(65536, "rand64_dropped"), dropped=True),
+    Load("dropped-mmap", "mmap scan", "MB/s", 0.95, _big("mmap"), dropped=True),
+    Load("dropped-small", "small files", "/s", 0.85, _SMALL, dropped=True),
 ]
 
 
@@ -90,18 +86,19 @@ def measure(rig: Rig, load: Load, native: Side, mount: Side) -> Pairs:
 
     def one(number: int) -> tuple[Sample, Sample]:
         got = {}
-        if load.state is State.WARM or (load.state is State.KEPT and number == 0):
+        if not load.dropped:
             rig.drop()
             for side in sides.values():
                 for args in (load.warm_up or load.args, load.args):
                     rig.sample(None, *args(rig, side))
+            time.sleep(CHECK_SECONDS)
         for name in sorted(sides, reverse=number % 2 == 0):
-            if load.state is State.DROPPED:
+            if load.dropped:
                 rig.drop()
             got[name] = rig.sample(sides[name].daemon, *load.args(rig, sides[name]))
         return got["native"], got["mount"]
 
-    return take(rig.sizes.rounds if load.state is State.DROPPED else rig.sizes.rounds_short, one)
+    return take(rig.sizes.rounds if load.dropped else rig.sizes.rounds_short, one)
 
 
 def cached(rig: Rig, wanted: list[str]) -> Iterator[Result]:
