@@ -356,6 +356,12 @@ def test_the_man_page_has_every_command_and_option(capsys: pytest.CaptureFixture
     assert page.startswith(".TH SWMLD 8 ")
 
 
+def test_roff_prints_text_as_it_is() -> None:
+    assert man.roff(".dot\n'quote\nback\\slash --opt [bold]b[/bold]") == (
+        "\\&.dot\n\\&'quote\nback\\eslash \\-\\-opt b"
+    )
+
+
 # --- before the start ---
 
 
