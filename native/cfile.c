@@ -11,11 +11,11 @@ struct sw_cfile *cfile_get(struct sw_cfile *f)
 	return f;
 }
 
-void cfile_put(struct sw_cfile *f)
+void cfile_put(sw_session *s, struct sw_cfile *f)
 {
 	if (!f || --f->refs)
 		return;
-	close(f->fd);
+	close_later(s, f->fd);
 	free(f->bits);
 	free(f);
 }
@@ -46,14 +46,17 @@ int cfile_has(const struct sw_cfile *f, uint64_t offset, uint64_t end, uint64_t 
 int sw_set_cfile(sw_session *s, uint64_t nodeid, int fd, uint64_t size, uint32_t chunk_size,
 		 const unsigned char *bitmap)
 {
-	struct sw_cfile *f = calloc(1, sizeof *f), *old = NULL;
+	struct sw_cfile *f, *old = NULL;
 	uint64_t nbytes;
 	struct node *n;
 	int r = 0;
 
+	if (!chunk_size)
+		return -EINVAL;
+	f = calloc(1, sizeof *f);
 	if (!f)
 		return -ENOMEM;
-	f->nchunks = (size + chunk_size - 1) / chunk_size;
+	f->nchunks = size / chunk_size + (size % chunk_size != 0);
 	nbytes = f->nchunks / 8 + 1;
 	f->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	f->bits = calloc(1, nbytes);
@@ -79,11 +82,13 @@ int sw_set_cfile(sw_session *s, uint64_t nodeid, int fd, uint64_t size, uint32_t
 		old = n->cf;
 		n->cf = f;
 		park_recheck(s, n);
+		if (old)
+			park_ask(s, n); /* whoever was asked for the old one's chunks may not bring these */
 	} else {
 		old = f;
 		r = -ESTALE;
 	}
-	cfile_put(old);
+	cfile_put(s, old);
 	unlock(s);
 	return r;
 }

@@ -34,11 +34,41 @@ int backing_open(sw_session *s, int fd)
 	return r;
 }
 
+static void later_run(int dev, struct later *what, uint32_t *n)
+{
+	for (; *n; --*n, what++) {
+		uint32_t id = (uint32_t)what->backing;
+
+		if (what->fd >= 0)
+			close(what->fd);
+		else
+			ioctl(dev, FUSE_DEV_IOC_BACKING_CLOSE, &id);
+	}
+}
+
+void close_later(sw_session *s, int fd)
+{
+	s->later[s->nlater++] = (struct later){fd, 0};
+	if (s->nlater == SW_LATER)
+		later_run(s->dev, s->later, &s->nlater);
+}
+
+void unlock_and_close(sw_session *s)
+{
+	struct later what[SW_LATER];
+	uint32_t n = s->nlater;
+
+	memcpy(what, s->later, n * sizeof *what);
+	s->nlater = 0;
+	pthread_mutex_unlock(&s->lock);
+	later_run(s->dev, what, &n);
+}
+
 void backing_close(sw_session *s, int32_t id)
 {
-	uint32_t arg = (uint32_t)id;
-
-	ioctl(s->dev, FUSE_DEV_IOC_BACKING_CLOSE, &arg);
+	s->later[s->nlater++] = (struct later){-1, id};
+	if (s->nlater == SW_LATER)
+		later_run(s->dev, s->later, &s->nlater);
 	COUNT_N(s, backings, (uint64_t)-1);
 }
 
@@ -179,7 +209,7 @@ static void mode_leave(sw_session *s, struct node *n)
 
 	n->mode = SW_NONE;
 	if (n->keep_fd >= 0) {
-		close(n->keep_fd);
+		close_later(s, n->keep_fd);
 		n->keep_fd = -1;
 	}
 	if (!n->backing)
@@ -211,7 +241,7 @@ void open_dropped(sw_session *s, struct node *n, struct handle *h)
 		if (n->attached)
 			event(s, SW_EV_IDLE, n->id, 0, 0, 0);
 		else {
-			cfile_put(n->cf);
+			cfile_put(s, n->cf);
 			n->cf = NULL;
 		}
 	}
@@ -241,6 +271,13 @@ static int openable(const struct node *n, int passthrough)
 	       (n->mode == SW_NONE || (n->mode == (passthrough ? SW_PASS_CACHE : SW_CACHED) && !n->attached));
 }
 
+/* What serves it is there. A cache file that is left from opens before (Python has not let go of it yet) does not count:
+ * it may be of an older generation. */
+static int served(const struct node *n, int passthrough)
+{
+	return passthrough ? n->backing : n->cf && n->mode != SW_NONE;
+}
+
 /* Under lock, which is left and taken again: gives the node what serves it, a backing id or an open cache file. */
 static struct node *serve(sw_session *s, uint64_t nodeid, int passthrough)
 {
@@ -249,7 +286,7 @@ static struct node *serve(sw_session *s, uint64_t nodeid, int passthrough)
 	struct sw_cfile *f;
 	int fd, id = 0;
 
-	if (passthrough ? n->backing : n->cf != NULL)
+	if (served(n, passthrough))
 		return n;
 	unlock(s);
 	fd = data_open(s, file_id);
@@ -257,28 +294,28 @@ static struct node *serve(sw_session *s, uint64_t nodeid, int passthrough)
 		id = backing_open(s, fd);
 	lock(s);
 	n = node_get(s, nodeid);
-	if (fd < 0 || id < 0 || !n || n->file_id != file_id || !openable(n, passthrough) ||
-	    (passthrough ? n->backing : n->cf != NULL)) {
+	if (fd < 0 || id < 0 || !n || n->file_id != file_id || !openable(n, passthrough) || served(n, passthrough)) {
 		if (id > 0)
 			backing_close(s, id);
 		if (fd >= 0)
-			close(fd);
-		return n && openable(n, passthrough) && (passthrough ? n->backing : n->cf != NULL) ? n : NULL;
+			close_later(s, fd);
+		return n && openable(n, passthrough) && served(n, passthrough) ? n : NULL;
 	}
 	if (passthrough) {
 		n->backing = id;
-		close(fd);
+		close_later(s, fd);
 		return n;
 	}
 	f = calloc(1, sizeof *f);
 	if (!f) {
-		close(fd);
+		close_later(s, fd);
 		return NULL;
 	}
 	f->fd = fd;
 	f->refs = 1;
 	f->size = n->gen_size;
 	f->chunk_size = 1u << 22; /* all chunks are there: any size does */
+	cfile_put(s, n->cf);
 	n->cf = f;
 	return n;
 }
@@ -355,7 +392,8 @@ static int read_hot(sw_session *s, struct fuse_in_header *h, struct fuse_read_in
 
 	lock(s);
 	n = node_get(s, h->nodeid);
-	if (n && n->cf && !n->bypass) {
+	/* In passthrough mode a READ is of a handle with FOPEN_DIRECT_IO, whose bytes are Python's to find. */
+	if (n && n->cf && !n->bypass && n->mode == SW_CACHED) {
 		f = cfile_get(n->cf);
 		there = cfile_has(f, r->offset, r->offset + r->size, &first, &stop);
 		redirect = f->redirect;
@@ -374,7 +412,7 @@ static int read_hot(sw_session *s, struct fuse_in_header *h, struct fuse_read_in
 	} else if (!redirect)
 		park(s, h, r, len, first, stop);
 	lock(s);
-	cfile_put(f);
+	cfile_put(s, f);
 	unlock(s);
 	return there || !redirect;
 }
@@ -524,19 +562,25 @@ void sw_end_write(sw_session *s, uint64_t nodeid)
 
 int sw_mirror_fd(sw_session *s, uint64_t nodeid)
 {
-	uint64_t file_id = 0;
 	struct node *n;
-	int fd = -ESTALE;
+	int fd = -ENOENT;
 
-	lock(s);
-	n = node_get(s, nodeid);
-	if (n && n->keep_fd >= 0) {
-		fd = fcntl(n->keep_fd, F_DUPFD_CLOEXEC, 3);
-		fd = fd < 0 ? -errno : fd;
-	} else if (n)
-		file_id = n->file_id;
-	unlock(s);
-	return file_id ? data_open(s, file_id) : fd;
+	for (int tries = 0; tries < 2 && fd == -ENOENT; tries++) { /* evicted in between: then the descriptor is kept */
+		uint64_t file_id = 0;
+
+		fd = -ESTALE;
+		lock(s);
+		n = node_get(s, nodeid);
+		if (n && n->keep_fd >= 0) {
+			fd = fcntl(n->keep_fd, F_DUPFD_CLOEXEC, 3);
+			fd = fd < 0 ? -errno : fd;
+		} else if (n)
+			file_id = n->file_id;
+		unlock(s);
+		if (file_id)
+			fd = data_open(s, file_id);
+	}
+	return fd;
 }
 
 void sw_bypass(sw_session *s, uint64_t nodeid, int on)
@@ -675,7 +719,7 @@ int sw_detach(sw_session *s, uint64_t nodeid)
 	idle = !n || !n->opens;
 	if (n && idle) {
 		n->attached = n->bypass = 0;
-		cfile_put(n->cf);
+		cfile_put(s, n->cf);
 		n->cf = NULL;
 		node_settle(s, n);
 	}
@@ -690,22 +734,35 @@ void sw_set_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64_t 
 
 	lock(s);
 	n = node_get(s, nodeid);
-	if (n && n->file_id != file_id) {
-		if (n->backing && n->mode == SW_NONE) {
-			brow_remove(s, n);
-			backing_close(s, n->backing);
-			n->backing = 0;
-		}
-		if (n->mode == SW_NONE || n->mode == SW_CACHED) {
-			n->file_id = file_id;
-			n->gen_size = size;
-			n->gen_mtime_ns = mtime_ns;
-			n->gen_ctime_ns = ctime_ns;
-		}
+	if (n && n->file_id != file_id && n->backing && n->mode == SW_NONE) {
+		brow_remove(s, n);
+		backing_close(s, n->backing);
+		n->backing = 0;
+	}
+	/* The same cache file may have other times now: our own chmod or rename. */
+	if (n && (n->file_id == file_id || n->mode == SW_NONE || n->mode == SW_CACHED)) {
+		n->file_id = file_id;
+		n->gen_size = size;
+		n->gen_mtime_ns = mtime_ns;
+		n->gen_ctime_ns = ctime_ns;
 	}
 	if (n)
 		n->tell_open = tell_open != 0;
 	unlock(s);
+}
+
+int sw_child_complete(sw_session *s, uint64_t parent, const char *name)
+{
+	struct node *p;
+	struct link *l;
+	int r;
+
+	lock(s);
+	p = node_get(s, parent);
+	l = p ? link_find(s, p, name, strlen(name)) : NULL;
+	r = l && l->node->file_id;
+	unlock(s);
+	return r;
 }
 
 /* The cache file is about to be unlinked. Who has it open through the kernel keeps it; the descriptor taken here lets

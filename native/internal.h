@@ -127,6 +127,8 @@ struct dirfd {
 #define SW_DIRFDS 1024
 #define SW_EVENTS 65536
 #define SW_PENDING 1024
+#define SW_LATER 32
+#define SW_EARLY 16
 
 struct sw_session {
 	struct sw_config config;
@@ -145,9 +147,15 @@ struct sw_session {
 	/* source.c */
 	struct dirfd dirfds[SW_DIRFDS];
 	uint64_t clock;
+	struct later {
+		int fd;
+		int32_t backing;
+	} later[SW_LATER];             /* to be closed by the next unlock() */
+	uint32_t nlater;
 	/* session.c */
 	int dev, sock, peer, evfd;
-	int mounted, passthrough_on;
+	int mounted;
+	_Atomic int passthrough_on;
 	_Atomic int running;
 	pthread_t *threads;
 	int nthreads;
@@ -155,7 +163,9 @@ struct sw_session {
 	int has_pump, has_waker;
 	pthread_mutex_t pend_lock;
 	struct pending *pend[SW_PENDING], *pend_free;
-	_Atomic uint32_t ninterrupted;
+	uint64_t early[SW_EARLY];      /* requests whose INTERRUPT came before they were entered anywhere */
+	uint32_t nearly;
+	_Atomic uint32_t ninterrupted; /* changed under pend_lock */
 	/* park.c */
 	struct parked *parked;         /* under lock */
 	struct parked *ready, **ready_tail; /* to be answered by the waker */
@@ -179,7 +189,18 @@ static inline uint64_t now_ns(clockid_t clock)
 }
 
 static inline void lock(sw_session *s) { pthread_mutex_lock(&s->lock); }
-static inline void unlock(sw_session *s) { pthread_mutex_unlock(&s->lock); }
+
+/* What is dropped under the lock is closed after it: the last close of a deleted file frees its blocks, which takes a
+ * second for a TiB, and at a remote source it may be a round trip. */
+void close_later(sw_session *s, int fd);
+void unlock_and_close(sw_session *s);
+static inline void unlock(sw_session *s)
+{
+	if (s->nlater)
+		unlock_and_close(s);
+	else
+		pthread_mutex_unlock(&s->lock);
+}
 
 /* table.c (all under s->lock unless said) */
 int table_init(sw_session *s);
@@ -222,7 +243,7 @@ int source_stat_at(int dirfd, const char *name, struct statx *st);
 
 /* cfile.c (under lock) */
 struct sw_cfile *cfile_get(struct sw_cfile *f);
-void cfile_put(struct sw_cfile *f);
+void cfile_put(sw_session *s, struct sw_cfile *f);
 int cfile_has(const struct sw_cfile *f, uint64_t offset, uint64_t end, uint64_t *first_missing, uint64_t *stop);
 
 /* hot.c */
@@ -231,7 +252,7 @@ void open_dropped(sw_session *s, struct node *n, struct handle *h); /* under loc
 void fill_attr(struct node *n, struct fuse_attr *a);
 void fill_entry(sw_session *s, struct node *n, struct fuse_entry_out *e);
 int backing_open(sw_session *s, int fd);
-void backing_close(sw_session *s, int32_t id);
+void backing_close(sw_session *s, int32_t id); /* under lock; done by unlock() */
 
 /* dirs.c */
 int dir_request(sw_session *s, struct fuse_in_header *h, char *out, size_t outsize);
@@ -240,6 +261,7 @@ int dir_request(sw_session *s, struct fuse_in_header *h, char *out, size_t outsi
 void park(sw_session *s, struct fuse_in_header *h, struct fuse_read_in *r, size_t len, uint64_t first, uint64_t stop);
 void park_interrupt(sw_session *s, uint64_t unique);
 void park_recheck(sw_session *s, struct node *n); /* under lock */
+void park_ask(sw_session *s, struct node *n); /* under lock: MISS again for each READ that waits */
 void park_fail(sw_session *s, struct node *n, uint64_t chunk, int err, int all); /* under lock */
 void *park_thread(void *arg);
 void read_reply(sw_session *s, uint64_t unique, struct sw_cfile *f, uint64_t offset, uint32_t size, char *buf);
@@ -247,8 +269,11 @@ void read_reply(sw_session *s, uint64_t unique, struct sw_cfile *f, uint64_t off
 /* session.c */
 int reply(sw_session *s, uint64_t unique, int err, const void *data, size_t n);
 int pass_on(sw_session *s, const void *msg, size_t len);
-void event(sw_session *s, uint32_t kind, uint64_t nodeid, uint64_t fh, uint64_t chunk, uint64_t stop);
+int event(sw_session *s, uint32_t kind, uint64_t nodeid, uint64_t fh, uint64_t chunk, uint64_t stop);
 int dying(uint32_t pid);
+void *thread_buffer(sw_session *s);
 int pending_take(sw_session *s, uint64_t unique, struct pending *out);
+int interrupt_early(sw_session *s, uint64_t unique); /* under lock: neither parked nor forwarded yet */
+int early_take(sw_session *s, uint64_t unique);      /* under pend_lock: was it interrupted before it came? */
 
 #endif

@@ -36,6 +36,19 @@ void park_recheck(sw_session *s, struct node *n)
 			p = &(*p)->next;
 }
 
+void park_ask(sw_session *s, struct node *n)
+{
+	struct parked **p = &s->parked;
+	uint64_t first, stop;
+
+	while (*p)
+		if ((*p)->nodeid == n->id && !cfile_has(n->cf, (*p)->offset, (*p)->offset + (*p)->size, &first, &stop) &&
+		    event(s, SW_EV_MISS, n->id, (*p)->fh, first, stop))
+			make_ready(s, p, -1);
+		else
+			p = &(*p)->next;
+}
+
 /* Under lock: the chunk cannot be had (all: no chunk of this node can). err 0: Python's read decides. */
 void park_fail(sw_session *s, struct node *n, uint64_t chunk, int err, int all)
 {
@@ -76,11 +89,20 @@ void park(sw_session *s, struct fuse_in_header *h, struct fuse_read_in *r, size_
 	lock(s);
 	k->next = s->parked;
 	s->parked = k;
+	pthread_mutex_lock(&s->pend_lock);
+	if (early_take(s, k->unique)) {
+		k->interrupted = 1;
+		s->ninterrupted++;
+		pthread_cond_signal(&s->wake);
+	}
+	pthread_mutex_unlock(&s->pend_lock);
+	/* Told before it can be answered. The ring is full: nobody would hear of it, so Python gets the READ itself. */
+	if (event(s, SW_EV_MISS, k->nodeid, r->fh, first, stop))
+		make_ready(s, &s->parked, -1);
 	n = node_get(s, h->nodeid);
 	if (n)
 		park_recheck(s, n);
 	unlock(s);
-	event(s, SW_EV_MISS, k->nodeid, r->fh, first, stop);
 }
 
 void park_interrupt(sw_session *s, uint64_t unique)
@@ -89,12 +111,17 @@ void park_interrupt(sw_session *s, uint64_t unique)
 
 	lock(s);
 	for (p = &s->parked; *p; p = &(*p)->next)
-		if ((*p)->unique == unique) {
-			(*p)->interrupted = 1;
-			__atomic_fetch_add(&s->ninterrupted, 1, __ATOMIC_RELAXED);
-			pthread_cond_signal(&s->wake);
+		if ((*p)->unique == unique)
 			break;
+	if (*p ? !(*p)->interrupted : interrupt_early(s, unique)) {
+		if (*p) {
+			(*p)->interrupted = 1;
+			pthread_mutex_lock(&s->pend_lock);
+			s->ninterrupted++;
+			pthread_mutex_unlock(&s->pend_lock);
 		}
+		pthread_cond_signal(&s->wake);
+	}
 	unlock(s);
 }
 
@@ -125,8 +152,10 @@ static void reap_killed(sw_session *s)
 	int left = 0;
 
 	while (*p)
-		if ((*p)->interrupted == 1 && dying((*p)->pid))
+		if ((*p)->interrupted == 1 && dying((*p)->pid)) {
 			make_ready(s, p, EINTR);
+			COUNT(s, killed);
+		}
 		else {
 			left += (*p)->interrupted == 1;
 			p = &(*p)->next;
@@ -143,17 +172,17 @@ static void reap_killed(sw_session *s)
 			} else
 				left++;
 		}
+	s->ninterrupted = (uint32_t)left; /* still under pend_lock: one that comes now is counted after this */
 	pthread_mutex_unlock(&s->pend_lock);
-	s->ninterrupted = (uint32_t)left;
 }
 
 void *park_thread(void *arg)
 {
 	sw_session *s = arg;
-	char *buf = sw_buffer_alloc(SW_MSG_MAX);
+	char *buf = thread_buffer(s);
 
 	lock(s);
-	while (s->running) {
+	while (s->running && buf) {
 		struct parked *k = s->ready;
 		struct sw_cfile *f = NULL;
 		struct node *n;
@@ -163,11 +192,11 @@ void *park_thread(void *arg)
 			if (s->ninterrupted) {
 				struct timespec t;
 
-				clock_gettime(CLOCK_REALTIME, &t);
+				clock_gettime(CLOCK_MONOTONIC, &t);
 				t.tv_nsec += 50000000; /* how soon a killed process is let go: 50 ms */
 				if (t.tv_nsec >= 1000000000)
 					t.tv_sec++, t.tv_nsec -= 1000000000;
-				pthread_cond_timedwait(&s->wake, &s->lock, &t);
+				pthread_cond_clockwait(&s->wake, &s->lock, CLOCK_MONOTONIC, &t);
 				reap_killed(s);
 			} else
 				pthread_cond_wait(&s->wake, &s->lock);
@@ -189,7 +218,11 @@ void *park_thread(void *arg)
 			pass_on(s, k->msg, k->msg_len);
 		free(k);
 		lock(s);
-		cfile_put(f);
+		if (f) {
+			cfile_put(s, f);
+			unlock(s); /* waiting would not close it */
+			lock(s);
+		}
 	}
 	unlock(s);
 	sw_buffer_free(buf, SW_MSG_MAX);

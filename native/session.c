@@ -32,7 +32,8 @@ int reply(sw_session *s, uint64_t unique, int err, const void *data, size_t n)
 	return 0;
 }
 
-void event(sw_session *s, uint32_t kind, uint64_t nodeid, uint64_t fh, uint64_t chunk, uint64_t stop)
+/* 1: the ring is full, nobody will hear of it. */
+int event(sw_session *s, uint32_t kind, uint64_t nodeid, uint64_t fh, uint64_t chunk, uint64_t stop)
 {
 	uint64_t one = 1;
 	int was_empty, lost;
@@ -51,7 +52,8 @@ void event(sw_session *s, uint32_t kind, uint64_t nodeid, uint64_t fh, uint64_t 
 	}
 	pthread_mutex_unlock(&s->ev_lock);
 	if (was_empty && !lost && write(s->evfd, &one, sizeof one) < 0)
-		return;
+		return 0; /* its counter is full: it is readable */
+	return lost;
 }
 
 int sw_events(sw_session *s, struct sw_event *events, int max)
@@ -75,10 +77,43 @@ static struct pending **pending_at(sw_session *s, uint64_t unique)
 	return &s->pend[(unique >> 1) % SW_PENDING];
 }
 
-static void pending_add(sw_session *s, const struct fuse_in_header *h)
+/* Only what leaves nothing behind may be let go early. */
+static int may_be_let_go(uint32_t opcode)
+{
+	switch (opcode) {
+	case FUSE_LOOKUP:
+	case FUSE_GETATTR:
+	case FUSE_READLINK:
+	case FUSE_OPEN:
+	case FUSE_READ:
+	case FUSE_STATFS:
+	case FUSE_GETXATTR:
+	case FUSE_LISTXATTR:
+	case FUSE_OPENDIR:
+	case FUSE_READDIR:
+	case FUSE_READDIRPLUS:
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+int early_take(sw_session *s, uint64_t unique)
+{
+	for (int i = 0; i < SW_EARLY; i++)
+		if (s->early[i] == unique) {
+			s->early[i] = 0;
+			return 1;
+		}
+	return 0;
+}
+
+/* 0, or -ENOMEM. *interrupted: it was interrupted before it got here. */
+static int pending_add(sw_session *s, const struct fuse_in_header *h, int *interrupted)
 {
 	struct pending *p, **at = pending_at(s, h->unique);
 
+	*interrupted = 0;
 	pthread_mutex_lock(&s->pend_lock);
 	p = s->pend_free;
 	if (p)
@@ -88,8 +123,12 @@ static void pending_add(sw_session *s, const struct fuse_in_header *h)
 	if (p) {
 		*p = (struct pending){*at, h->unique, h->opcode, h->pid, 0};
 		*at = p;
+		*interrupted = early_take(s, h->unique) && may_be_let_go(h->opcode);
+		p->interrupted = (uint8_t)*interrupted;
+		s->ninterrupted += (uint32_t)*interrupted;
 	}
 	pthread_mutex_unlock(&s->pend_lock);
+	return p ? 0 : -ENOMEM;
 }
 
 int pending_take(sw_session *s, uint64_t unique, struct pending *out)
@@ -109,39 +148,42 @@ int pending_take(sw_session *s, uint64_t unique, struct pending *out)
 	return p != NULL;
 }
 
-static int pending_interrupt(sw_session *s, uint64_t unique)
+/* A forwarded request is interrupted. One that another thread has read but not entered yet (it is being answered, or
+ * about to be forwarded or parked) is remembered: it is asked for when it is entered. Returns 1 when the waker has
+ * something to do. */
+int interrupt_early(sw_session *s, uint64_t unique)
 {
 	struct pending *p;
+	int wake = 0;
 
 	pthread_mutex_lock(&s->pend_lock);
 	for (p = *pending_at(s, unique); p && p->unique != unique; p = p->next)
 		;
-	/* Only what leaves nothing behind may be let go early. */
-	if (p && !p->interrupted)
-		switch (p->opcode) {
-		case FUSE_LOOKUP:
-		case FUSE_GETATTR:
-		case FUSE_READLINK:
-		case FUSE_OPEN:
-		case FUSE_READ:
-		case FUSE_STATFS:
-		case FUSE_GETXATTR:
-		case FUSE_LISTXATTR:
-		case FUSE_OPENDIR:
-		case FUSE_READDIR:
-		case FUSE_READDIRPLUS:
-			p->interrupted = 1;
-			__atomic_fetch_add(&s->ninterrupted, 1, __ATOMIC_RELAXED);
-		}
+	if (!p)
+		s->early[s->nearly++ % SW_EARLY] = unique;
+	else if (!p->interrupted && may_be_let_go(p->opcode)) {
+		p->interrupted = 1;
+		s->ninterrupted++;
+		wake = 1;
+	}
 	pthread_mutex_unlock(&s->pend_lock);
-	return p != NULL;
+	return wake;
 }
 
 int pass_on(sw_session *s, const void *msg, size_t len)
 {
 	const struct fuse_in_header *h = msg;
+	int interrupted;
 
-	pending_add(s, h);
+	if (pending_add(s, h, &interrupted) < 0) {
+		reply(s, h->unique, -ENOMEM, NULL, 0);
+		return -ENOMEM;
+	}
+	if (interrupted) { /* the waker looks after it */
+		lock(s);
+		pthread_cond_signal(&s->wake);
+		unlock(s);
+	}
 	COUNT(s, forwarded);
 	while (send(s->sock, msg, len, MSG_NOSIGNAL) < 0) {
 		struct pending gone;
@@ -243,7 +285,20 @@ static void inject_release(sw_session *s, uint64_t nodeid, uint64_t fh, uint32_t
 	send(s->sock, &m, sizeof m, MSG_NOSIGNAL);
 }
 
-static void undo(sw_session *s, const struct pending *p, const char *body)
+/* The kernel takes no reference for the directory itself and its parent. */
+static void undo_listing(sw_session *s, const char *body, size_t n)
+{
+	for (size_t at = 0; at + sizeof(struct fuse_entry_out) < n;) {
+		const struct fuse_entry_out *e = (const void *)(body + at);
+		const struct fuse_dirent *d = (const void *)(e + 1);
+
+		if (!(d->name[0] == '.' && (d->namelen == 1 || (d->namelen == 2 && d->name[1] == '.'))))
+			sw_forget(s, e->nodeid, 1);
+		at += sizeof *e + FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + d->namelen);
+	}
+}
+
+static void undo(sw_session *s, const struct pending *p, const char *body, size_t n)
 {
 	const struct fuse_entry_out *e = (const void *)body;
 	const struct fuse_open_out *o = (const void *)body;
@@ -265,6 +320,9 @@ static void undo(sw_session *s, const struct pending *p, const char *body)
 		break;
 	case FUSE_OPENDIR:
 		inject_release(s, SW_ROOT, o->fh, FUSE_RELEASEDIR);
+		break;
+	case FUSE_READDIRPLUS:
+		undo_listing(s, body, n);
 		break;
 	}
 }
@@ -309,12 +367,27 @@ static void amend(sw_session *s, const struct pending *p, char *body, size_t n)
 	}
 }
 
+/* A thread's own buffer, and no signal for it but the one that wakes a reader of the device. Without memory the mount
+ * cannot be served: the owner hears of it as of an unmount. */
+void *thread_buffer(sw_session *s)
+{
+	void *p = sw_buffer_alloc(SW_MSG_MAX);
+	sigset_t all;
+
+	sigfillset(&all);
+	sigdelset(&all, WAKE_SIGNAL);
+	pthread_sigmask(SIG_SETMASK, &all, NULL);
+	if (!p)
+		event(s, SW_EV_DOWN, 0, 0, 0, 0);
+	return p;
+}
+
 static void *pump_thread(void *arg)
 {
 	sw_session *s = arg;
-	char *buf = sw_buffer_alloc(SW_MSG_MAX);
+	char *buf = thread_buffer(s);
 
-	for (;;) {
+	while (buf) {
 		struct fuse_out_header *h = (struct fuse_out_header *)buf;
 		struct pending p = {0};
 		ssize_t n = recv(s->sock, buf, SW_MSG_MAX, 0);
@@ -335,7 +408,7 @@ static void *pump_thread(void *arg)
 		if (write(s->dev, buf, (size_t)n) < 0 && errno == ENOENT && h->unique) {
 			COUNT(s, reply_gone);
 			if (!h->error && body)
-				undo(s, &p, buf + sizeof *h);
+				undo(s, &p, buf + sizeof *h, body);
 		} else if (p.opcode == FUSE_INIT)
 			s->passthrough_on = s->config.passthrough && s->config.hot;
 	}
@@ -364,27 +437,17 @@ static void forgets(sw_session *s, char *msg)
 static void interrupt(sw_session *s, char *msg)
 {
 	struct fuse_in_header *h = (struct fuse_in_header *)msg;
-	uint64_t unique = ((struct fuse_interrupt_in *)(h + 1))->unique;
 
 	COUNT(s, interrupts);
-	if (pending_interrupt(s, unique)) {
-		lock(s); /* the waker looks after it */
-		pthread_cond_signal(&s->wake);
-		unlock(s);
-	} else
-		park_interrupt(s, unique);
+	park_interrupt(s, ((struct fuse_interrupt_in *)(h + 1))->unique);
 }
 
 static void *device_thread(void *arg)
 {
 	sw_session *s = arg;
-	char *msg = sw_buffer_alloc(SW_MSG_MAX), *out = sw_buffer_alloc(SW_MSG_MAX);
-	sigset_t all;
+	char *msg = thread_buffer(s), *out = thread_buffer(s);
 
-	sigfillset(&all);
-	sigdelset(&all, WAKE_SIGNAL);
-	pthread_sigmask(SIG_SETMASK, &all, NULL);
-	while (s->running) {
+	while (s->running && msg && out) {
 		ssize_t n = read(s->dev, msg, SW_MSG_MAX);
 		struct fuse_in_header *h = (struct fuse_in_header *)msg;
 
@@ -404,7 +467,7 @@ static void *device_thread(void *arg)
 	}
 	sw_buffer_free(msg, SW_MSG_MAX);
 	sw_buffer_free(out, SW_MSG_MAX);
-	if (s->running) /* the connection is over; libfuse would take an end of file on its socket for an error */
+	if (s->running && msg && out) /* the connection is over; libfuse would take an end of file on its socket for an error */
 		event(s, SW_EV_DOWN, 0, 0, 0, 0);
 	return NULL;
 }
@@ -451,13 +514,16 @@ sw_session *sw_new(const struct sw_config *config, int *err)
 int sw_rule(sw_session *s, const char *glob, int check, uint64_t check_ns)
 {
 	struct rule *r = realloc(s->rules, (size_t)(s->nrules + 1) * sizeof *r);
-	char *copy = strdup(glob);
+	size_t n = strlen(glob) + 1;
+	char *copy = malloc(n);
 
-	if (!r || !copy) {
+	if (r)
+		s->rules = r;
+	if (!r || !copy || s->nrules == INT16_MAX) {
 		free(copy);
-		return -ENOMEM;
+		return r && copy ? -E2BIG : -ENOMEM;
 	}
-	s->rules = r;
+	memcpy(copy, glob, n);
 	s->rules[s->nrules++] = (struct rule){copy, check, check_ns};
 	return 0;
 }
@@ -491,20 +557,26 @@ int sw_start(sw_session *s)
 	s->peer = pair[1];
 	s->running = 1;
 	s->threads = calloc((size_t)s->config.threads, sizeof *s->threads);
-	if (!s->threads)
+	if (!s->threads) {
+		close(s->peer);
 		return -ENOMEM;
+	}
 	s->has_pump = !pthread_create(&s->pump, NULL, pump_thread, s);
 	s->has_waker = !pthread_create(&s->waker, NULL, park_thread, s);
 	while (s->nthreads < s->config.threads &&
 	       !pthread_create(&s->threads[s->nthreads], NULL, device_thread, s))
 		s->nthreads++;
-	return s->has_pump && s->has_waker && s->nthreads ? s->peer : -EAGAIN;
+	if (s->has_pump && s->has_waker && s->nthreads)
+		return s->peer;
+	close(s->peer);
+	return -EAGAIN;
 }
 
 /* Closing the device aborts what is left of the connection, so this also ends a mount that is still in use. */
 int sw_stop(sw_session *s)
 {
 	struct timespec wait = {.tv_nsec = 1000000};
+	int dev;
 
 	lock(s);
 	s->running = 0;
@@ -523,9 +595,12 @@ int sw_stop(sw_session *s)
 	if (s->has_pump)
 		pthread_join(s->pump, NULL);
 	s->has_pump = s->has_waker = 0;
-	if (s->dev >= 0)
-		close(s->dev);
-	s->dev = -1;
+	lock(s);
+	dev = s->dev;
+	s->dev = -1; /* before its number can mean another file */
+	unlock(s);
+	if (dev >= 0)
+		close(dev);
 	return 0;
 }
 
@@ -560,6 +635,8 @@ void sw_free(sw_session *s)
 		if (s->dirfds[i].node)
 			close(s->dirfds[i].fd);
 	table_free(s);
+	lock(s);
+	unlock(s); /* closes what table_free left to it */
 	for (int i = 0; i < s->nrules; i++)
 		free(s->rules[i].glob);
 	free(s->rules);
@@ -586,13 +663,17 @@ int sw_passthrough_works(sw_session *s)
 
 void sw_counters_read(sw_session *s, struct sw_counters *out)
 {
+	const uint64_t *from = (const uint64_t *)&s->n;
+	uint64_t *to = (uint64_t *)out;
+
+	for (size_t i = 0; i < sizeof *out / sizeof *to; i++)
+		to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
 	lock(s);
-	s->n.nodes = s->nnodes;
-	s->n.links = s->nlinks;
-	s->n.dirfds = 0;
+	out->nodes = s->nnodes;
+	out->links = s->nlinks;
+	out->dirfds = 0;
 	for (int i = 0; i < SW_DIRFDS; i++)
-		s->n.dirfds += s->dirfds[i].node != NULL;
-	*out = s->n;
+		out->dirfds += s->dirfds[i].node != NULL;
 	unlock(s);
 }
 

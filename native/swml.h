@@ -125,6 +125,7 @@ int sw_detach(sw_session *s, uint64_t nodeid);        /* after IDLE: 1 when nobo
 void sw_attach(sw_session *s, uint64_t nodeid);       /* Python keeps state of this node: tell it when idle */
 void sw_set_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64_t size, int64_t mtime_ns,
 		     int64_t ctime_ns, int tell_open);
+int sw_child_complete(sw_session *s, uint64_t parent, const char *name); /* the table knows a whole cache file of it */
 void sw_evict(sw_session *s, uint64_t nodeid, uint64_t file_id);
 int sw_told_old(sw_session *s, uint64_t nodeid);       /* the kernel holds older attributes; reported once */
 int sw_usage(sw_session *s, uint64_t nodeid, uint64_t *last_open_ns, uint32_t *opens);

@@ -211,10 +211,10 @@ static void node_free(sw_session *s, struct node *n)
 	key_remove(s, n);
 	dirfds_drop(s, n);
 	if (n->orphan_fd >= 0)
-		close(n->orphan_fd);
+		close_later(s, n->orphan_fd);
 	if (n->keep_fd >= 0)
-		close(n->keep_fd);
-	cfile_put(n->cf);
+		close_later(s, n->keep_fd);
+	cfile_put(s, n->cf);
 	s->nnodes--;
 	while (n->links) /* may free parents: last, with the node already out of the tables */
 		link_free(s, n->links);
@@ -555,7 +555,7 @@ void table_free(sw_session *s)
 				close(n->orphan_fd);
 			if (n->keep_fd >= 0)
 				close(n->keep_fd);
-			cfile_put(n->cf);
+			cfile_put(s, n->cf);
 			while (n->links) {
 				struct link *l = n->links;
 
@@ -690,7 +690,7 @@ void sw_renamed(sw_session *s, uint64_t p1, const char *n1, uint64_t p2, const c
 			if (b && exchange)
 				link_add(s, b, from, n1, strlen(n1));
 			if (b && exchange && b->orphan_fd >= 0) { /* it lost no name after all */
-				close(b->orphan_fd);
+				close_later(s, b->orphan_fd);
 				b->orphan_fd = -1;
 			}
 		}

@@ -188,6 +188,7 @@ class Daemon:
             self._ahead = NeighbourPrefetch(
                 native, self._gate, loader, self._fetcher,
                 whole_limit=settings.chunk_size, max_files=settings.neighbours_max_files,
+                fresh=settings.check_interval if settings.check is Check.RELAXED else 3600.0,
             )  # fmt: skip
         self._cache.on_evict = lambda file_id, identity: native.evict(
             native.node_of(identity.dev, identity.ino), file_id

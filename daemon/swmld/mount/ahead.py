@@ -30,8 +30,41 @@ OPENERS = 24
 """Files looked up and opened at the source at once: demands find threads, and the source some quiet."""
 
 
+FRESH_SHARE = 0.5
+"""Of the time for which a check of the source holds: files are brought so little ahead of their readers that
+they are opened while it still does, else each open would cost the round trip that prefetch is to hide."""
+
+LEAST_AHEAD = 32
+"""Files brought ahead of slow readers; as many requests as a source gets in parallel."""
+
+SLOT = 0.25
+"""Seconds over which a directory's opens are counted."""
+
+
+class _Readers:
+    """One directory: what its readers do (``plan``) and how fast."""
+
+    def __init__(self, limits: Limits, horizon: float) -> None:
+        self.plan = Directory(limits)
+        self._horizon = horizon
+        self._rate = 0.0
+        self._opens = 0
+        self._slot = 0.0
+
+    def opened(self, name: bytes, now: float) -> list[bytes]:
+        """The files to bring now: as many ahead as are opened within the horizon."""
+        self._opens += 1
+        if now - self._slot >= SLOT:
+            self._rate = (self._rate + self._opens / (now - self._slot)) / 2
+            self._opens, self._slot = 0, now
+        return self.plan.on_open(name, now, max(LEAST_AHEAD, int(self._rate * self._horizon)))
+
+
 class NeighbourPrefetch:
-    """``on_open`` tells of opens; ``run`` must run for anything to be fetched. Loop-only."""
+    """``on_open`` tells of opens; ``run`` must run for anything to be fetched. Loop-only.
+
+    ``fresh``: seconds for which a check of the source holds. ``max_files``: fetched ahead in one directory.
+    """
 
     def __init__(
         self,
@@ -42,6 +75,7 @@ class NeighbourPrefetch:
         *,
         whole_limit: int,
         max_files: int,
+        fresh: float,
     ) -> None:
         self._native = native
         self._gate = gate
@@ -49,7 +83,8 @@ class NeighbourPrefetch:
         self._fetcher = fetcher
         self._whole_limit = whole_limit
         self._limits = Limits(max_window=max_files)
-        self._directories: OrderedDict[int, Directory] = OrderedDict()
+        self._horizon = fresh * FRESH_SHARE
+        self._directories: OrderedDict[int, _Readers] = OrderedDict()
         self._send, self._receive = trio.open_memory_channel[tuple[int, bytes | None]](QUEUE)
         self._under_way: dict[object, tuple[int, SourceTarget]] = {}
         self.asked = self.dropped = self.failed = self.used = 0
@@ -62,20 +97,21 @@ class NeighbourPrefetch:
             parent, name = self._native.parent(nodeid)
         except OSError:
             return
-        directory = self._directories.get(parent)
-        if directory is None:
-            directory = self._directories[parent] = Directory(self._limits)
+        readers = self._directories.get(parent)
+        if readers is None:
+            readers = self._directories[parent] = _Readers(self._limits, self._horizon)
             if len(self._directories) > DIRECTORIES:
                 self._directories.popitem(last=False)
         self._directories.move_to_end(parent)
-        wanted = directory.on_open(name, trio.current_time())
-        if directory.needs_listing and parent not in self._waiting:
+        now = trio.current_time()
+        wanted = readers.opened(name, now)
+        if readers.plan.needs_listing and parent not in self._waiting:
             self._waiting.add(parent)
             if not self._queue(parent, None):
                 self._waiting.discard(parent)
         dropped = [other for other in wanted if not self._queue(parent, other)]
         if dropped:
-            directory.on_dropped(dropped)
+            readers.plan.on_dropped(dropped)
 
     def _queue(self, parent: int, name: bytes | None) -> bool:
         try:
@@ -107,9 +143,9 @@ class NeighbourPrefetch:
             listing = await self._gate.call(lambda: self._listing(parent))
         finally:
             self._waiting.discard(parent)
-        directory = self._directories.get(parent)
-        if directory is not None:
-            directory.set_listing(listing)
+        readers = self._directories.get(parent)
+        if readers is not None:
+            readers.plan.set_listing(listing)
 
     def _listing(self, parent: int) -> Listing:
         directory = self._native.dir_fd(parent)
@@ -130,7 +166,7 @@ class NeighbourPrefetch:
         if target is None:
             return
         if target.source_fd < 0:
-            self._native.set_complete(entry.nodeid, target.file.file_id, target.identity)
+            self._native.set_complete(entry.nodeid, target.file.file_id, target.identity, tell_open=True)
             target.release()
         elif target.key in self._under_way or not self._fetcher.request(target, 0, FetchClass.PREFETCH):
             target.release()

@@ -41,7 +41,10 @@ class Loader:
 
     def load(self, nodeid: int) -> tuple[Entry, SourceTarget | None]:
         """The attributes now, and the target; None when the file is not to be cached. OSError."""
-        entry = self._native.getattr(nodeid)
+        return self.load_entry(self._native.getattr(nodeid))
+
+    def load_entry(self, entry: Entry) -> tuple[Entry, SourceTarget | None]:
+        """As ``load``, of attributes that were asked for just now."""
         cached = self._cached(entry)
         if cached is None:
             return entry, None
@@ -56,6 +59,8 @@ class Loader:
 
     def load_small(self, parent: int, name: bytes, limit: int) -> tuple[Entry, SourceTarget | None]:
         """As ``load``, of a regular file of at most ``limit`` bytes that nobody has opened yet."""
+        if self._native.child_complete(parent, name):  # most likely it only needs to be confirmed
+            return self.load_entry(self._native.lookup(parent, name, ref=False))
         entry, fd = self._native.open_child(parent, name)
         cached = self._cached(entry) if entry.size <= limit else None
         if cached is None or cached.complete:

@@ -315,6 +315,10 @@ class Native:
         i = identity
         lib.sw_set_complete(self._s, nodeid, file_id, i.size, i.mtime_ns, i.ctime_ns, tell_open)
 
+    def child_complete(self, parent: int, name: bytes) -> bool:
+        """Whether the table knows a whole cache file of a child (perhaps of an older generation)."""
+        return bool(lib.sw_child_complete(self._s, parent, name))
+
     def evict(self, nodeid: int, file_id: int) -> None:
         """The cache file is about to be unlinked."""
         lib.sw_evict(self._s, nodeid, file_id)

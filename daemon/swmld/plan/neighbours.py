@@ -106,12 +106,12 @@ class Directory:
         for name in early:
             self._note_open(name)
 
-    def on_open(self, name: bytes, now: float) -> list[bytes]:
+    def on_open(self, name: bytes, now: float, most: int | None = None) -> list[bytes]:
         """A file was opened; returns the names to fetch now, nearest first, none of them twice in an
         ``epoch``.
 
-        ``now`` in seconds, for later policies: order alone counts. A name that the listing lacks gives
-        nothing.
+        ``now`` in seconds, for later policies: order alone counts. ``most``: files ahead of all cursors
+        together, for callers to whom early is as bad as late. A name that the listing lacks gives nothing.
         """
         if self._listing is None:
             if len(self._early) < self._limits.first_window:
@@ -122,7 +122,7 @@ class Directory:
             return []
         best = max(self._orders, key=lambda order: order.foreseen)
         if best.foreseen >= _IN_ORDER and best.cursor is not None:
-            wanted = self._ahead(best, best.cursor)
+            wanted = self._ahead(best, best.cursor, most)
             self._waiting.extend((self._opens, other) for other in wanted)
         else:
             wanted = self._sweep()
@@ -189,9 +189,10 @@ class Directory:
 
     # ---- asking
 
-    def _ahead(self, order: _Order, cursor: _Cursor) -> list[int]:
+    def _ahead(self, order: _Order, cursor: _Cursor, most: int | None) -> list[int]:
         assert self._listing is not None
-        stop = min(cursor.place + self._window * cursor.stride + 1, len(self._listing))
+        window = self._window if most is None else max(1, min(self._window, most // order.active))
+        stop = min(cursor.place + window * cursor.stride + 1, len(self._listing))
         # The next step beyond what was asked for; the stride's places are counted from the cursor.
         first = cursor.place + cursor.stride
         if cursor.front > first:
@@ -235,7 +236,7 @@ class Directory:
 class _Cursor:
     """One reader's place in an order. What lies before ``front`` was asked for."""
 
-    __slots__ = ("front", "place", "step", "stride")
+    __slots__ = ("front", "place", "seen", "step", "stride")
 
     def __init__(self, place: int, stride: int = 1) -> None:
         self.place = place
@@ -243,6 +244,8 @@ class _Cursor:
         self.stride = stride
         self.step = 0
         """The latest distance that it went."""
+        self.seen = 0
+        """Number of the open that it followed last."""
 
     def move(self, place: int) -> None:
         step = place - self.place
@@ -273,6 +276,7 @@ class _Order:
         self.foreseen = _IN_ORDER
         self._limits = limits
         self._cursors: list[_Cursor] = []  # least recently used first
+        self._count = 0
         self._surprises: deque[int] = deque(maxlen=3)
 
     def observe(self, place: int) -> None:
@@ -288,9 +292,17 @@ class _Order:
             cursor.move(place)
             if cursor in self._cursors:
                 self._cursors.remove(cursor)
+        self._count += 1
+        cursor.seen = self._count
         self._cursors.append(cursor)
         if len(self._cursors) > self._limits.cursors:
             del self._cursors[0]
+
+    @property
+    def active(self) -> int:
+        """Cursors that followed one of the latest opens, at least 1."""
+        recent = self._count - 4 * self._limits.cursors
+        return max(1, sum(cursor.seen > recent for cursor in self._cursors))
 
     def go_back(self, place: int) -> None:
         """What is at ``place`` must be asked for again."""
