@@ -76,6 +76,7 @@ class Daemon:
         options: Sequence[str] = (),
         config: str | None = None,
         expect_log: Sequence[str] = (),
+        wrap: Sequence[str] = (),
     ) -> None:
         self.base, self.mode = base, mode
         self.mount = mount or _make(base / "mnt")
@@ -83,6 +84,7 @@ class Daemon:
         self.in_place = source in (None, False)
         self.cache = cache or base / "cache"
         self.options = list(options)
+        self.wrap = list(wrap)  # a command that runs the daemon with, say, other limits
         self.expected_log = list(expect_log)
         self.config = None
         if config is not None:
@@ -97,8 +99,8 @@ class Daemon:
     # --- life ---
 
     def argv(self) -> list[str]:
-        args = [*command(), "--mount", str(self.mount), "--cache-dir", str(self.cache), *MODES[self.mode]]
-        args += ["--run-dir", str(self.run_dir)]
+        args = [*self.wrap, *command(), "--mount", str(self.mount), *MODES[self.mode]]
+        args += ["--cache-dir", str(self.cache), "--run-dir", str(self.run_dir)]
         if not self.in_place:
             args += ["--source", str(self.source)]
         if self.config is not None:
@@ -137,7 +139,7 @@ class Daemon:
             self._force()
             raise DaemonError(f"SIGTERM did not end it in {timeout} s\n{kernel}\n{self.tail()}") from None
         self._gone()
-        left = str(self.mount) in posix.mounts()
+        left = self._is_mounted()
         self._detach()
         if code != 0 or left:
             raise DaemonError(f"exit {code} after SIGTERM, mount left: {left}\n{self.tail()}")
@@ -207,8 +209,12 @@ class Daemon:
 
     def _detach(self) -> None:
         with contextlib.suppress(OSError):
-            while posix.mounts().get(str(self.mount), "").startswith("fuse"):
+            while self._is_mounted():
                 posix.umount(self.mount)
+
+    def _is_mounted(self) -> bool:
+        """Whether swmld's own mount is there; in place, it covers what may be a mount as well."""
+        return posix.mounts().get(str(self.mount)) == "fuse.swmld"
 
     # --- what it says ---
 

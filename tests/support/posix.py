@@ -285,10 +285,15 @@ def where(pid: int) -> str:
     return "\n".join(lines) or "gone"
 
 
-def mounts() -> dict[str, str]:
-    """Mount point -> file system type of this mount namespace, later mounts winning."""
-    table = {}
+def mount_list() -> list[tuple[str, str]]:
+    """(mount point, file system type) in this mount namespace, in the order of mounting."""
+    table = []
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         left, _, right = line.partition(" - ")
-        table[left.split()[4].encode().decode("unicode_escape")] = right.split()[0]
+        table.append((left.split()[4].encode().decode("unicode_escape"), right.split()[0]))
     return table
+
+
+def mounts() -> dict[str, str]:
+    """Mount point -> type of the uppermost file system there."""
+    return dict(mount_list())

@@ -501,6 +501,7 @@ static int open_control(const char *path)
 static ssize_t amended_writev(int fd, struct iovec *iov, int count, void *userdata)
 {
 	static atomic_int seen;
+	(void)userdata;
 
 	if (!serialize && count > 1 && !atomic_exchange(&seen, 1))
 		((uint32_t *)iov[1].iov_base)[3] |= 1u << 18;
@@ -509,6 +510,7 @@ static ssize_t amended_writev(int fd, struct iovec *iov, int count, void *userda
 
 static ssize_t plain_read(int fd, void *buf, size_t len, void *userdata)
 {
+	(void)userdata;
 	return read(fd, buf, len);
 }
 

@@ -93,7 +93,8 @@ class SlowFs:
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)  # libfuse unmounts lazily
             try:
-                self._process.wait(10)
+                if self._process.wait(10) < 0:
+                    posix.umount(self.path)
             except subprocess.TimeoutExpired:
                 posix.umount(self.path)
                 self._process.kill()
@@ -115,6 +116,12 @@ class SlowFs:
         """One command of slowfs.c: ``ok``, ``hang`` and so on, or a figure (``rate``) with a value."""
         answer = self._ask(command if value is None else f"{command} {value}")
         assert answer == "ok", f"slowfs: {command}: {answer}"
+
+    def kill(self) -> None:
+        """SIGKILL: the mount stays and answers ENOTCONN, as that of a server that is gone for good."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
 
     def stats(self) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self._ask("stats"))
