@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 import sys
 import threading
 import types
@@ -263,6 +264,47 @@ def test_stats(fake: Fake, swmld_: Any) -> None:
     assert "reads_total{python}" not in rows
     assert rows["cache_bytes"] == "3GiB"
     assert rows["fetch_duration_seconds{demand,p50}"] == "<=1ms"
+
+
+def test_stats_watch_shows_rates_until_ctrl_c(
+    fake: Fake, swmld_: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def later(seconds: float) -> None:
+        before = fake.answers["stats"]
+        if before["uptime"] > STATS["uptime"]:
+            raise KeyboardInterrupt
+        reads = {"reads_total": {"native": 1234567 + 500}}
+        fake.answers["stats"] = {**before, "uptime": before["uptime"] + 2, "metrics": reads}
+
+    monkeypatch.setattr("swmld.cli.stats.time.sleep", later)
+    code, out, _ = swmld_("stats", "--watch")
+    assert code == 130
+    rows = [line.split() for line in out.splitlines() if line.startswith("reads_total{native}")]
+    assert rows[-1] == ["reads_total{native}", "1,235,067", "250"]
+    fake.answers["stats"] = {**STATS}
+    code, out, _ = swmld_("stats", "--watch", "--json")
+    assert (code, len(out.splitlines())) == (130, 2)
+
+
+def test_a_reader_that_closes_the_pipe_is_no_traceback(fake: Fake, run_dir: Path) -> None:
+    entry = {
+        "path": "x" * 100,
+        "size": 1,
+        "cached_bytes": 1,
+        "state": "complete",
+        "last_used": 0.0,
+        "pinned": False,
+    }
+    fake.progress = [{"entries": [entry] * 1000}] * 5
+    fake.answers["cache.ls"] = {"files": 5000, "bytes": 5000}
+    argv = [sys.executable, "-m", "swmld.cli", "cache", "ls", "--json", "--run-dir", str(run_dir)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
 
 
 def test_quantiles() -> None:

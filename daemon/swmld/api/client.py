@@ -69,18 +69,20 @@ class Client:
         """The result of ``method``; ``on_progress`` is told each progress message. Raises RemoteError."""
         with _told():
             self._socket.sendall(encode({"method": method, "params": params or {}}))
-            for message in self._messages():
-                if "progress" in message:
-                    if on_progress is not None:
-                        on_progress(message["progress"])
-                elif "error" in message:
-                    raise RemoteError(message["error"]["message"], message["error"]["exit_code"])
-                else:
-                    return message["result"]
+        for message in self._messages():
+            if "progress" in message:
+                if on_progress is not None:
+                    on_progress(message["progress"])
+            elif "error" in message:
+                raise RemoteError(message["error"]["message"], message["error"]["exit_code"])
+            else:
+                return message["result"]
         raise HostError("the daemon ended before it answered")
 
     def _messages(self) -> Iterator[dict[str, Any]]:
-        for line in self._lines:
+        while True:
+            with _told():
+                line = self._lines.readline()
             if not line.endswith(b"\n"):
                 return
             yield decode(line)
@@ -88,6 +90,7 @@ class Client:
 
 @contextmanager
 def _told() -> Iterator[None]:
+    """Errors of the socket alone: what a caller's own output does is the caller's."""
     try:
         yield
     except TimeoutError:
