@@ -10,6 +10,7 @@ PYTHON := $(VENV)/bin/python
 # The system's Python and its packages: bcc comes from Debian (python3-bpfcc), it is not on PyPI.
 SYSTEM_PYTHON := /usr/bin/python3
 PACKAGES := gcc libfuse3-dev fuse3 make pkg-config python3-bpfcc python3-dev python3-venv
+NATIVE := $(filter-out native/test_%,$(wildcard native/*.c native/*.h native/*.py))
 TEST_PACKAGES := acl attr fio git sqlite3 stress-ng tmux
 # Real clients of the mount. This version of torch has a build without CUDA; the newest may not.
 TEST_CLIENTS := numpy pyarrow safetensors torch==2.13.0
@@ -77,7 +78,7 @@ $(VENV)/.made:
 
 # Without build isolation, so that a change of the native code needs no download. `packages` comes first, but
 # only as an order: it never makes this out of date.
-$(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py $(wildcard native/*.c native/*.h native/*.py) | packages
+$(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py $(NATIVE) | packages
 	$(PYTHON) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[test]'
 	touch $@
 
