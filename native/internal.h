@@ -115,7 +115,7 @@ struct parked {
 	uint32_t size, pid, msg_len;
 	int err;                       /* once ready: 0, or what the reader gets */
 	uint8_t interrupted, to_python;
-	char msg[128];                 /* the request, to be passed on when Python must read */
+	char msg[128] __attribute__((aligned(8))); /* the request, to be passed on when Python must read */
 };
 
 struct dirfd {

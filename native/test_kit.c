@@ -20,6 +20,8 @@ static int ngone;
 static struct { int fd; } backing[65536]; /* fd + 1; 0 is closed */
 static int nbacking, live_backings;
 
+void __sanitizer_print_stack_trace(void);
+
 void kit_fail(const char *file, int line, const char *what, int values, long long a, long long b)
 {
 	kit_alloc_left = -1;
@@ -27,6 +29,7 @@ void kit_fail(const char *file, int line, const char *what, int values, long lon
 	if (values)
 		fprintf(stderr, " (%lld, %lld)", a, b);
 	fputc('\n', stderr);
+	__sanitizer_print_stack_trace();
 	_exit(1);
 }
 
