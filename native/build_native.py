@@ -7,7 +7,19 @@ from pathlib import Path
 import cffi
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ["crc32c.c", "buffers.c", "calls.c", "table.c", "source.c", "dirs.c", "cfile.c", "park.c", "hot.c", "session.c", "probe.c"]
+SOURCES = [
+    "crc32c.c",
+    "buffers.c",
+    "calls.c",
+    "table.c",
+    "source.c",
+    "dirs.c",
+    "cfile.c",
+    "park.c",
+    "hot.c",
+    "session.c",
+    "probe.c",
+]
 
 _header = (HERE / "swml.h").read_text()
 ffibuilder = cffi.FFI()
@@ -18,7 +30,17 @@ ffibuilder.set_source(
     sources=[f"native/{name}" for name in SOURCES if (HERE / name).exists()],
     depends=["native/swml.h", "native/internal.h"],
     include_dirs=[str(HERE)],
-    extra_compile_args=["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
-                        "-Wno-missing-field-initializers", "-fvisibility=hidden"],
+    extra_compile_args=[
+        "-std=gnu11",
+        "-D_GNU_SOURCE",
+        "-O2",
+        "-g",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unused-parameter",
+        "-Wno-missing-field-initializers",
+        "-fvisibility=hidden",
+    ],
     libraries=["pthread"],
 )

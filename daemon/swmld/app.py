@@ -47,8 +47,8 @@ FUSE_TASKS = 256
 """Requests that Python works on at once; hung ones must not use them up before the gate closes."""
 
 BUFFERED_CHUNKS = 24
-"""Memory for fetches, in chunks: 96 MiB with chunks of 4 MiB, 0.5 s of a 200 MB/s source; three quarters of it
-for prefetch."""
+"""Memory for fetches, in chunks: 96 MiB with chunks of 4 MiB, 0.5 s of a 200 MB/s source; three quarters of
+it for prefetch."""
 
 READAHEAD_KIB = 1024
 

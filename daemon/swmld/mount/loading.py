@@ -89,9 +89,9 @@ class Loader:
         return None
 
     def _open(self, nodeid: int, size: int) -> tuple[int, bool]:
-        """(descriptor, O_DIRECT or not); the flight that reads it compares its generation. Remote files are read past this host's page cache: a FUSE or NFS
-        client then sends a large read as parallel requests instead of one readahead window at a time, and
-        memory is left to the cache file's pages."""
+        """(descriptor, O_DIRECT or not); the flight that reads it compares its generation. Large remote files
+        are read past this host's page cache: a FUSE or NFS client then sends a read as parallel requests
+        instead of one readahead window at a time, and memory is left to the cache file's pages."""
         if self._direct and size >= DIRECT_MINIMUM:
             with contextlib.suppress(OSError):
                 return self._native.open_source(nodeid, os.O_RDONLY | os.O_DIRECT, verify=False), True

@@ -1,8 +1,8 @@
 """Names and attributes: everything on the source that is not the bytes of an open file.
 
-Directories are reached by descriptor and files by one name in one (``native/source.c``), each operation in one
-worker-thread call. Permission was checked by the kernel (``default_permissions``); what is made belongs to the
-caller. Raises OSError.
+Directories are reached by descriptor and files by one name in one (``native/source.c``), each operation in
+one worker-thread call. Permission was checked by the kernel (``default_permissions``); what is made belongs
+to the caller. Raises OSError.
 """
 
 from __future__ import annotations
@@ -284,8 +284,8 @@ class Namespace:
         return self._numbers
 
     async def entries(self, fh: int, offset: int) -> tuple[int, list[tuple[bytes, Entry | None]]]:
-        """(position, names with attributes) from ``offset`` on, some at a time; empty at the end. A name whose
-        file has gone meanwhile has no attributes. Offset 0 reads the directory anew."""
+        """(position, names with attributes) from ``offset`` on, some at a time; empty at the end. A name
+        whose file has gone meanwhile has no attributes. Offset 0 reads the directory anew."""
         listing = self._listings[fh]
         if offset == 0:
             names = await self._gate.call(lambda: self._names(listing.nodeid))

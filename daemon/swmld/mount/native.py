@@ -122,7 +122,7 @@ def _entry(e: Any) -> Entry:
 
 
 class Native:
-    """One mount's native session. The owner calls ``mount``, ``start``, and at the end ``stop`` and ``free``."""
+    """One mount's native session. Its owner calls ``mount``, ``start``, at the end ``stop`` and ``free``."""
 
     def __init__(self, config: Config, rules: Iterable[tuple[str, Check, float]] = ()) -> None:
         c = ffi.new("struct sw_config *")

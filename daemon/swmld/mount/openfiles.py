@@ -43,7 +43,7 @@ _READ_SOURCE = frozenset({errno.ENOSPC, errno.ESTALE})
 
 @dataclass(slots=True)
 class Counters:
-    """What Python itself served; bytes and operations. ``misses``: reads and opens that waited for a fetch."""
+    """What Python served, operations and bytes. ``misses``: reads and opens that waited for a fetch."""
 
     opens: int = 0
     reads: int = 0
@@ -430,7 +430,7 @@ class OpenFiles:
             await self._disk.call(lambda: nat.ftruncate(file.mirror_fd, size))
 
     async def flush(self, fh: int) -> None:
-        """close(2) of one descriptor: what the source's own close would report (NFS: all that was written)."""
+        """close(2) of one descriptor: reports what the source's own close would (NFS: all that was written)."""
         handle = self._handles.get(fh)
         if handle is not None and handle.fd >= 0:
             fd = handle.fd
