@@ -430,7 +430,7 @@ class OpenFiles:
             await self._disk.call(lambda: nat.ftruncate(file.mirror_fd, size))
 
     async def flush(self, fh: int) -> None:
-        """close(2) of one descriptor: reports what the source's own close would (NFS: all that was written)."""
+        """close(2) of one descriptor; reports what the source's own close would (NFS: all writes)."""
         handle = self._handles.get(fh)
         if handle is not None and handle.fd >= 0:
             fd = handle.fd
