@@ -159,6 +159,9 @@ struct sw_session {
 	_Atomic int running;
 	pthread_t *threads;
 	int nthreads;
+	int listening;                 /* threads in read(2) on the device; under listen_lock */
+	pthread_mutex_t listen_lock;
+	pthread_cond_t spare;          /* threads beyond LISTENERS wait here */
 	pthread_t pump, waker;
 	int has_pump, has_waker;
 	pthread_mutex_t pend_lock;
@@ -210,6 +213,7 @@ struct node *node_by_key(sw_session *s, uint64_t dev, uint64_t ino);
 struct node *node_intern(sw_session *s, const struct statx *st, struct node *parent, const char *name, size_t len);
 struct link *link_find(sw_session *s, struct node *parent, const char *name, size_t len);
 void link_drop(sw_session *s, struct node *parent, const char *name, size_t len);
+int node_same(const struct node *n, const struct statx *st); /* its number may be in use for another file */
 void node_supersede(sw_session *s, struct node *n);
 void node_hold(sw_session *s, struct node *n);
 void node_unref(sw_session *s, struct node *n);

@@ -54,7 +54,7 @@ void dirfds_drop(sw_session *s, struct node *n)
 	if (k >= 0 && s->dirfds[k].pins)
 		s->dirfds[k].node = &doomed;
 	else if (k >= 0) {
-		close(s->dirfds[k].fd);
+		close_later(s, s->dirfds[k].fd);
 		memset(&s->dirfds[k], 0, sizeof s->dirfds[k]);
 	}
 }
@@ -63,95 +63,108 @@ static int same_file(const struct node *n, uint64_t root_dev, const struct statx
 {
 	uint64_t dev = (uint64_t)st->stx_dev_major << 32 | st->stx_dev_minor;
 
-	return n->ino == st->stx_ino && n->dev == (dev == root_dev ? 0 : dev);
+	return n->ino == st->stx_ino && n->dev == (dev == root_dev ? 0 : dev) && node_same(n, st);
 }
 
-/* Opens the directory `nodeid` with `flags`, from its parent's descriptor (or its own, when it lost its name). */
-static int dir_open(sw_session *s, uint64_t nodeid, int flags)
+/* Opens one directory from its parent's descriptor and sees that it still is `nodeid`. */
+static int open_child(sw_session *s, int up, uint64_t parent, uint64_t nodeid)
 {
 	char name[SW_NAME_MAX + 1];
-	uint64_t parent;
 	struct statx st;
 	struct node *n;
-	int fd, up, slot, orphan = -1;
+	int fd, same;
 
 	lock(s);
 	n = node_get(s, nodeid);
-	if (n && !n->links && n->orphan_fd >= 0)
-		orphan = dup(n->orphan_fd);
+	if (n && n->links && n->links->parent->id == parent)
+		memcpy(name, n->links->name, n->links->len + 1u);
+	else
+		n = NULL;
 	unlock(s);
 	if (!n)
 		return -ESTALE;
-	if (nodeid == SW_ROOT) {
-		fd = openat(s->config.root_fd, ".", flags);
-		return fd < 0 ? -errno : fd;
-	}
-	if (orphan >= 0) {
-		fd = openat(orphan, ".", flags);
-		up = errno;
-		close(orphan);
-		return fd < 0 ? -up : fd;
-	}
-	if (sw_parent(s, nodeid, &parent, name, sizeof name) < 0)
-		return -ESTALE;
-	up = dirfd_pin(s, parent, &slot);
-	if (up < 0)
-		return up;
-	fd = openat(up, name, flags | O_NOFOLLOW | O_DIRECTORY);
+	fd = openat(up, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
-		fd = errno == ENOENT || errno == ENOTDIR || errno == ELOOP ? -ESTALE : -errno;
-	dirfd_unpin(s, slot);
-	if (fd < 0)
-		return fd;
+		return errno == ENOENT || errno == ENOTDIR || errno == ELOOP ? -ESTALE : -errno;
 	if (source_stat_at(fd, "", &st) < 0) {
 		close(fd);
 		return -EIO;
 	}
 	lock(s);
 	n = node_get(s, nodeid);
-	if (!n || !same_file(n, s->root_dev, &st)) {
-		close(fd);
-		fd = -ESTALE;
-	}
+	same = n && same_file(n, s->root_dev, &st);
 	unlock(s);
-	return fd;
+	if (!same)
+		close(fd);
+	return same ? fd : -ESTALE;
 }
 
-/* Returns the directory's descriptor, pinned in *slot; with *slot < 0 it is the caller's own to close (the cache's
- * places were all in use): dirfd_unpin does the right thing when given -1 - fd. */
-int dirfd_pin(sw_session *s, uint64_t nodeid, int *slot)
+/* Puts a new descriptor of `nodeid` into the cache, pinned, where there is room; the slot for dirfd_unpin. */
+static int dirfd_keep(sw_session *s, uint64_t nodeid, int fd)
 {
 	struct node *n;
-	int k, fd;
+	int k;
 
-	lock(s);
-	n = node_get(s, nodeid);
-	k = n ? dirfd_slot(s, n) : -1;
-	if (k >= 0) {
-		s->dirfds[k].pins++;
-		s->dirfds[k].used = ++s->clock;
-		fd = s->dirfds[k].fd;
-		unlock(s);
-		*slot = k;
-		return fd;
-	}
-	unlock(s);
-	if (!n)
-		return -ESTALE;
-	fd = dir_open(s, nodeid, O_PATH | O_CLOEXEC | O_DIRECTORY);
-	if (fd < 0)
-		return fd;
 	lock(s);
 	n = node_get(s, nodeid);
 	k = n && dirfd_slot(s, n) < 0 ? dirfd_place(s, n) : -1;
 	if (k >= 0) {
 		if (s->dirfds[k].node)
-			close(s->dirfds[k].fd);
+			close_later(s, s->dirfds[k].fd);
 		s->dirfds[k] = (struct dirfd){.node = n, .fd = fd, .pins = 1, .used = ++s->clock};
-		*slot = k;
-	} else
-		*slot = -1 - fd;
+	}
 	unlock(s);
+	return k >= 0 ? k : -1 - fd;
+}
+
+/* Returns the directory's descriptor, pinned in *slot; with *slot < 0 it is the caller's own to close (the cache's
+ * places were all in use): dirfd_unpin does the right thing when given -1 - fd. Goes up to the nearest directory whose
+ * descriptor is there (or that has lost its name and is kept as an orphan), then down again, without recursion: a
+ * tree may be deeper than a stack. */
+int dirfd_pin(sw_session *s, uint64_t nodeid, int *slot)
+{
+	uint64_t some[32], *chain = some, top;
+	struct node *n, *up;
+	size_t depth = 0, i;
+	int fd;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	for (up = n; up && up != s->root && up->links && dirfd_slot(s, up) < 0; up = up->links->parent)
+		depth++;
+	if (depth > sizeof some / sizeof *some)
+		chain = malloc(depth * sizeof *chain);
+	if (!n || !chain) {
+		unlock(s);
+		return n ? -ENOMEM : -ESTALE;
+	}
+	for (i = 0, up = n; i < depth; up = up->links->parent)
+		chain[i++] = up->id;
+	top = up->id;
+	*slot = dirfd_slot(s, up);
+	if (*slot >= 0) {
+		s->dirfds[*slot].pins++;
+		s->dirfds[*slot].used = ++s->clock;
+		fd = s->dirfds[*slot].fd;
+	} else if (up->orphan_fd >= 0 || up == s->root) {
+		fd = fcntl(up == s->root ? s->config.root_fd : up->orphan_fd, F_DUPFD_CLOEXEC, 3);
+		fd = fd < 0 ? -errno : fd;
+	} else
+		fd = -ESTALE;
+	unlock(s);
+	if (fd >= 0 && *slot < 0)
+		*slot = dirfd_keep(s, top, fd);
+	while (depth-- && fd >= 0) {
+		int from = *slot;
+
+		fd = open_child(s, fd, top, chain[depth]);
+		top = chain[depth];
+		if (fd >= 0)
+			*slot = dirfd_keep(s, top, fd);
+		dirfd_unpin(s, from);
+	}
+	if (chain != some)
+		free(chain);
 	return fd;
 }
 
@@ -163,7 +176,7 @@ void dirfd_unpin(sw_session *s, int slot)
 	}
 	lock(s);
 	if (--s->dirfds[slot].pins == 0 && s->dirfds[slot].node == &doomed) {
-		close(s->dirfds[slot].fd);
+		close_later(s, s->dirfds[slot].fd);
 		memset(&s->dirfds[slot], 0, sizeof s->dirfds[slot]);
 	}
 	unlock(s);
@@ -188,7 +201,7 @@ int source_stat(sw_session *s, uint64_t nodeid, struct statx *st)
 	char name[SW_NAME_MAX + 1];
 	uint64_t parent = 0;
 	struct node *n;
-	int fd, slot, r, orphan = -1;
+	int fd, slot, r = 0, orphan = -1;
 
 	if (nodeid == SW_ROOT)
 		return source_stat_at(s->config.root_fd, "", st);
@@ -197,13 +210,14 @@ int source_stat(sw_session *s, uint64_t nodeid, struct statx *st)
 	if (n && n->links) {
 		parent = n->links->parent->id;
 		memcpy(name, n->links->name, n->links->len + 1u);
-	} else if (n && n->orphan_fd >= 0)
+	} else if (n && n->orphan_fd >= 0) {
 		orphan = fcntl(n->orphan_fd, F_DUPFD_CLOEXEC, 3);
-	else
-		n = NULL;
+		r = orphan < 0 ? -errno : 0;
+	} else
+		r = -ESTALE;
 	unlock(s);
-	if (!n)
-		return -ESTALE;
+	if (r < 0)
+		return r;
 	if (orphan >= 0) {
 		r = source_stat_at(orphan, "", st);
 		close(orphan);
@@ -282,14 +296,18 @@ int sw_open_source(sw_session *s, uint64_t nodeid, int flags, int verify)
 	uint64_t parent;
 	struct statx st;
 	struct node *n;
-	int fd, dir, slot, r, orphan = -1;
+	int fd, dir, slot, r = 0, orphan = -1;
 
 	flags |= O_CLOEXEC | O_NOCTTY;
 	lock(s);
 	n = node_get(s, nodeid);
-	if (n && !n->links && n->orphan_fd >= 0)
+	if (n && !n->links && n->orphan_fd >= 0) {
 		orphan = fcntl(n->orphan_fd, F_DUPFD_CLOEXEC, 3);
+		r = orphan < 0 ? -errno : 0;
+	}
 	unlock(s);
+	if (r < 0)
+		return r;
 	if (orphan >= 0) {
 		snprintf(proc, sizeof proc, "/proc/self/fd/%d", orphan);
 		fd = open(proc, flags);
@@ -298,7 +316,7 @@ int sw_open_source(sw_session *s, uint64_t nodeid, int flags, int verify)
 		return r;
 	}
 	if (nodeid == SW_ROOT)
-		return dir_open(s, nodeid, flags);
+		return (fd = openat(s->config.root_fd, ".", flags)) < 0 ? -errno : fd;
 	if (sw_parent(s, nodeid, &parent, name, sizeof name) < 0)
 		return -ESTALE;
 	dir = dirfd_pin(s, parent, &slot);
@@ -319,11 +337,11 @@ int sw_open_source(sw_session *s, uint64_t nodeid, int flags, int verify)
 	}
 	lock(s);
 	n = node_get(s, nodeid);
-	if (!n || !same_file(n, s->root_dev, &st)) {
-		close(fd);
+	if (!n || !same_file(n, s->root_dev, &st))
 		r = -ESTALE;
-	}
 	unlock(s);
+	if (r < 0)
+		close(fd);
 	return r;
 }
 

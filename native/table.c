@@ -408,10 +408,23 @@ static uint64_t key_dev(const sw_session *s, const struct statx *st)
 	return dev == s->root_dev ? 0 : dev;
 }
 
+static uint64_t btime_of(const struct statx *st)
+{
+	return st->stx_mask & STATX_BTIME ? (uint64_t)ts_ns(&st->stx_btime) : 0;
+}
+
+/* Some sources know a file's birth time at one call and not at the next. */
+int node_same(const struct node *n, const struct statx *st)
+{
+	uint64_t btime = btime_of(st);
+
+	return !((n->perm ^ st->stx_mode) & S_IFMT) && (!btime || !n->btime_ns || n->btime_ns == btime);
+}
+
 /* The node that `st` is, known by `name` in `parent` (NULL: no name). Made if it is new; attributes are taken over. */
 struct node *node_intern(sw_session *s, const struct statx *st, struct node *parent, const char *name, size_t len)
 {
-	uint64_t dev, btime = st->stx_mask & STATX_BTIME ? (uint64_t)ts_ns(&st->stx_btime) : 0;
+	uint64_t dev;
 	struct node *n;
 	int fresh = 0;
 
@@ -425,9 +438,8 @@ struct node *node_intern(sw_session *s, const struct statx *st, struct node *par
 	parent->refs++; /* nor is the parent to go with the last of its names */
 	dev = key_dev(s, st);
 	n = node_by_key(s, dev, st->stx_ino);
-	/* Some sources know a file's birth time at one call and not at the next. */
-	if (n && n != s->root && ((n->perm ^ st->stx_mode) & S_IFMT || (btime && n->btime_ns && n->btime_ns != btime))) {
-		node_supersede(s, n); /* the inode number is in use for another file now */
+	if (n && n != s->root && !node_same(n, st)) {
+		node_supersede(s, n);
 		n = NULL;
 	}
 	if (!n) {
@@ -438,8 +450,8 @@ struct node *node_intern(sw_session *s, const struct statx *st, struct node *par
 		}
 		fresh = 1;
 	}
-	if (btime)
-		n->btime_ns = btime;
+	if (btime_of(st))
+		n->btime_ns = btime_of(st);
 	n->refs++; /* not to be settled while its links change */
 	node_attr(s, n, st);
 	if (n != s->root && link_add(s, n, parent, name, len) < 0 && fresh) {

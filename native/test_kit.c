@@ -191,6 +191,18 @@ int kit_backing_is(int32_t id, int fd)
 	return r;
 }
 
+ssize_t kit_backing_read(int32_t id, void *buf, size_t n, off_t at)
+{
+	ssize_t r = -1;
+
+	pthread_mutex_lock(&fault_lock);
+	errno = EBADF;
+	if (id > 0 && id <= nbacking && backing[id].fd)
+		r = pread(backing[id].fd - 1, buf, n, at);
+	pthread_mutex_unlock(&fault_lock);
+	return r;
+}
+
 static void backings_forget(void) /* the device is closed: the kernel drops what is registered */
 {
 	pthread_mutex_lock(&fault_lock);

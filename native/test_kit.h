@@ -81,6 +81,7 @@ void kit_gone(uint64_t unique);        /* the answer to it fails with ENOENT */
 extern _Atomic long kit_alloc_left;    /* the allocation after this many fails, and all after it; -1: none */
 int kit_backings(void);                /* ids registered now */
 int kit_backing_is(int32_t id, int fd); /* does the id stand for the file of fd? */
+ssize_t kit_backing_read(int32_t id, void *buf, size_t n, off_t at); /* -1, EBADF: not registered */
 extern _Atomic int kit_backing_errno;  /* BACKING_OPEN fails with it */
 int kit_wait(int (*done)(struct kit *), struct kit *k); /* until it holds (5 s): what another thread does */
 
