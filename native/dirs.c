@@ -178,6 +178,8 @@ int dir_request(sw_session *s, struct fuse_in_header *h, char *out, size_t outsi
 		reply(s, h->unique, fsync(d->fd) < 0 ? -errno : 0, NULL, 0);
 		return 1;
 	default:
+		pthread_mutex_lock(&d->lock); /* whoever lists it still (its caller was cut off) finishes first */
+		pthread_mutex_unlock(&d->lock);
 		close(d->fd);
 		pthread_mutex_destroy(&d->lock);
 		free(d);
