@@ -133,7 +133,7 @@ class Service:
             reads={
                 Served.NATIVE: c["hot_read"],
                 Served.PYTHON: own.reads,
-                Served.MISS: c["parked"],
+                Served.MISS: own.misses,
             },
             read_bytes={Served.NATIVE: c["hot_read_bytes"], Served.PYTHON: own.read_bytes},
             writes=own.writes,
