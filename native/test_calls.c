@@ -226,5 +226,5 @@ int main(void)
 	names();
 	buffers();
 	kit_free(k);
-	return kit_done("test_calls");
+	return kit_done();
 }

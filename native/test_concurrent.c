@@ -702,5 +702,5 @@ int main(int argc, char **argv)
 	kit_defaults();
 	run(1, seed);
 	run(0, seed + 1);
-	return kit_done("test_concurrent");
+	return kit_done();
 }

@@ -33,9 +33,9 @@ void kit_fail(const char *file, int line, const char *what, int values, long lon
 	_exit(1);
 }
 
-int kit_done(const char *name)
+int kit_done(void)
 {
-	printf("%s: %lu checks passed\n", name, (unsigned long)kit_checks);
+	printf("%s: %lu checks passed\n", program_invocation_short_name, (unsigned long)kit_checks);
 	return 0;
 }
 

@@ -31,7 +31,7 @@
 
 extern _Atomic unsigned long kit_checks;
 void kit_fail(const char *file, int line, const char *what, int values, long long a, long long b) __attribute__((noreturn));
-int kit_done(const char *name); /* prints the one line; main returns it */
+int kit_done(void); /* prints the program's one line; main returns it */
 
 /* ---- places ---- */
 struct kit {

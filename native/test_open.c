@@ -586,5 +586,5 @@ int main(void)
 	partial_against_passthrough();
 	undone_before_the_answer();
 	deleted_while_open();
-	return kit_done("test_open");
+	return kit_done();
 }

@@ -455,5 +455,5 @@ int main(void)
 	interrupted_often();
 	stopped_while_parked();
 	closed();
-	return kit_done("test_park");
+	return kit_done();
 }

@@ -658,5 +658,5 @@ int main(void)
 	python_gone();
 	stopped_busy();
 	never_started();
-	return kit_done("test_session");
+	return kit_done();
 }

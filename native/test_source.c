@@ -340,5 +340,5 @@ int main(void)
 	deep();
 	no_descriptors_left();
 	other_name();
-	return kit_done("test_source");
+	return kit_done();
 }

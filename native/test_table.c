@@ -567,5 +567,5 @@ int main(void)
 	far_times();
 	for (unsigned seed = 1; seed <= 20; seed++)
 		random_operations(seed);
-	return kit_done("test_table");
+	return kit_done();
 }
