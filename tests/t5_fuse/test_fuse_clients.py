@@ -162,30 +162,38 @@ print("fine")
 
 
 @pytest.mark.parametrize("engine", ["psync", "mmap", "libaio", "io_uring"])
-def test_fio_verify(fs: Tree, engine: str) -> None:
+def test_fio_verify(fs: Tree, base: Path, engine: str) -> None:
     """Written with checksums into the source, read at random through the mount, cold and warm."""
     require("fio")
     common = [
         "--name=v",
         "--bs=4k",
-        "--size=24m",
+        "--size=8m",
         "--verify=crc32c",
         "--verify_fatal=1",
         "--output-format=terse",
     ]
-    tool("fio", *common, "--rw=write", "--ioengine=psync", "--do_verify=0", f"--filename={fs.source}/fio")
+    tool(
+        "fio",
+        *common,
+        "--rw=write",
+        "--ioengine=psync",
+        "--do_verify=0",
+        f"--filename={fs.source}/fio",
+        cwd=base,
+    )
     for more in ([], ["--direct=1"] if engine in ("libaio", "io_uring") else []):
         fs.settle()
         tool("fio", *common, *more, "--rw=randread", "--readonly", "--iodepth=16", f"--ioengine={engine}",
-             f"--filename={fs.path}/fio")  # fmt: skip
+             f"--filename={fs.path}/fio", cwd=base)  # fmt: skip
 
 
 @pytest.mark.parametrize("engine", ["psync", "mmap", "libaio", "io_uring"])
-def test_fio_write_and_verify(fs: Tree, engine: str) -> None:
+def test_fio_write_and_verify(fs: Tree, base: Path, engine: str) -> None:
     require("fio")
     tool("fio", "--name=w", "--rw=randwrite", "--bs=8k", "--size=16m", "--verify=crc32c", "--verify_fatal=1",
          "--verify_state_save=0", "--iodepth=8", f"--ioengine={engine}", "--fsync_on_close=1",
-         f"--directory={fs.path}")  # fmt: skip
+         f"--directory={fs.path}", cwd=base)  # fmt: skip
 
 
 def test_git(fs: Tree, base: Path) -> None:

@@ -7,6 +7,7 @@ after the change sees the new file, whatever is cached and whoever still holds t
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import random
@@ -132,14 +133,15 @@ def test_the_next_open_sees_a_change_while_a_reader_holds_the_old(fs: Tree) -> N
 
 
 def test_a_change_while_a_mapping_lives(cached: Tree) -> None:
-    with (cached / "name").open("rb") as file:
-        view = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-    assert view[:100] == content(1)[:100]
-    replace(cached.source / "name", content(2))
-    later()
-    assert (cached / "name").read_bytes() == content(2)
-    assert view[:] == content(1)
-    view.close()
+    def work() -> None:
+        view = mapped(cached / "name")
+        assert view[:100] == content(1)[:100]
+        replace(cached.source / "name", content(2))
+        later()
+        assert (cached / "name").read_bytes() == content(2)
+        assert view[:] == content(1)
+
+    posix.run(work)
 
 
 def test_many_changes_in_a_row(fs: Tree) -> None:
@@ -271,15 +273,72 @@ def test_advice_on_a_cached_file(cached: Tree, advice: str) -> None:
     assert (cached / "name").read_bytes() == content(3)
 
 
+def mapped(path: Path, access: int = mmap.PROT_READ) -> mmap.mmap:
+    """The file, mapped shared; its descriptor is closed. Use it in a child: a missing page is a SIGBUS."""
+    fd = os.open(path, os.O_RDWR if access & mmap.PROT_WRITE else os.O_RDONLY)
+    try:
+        return mmap.mmap(fd, 0, prot=access)
+    finally:
+        os.close(fd)
+
+
 def test_write_shows_in_a_mapping_that_was_there_before(cached: Tree) -> None:
-    with (cached / "name").open("rb") as file:
-        view = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-    assert view[:] == content(1)
-    with (cached / "name").open("r+b", buffering=0) as writer:
-        writer.seek(100_000)
-        writer.write(b"changed")
-    assert view[100_000:100_007] == b"changed"
-    view.close()
+    def work() -> None:
+        view = mapped(cached / "name")
+        assert view[:] == content(1)
+        with (cached / "name").open("r+b", buffering=0) as writer:
+            os.pwrite(writer.fileno(), b"changed", 100_000)
+            assert view[100_000:100_007] == b"changed"
+        assert view[100_000:100_007] == b"changed"
+        assert view[:100_000] == content(1)[:100_000]
+        assert view[100_007:] == content(1)[100_007:]
+
+    posix.run(work)
+
+
+@pytest.mark.parametrize("reader", ["none", "open", "mapped", "comes later"])
+def test_mapped_writes_reach_the_source(cached: Tree, reader: str) -> None:
+    """Whoever else has the cached file open, and however that one is served. ENODEV would be honest."""
+
+    def work() -> None:
+        held: object = None
+        if reader == "open":
+            held = (cached / "name").open("rb")
+        elif reader == "mapped":
+            held = mapped(cached / "name")
+        try:
+            view = mapped(cached / "name", mmap.PROT_READ | mmap.PROT_WRITE)
+        except OSError as error:
+            assert error.errno == errno.ENODEV  # noqa: PT017
+            assert reader in ("open", "mapped")
+            return
+        if reader == "comes later":
+            held = (cached / "name").open("rb")
+        view[5_000:5_003] = b"new"
+        view.flush()
+        assert (cached.source / "name").read_bytes()[5_000:5_003] == b"new"
+        assert (cached / "name").read_bytes()[5_000:5_003] == b"new"
+        view[250_000:250_004] = b"more"
+        view.close()
+        del held
+
+    posix.run(work)
+    later()
+    assert (cached / "name").read_bytes() == (cached.source / "name").read_bytes()
+
+
+def test_a_reader_that_was_there_before_the_writer_reads_on(cached: Tree) -> None:
+    """Opened while the file was whole in the cache; its pages are dropped, so that each read is asked for."""
+    reader = os.open(cached / "name", os.O_RDONLY)
+    writer = os.open(cached / "name", os.O_RDWR)
+    for at in range(0, SIZE, 50_000):
+        os.pwrite(writer, b"%010d" % at, at)
+        os.posix_fadvise(reader, 0, 0, os.POSIX_FADV_DONTNEED)
+        assert os.pread(reader, 10, at) == b"%010d" % at
+    os.close(writer)
+    os.posix_fadvise(reader, 0, 0, os.POSIX_FADV_DONTNEED)
+    assert os.pread(reader, SIZE, 0) == (cached.source / "name").read_bytes()
+    os.close(reader)
 
 
 def test_truncating_through_the_mount_shows_at_once(cached: Tree) -> None:

@@ -195,6 +195,11 @@ WEIGHTS: dict[Callable[[Exerciser], None], int] = {
 
 
 def exercise(fs: Tree, seed: int, steps: int, data: bytes = b"") -> None:
+    """In a child: a page that cannot be had is a SIGBUS."""
+    posix.run(lambda: _exercise(fs, seed, steps, data), timeout=max(90, steps / 10))
+
+
+def _exercise(fs: Tree, seed: int, steps: int, data: bytes) -> None:
     one = Exerciser(fs, seed, data)
     for operation in one.dice.choices(list(WEIGHTS), list(WEIGHTS.values()), k=steps):
         operation(one)
