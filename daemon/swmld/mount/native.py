@@ -343,6 +343,11 @@ class Native:
         lib.sw_failed(self._s, nodeid, chunk, errno)
 
 
+def hot_node(fh: int) -> int:
+    """The node of a file handle that C made (``SW_HOT_FH`` in native/internal.h)."""
+    return fh & ~(1 << 63)
+
+
 def pwrite(fd: int, data: bytes | memoryview, offset: int, keep_setid: bool = False) -> int:
     """Blocking. Writes all of it; bytes written, OSError when none were. Unless ``keep_setid``, the source
     clears setuid and setgid bits, as for an unprivileged writer."""

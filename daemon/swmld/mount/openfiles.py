@@ -331,7 +331,7 @@ class OpenFiles:
 
     async def read(self, fh: int, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes; short only at the end of the file."""
-        file = self._handles[fh].file
+        file = self._file_of(fh)
         target = file.target
         data: bytes | None = None
         if target is not None and not file.from_source:
@@ -342,6 +342,18 @@ class OpenFiles:
         self.counters.reads += 1
         self.counters.read_bytes += len(data)
         return data
+
+    def _file_of(self, fh: int) -> OpenFile:
+        """Also of an open that C answered: its reads come here once somebody writes the file."""
+        handle = self._handles.get(fh)
+        if handle is not None:
+            return handle.file
+        nodeid = nat.hot_node(fh)
+        file = self._files.get(nodeid)
+        if file is None:
+            file = self._files[nodeid] = OpenFile(nodeid)
+            self._native.attach(nodeid)
+        return file
 
     async def _read_cached(
         self, file: OpenFile, target: SourceTarget, offset: int, size: int
@@ -367,9 +379,9 @@ class OpenFiles:
         return await self._disk.call(lambda: _pread(cached.fd, stop - offset, offset))
 
     async def _readable_fd(self, file: OpenFile, fh: int) -> int:
-        own = self._handles[fh].fd
-        if own >= 0:
-            return own
+        own = self._handles.get(fh)
+        if own is not None and own.fd >= 0:
+            return own.fd
         if file.source_fd < 0:
             target, nodeid = file.target, file.nodeid
             if target is not None and target.source_fd >= 0:
@@ -444,7 +456,7 @@ class OpenFiles:
             fd = handle.fd
             await self._gate.call(lambda: sync(fd))
             return
-        nodeid = handle.file.nodeid if handle is not None else fh & ~(1 << 63)
+        nodeid = handle.file.nodeid if handle is not None else nat.hot_node(fh)
 
         def run() -> None:
             fd = self._native.open_source(nodeid, os.O_RDONLY)
