@@ -87,7 +87,7 @@ static int entry_of(sw_session *s, struct dirh *d, const struct dents64 *e, stru
 		return 0;
 	lock(s);
 	p = node_get(s, d->nodeid);
-	n = p ? node_intern(s, &st, p, e->name, len) : NULL;
+	n = p ? node_intern(s, &st, now, p, e->name, len) : NULL;
 	if (n)
 		fill_entry(s, n, out);
 	unlock(s);

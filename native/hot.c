@@ -122,6 +122,7 @@ static int lookup_hot(sw_session *s, struct fuse_in_header *h, const char *name)
 	struct node *p, *n = NULL;
 	struct link *l;
 	struct statx st;
+	uint64_t asked = now_ns(CLOCK_MONOTONIC_COARSE);
 	int slot, fd, r;
 
 	if (!s->config.local) {
@@ -146,7 +147,7 @@ static int lookup_hot(sw_session *s, struct fuse_in_header *h, const char *name)
 		p = node_get(s, h->nodeid);
 		if (r == -ENOENT && p)
 			link_drop(s, p, name, len);
-		if (!r && p && (n = node_intern(s, &st, p, name, len)))
+		if (!r && p && (n = node_intern(s, &st, asked, p, name, len)))
 			fill_entry(s, n, &e);
 		unlock(s);
 		if (r < 0) {
@@ -175,8 +176,8 @@ static int getattr_hot(sw_session *s, struct fuse_in_header *h)
 	lock(s);
 	n = node_get(s, h->nodeid);
 	if (n && s->config.local)
-		node_attr(s, n, &st);
-	else if (n && (n->writers || !n->attr_at || now - n->attr_at > node_check_ns(s, n) || node_check(s, n) == 0))
+		node_attr(s, n, &st, now);
+	else if (n && (n->writers || !n->attr_at || now - n->attr_at >= node_check_ns(s, n) || node_check(s, n) == 0))
 		n = NULL;
 	if (n) {
 		valid = node_valid_ns(s, n);
@@ -326,7 +327,7 @@ static int open_hot(sw_session *s, struct fuse_in_header *h, struct fuse_open_in
 	struct node *n;
 	struct statx st;
 	int pass = s->passthrough_on, check, tell = 0;
-	uint64_t age;
+	uint64_t now;
 
 	if ((in->flags & O_ACCMODE) != O_RDONLY || in->flags & O_TRUNC)
 		return 0;
@@ -335,8 +336,8 @@ static int open_hot(sw_session *s, struct fuse_in_header *h, struct fuse_open_in
 	if (!openable(n, pass))
 		goto python;
 	check = node_check(s, n);
-	age = now_ns(CLOCK_MONOTONIC_COARSE) - n->attr_at;
-	if (check == 0 || (check == 1 && age > node_check_ns(s, n))) {
+	now = now_ns(CLOCK_MONOTONIC_COARSE);
+	if (check == 0 || (check == 1 && now - n->attr_at >= node_check_ns(s, n))) {
 		if (!s->config.local)
 			goto python;
 		unlock(s);
@@ -346,7 +347,7 @@ static int open_hot(sw_session *s, struct fuse_in_header *h, struct fuse_open_in
 		n = node_get(s, h->nodeid);
 		if (!openable(n, pass))
 			goto python;
-		node_attr(s, n, &st);
+		node_attr(s, n, &st, now);
 	}
 	if (!same_generation(n))
 		goto python;
@@ -555,6 +556,7 @@ void sw_end_write(sw_session *s, uint64_t nodeid)
 	if (n && n->writers) {
 		n->writers--;
 		n->attr_at = 0;
+		n->written_at = now_ns(CLOCK_MONOTONIC_COARSE);
 		node_unref(s, n);
 	}
 	unlock(s);

@@ -62,7 +62,8 @@ struct node {
 	uint32_t perm, nlink, uid, gid, rdev, blksize;
 	uint64_t size, blocks;
 	int64_t atime_ns, mtime_ns, ctime_ns;
-	uint64_t attr_at;              /* when the attributes were read from the source (monotonic), 0 never */
+	uint64_t attr_at;              /* when the source was asked for the attributes (monotonic), 0: not to be relied on */
+	uint64_t written_at;           /* when the last writer closed it */
 	uint64_t kernel_until;         /* until when the kernel holds name and attributes */
 	uint64_t file_id;              /* complete cache file of this generation, 0 none */
 	uint64_t gen_size;
@@ -210,7 +211,9 @@ int table_init(sw_session *s);
 void table_free(sw_session *s);
 struct node *node_get(sw_session *s, uint64_t id);
 struct node *node_by_key(sw_session *s, uint64_t dev, uint64_t ino);
-struct node *node_intern(sw_session *s, const struct statx *st, struct node *parent, const char *name, size_t len);
+/* asked: CLOCK_MONOTONIC_COARSE before the attributes were asked for */
+struct node *node_intern(sw_session *s, const struct statx *st, uint64_t asked, struct node *parent, const char *name,
+			 size_t len);
 struct link *link_find(sw_session *s, struct node *parent, const char *name, size_t len);
 void link_drop(sw_session *s, struct node *parent, const char *name, size_t len);
 int node_same(const struct node *n, const struct statx *st); /* its number may be in use for another file */
@@ -218,7 +221,7 @@ void node_supersede(sw_session *s, struct node *n);
 void node_hold(sw_session *s, struct node *n);
 void node_unref(sw_session *s, struct node *n);
 void node_settle(sw_session *s, struct node *n); /* to the idle list, or freed, when nothing holds it */
-void node_attr(sw_session *s, struct node *n, const struct statx *st);
+void node_attr(sw_session *s, struct node *n, const struct statx *st, uint64_t asked);
 void brow_touch(sw_session *s, struct node *n);  /* recency of registered backing files */
 void brow_remove(sw_session *s, struct node *n);
 uint64_t node_valid_ns(sw_session *s, struct node *n);

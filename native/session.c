@@ -529,7 +529,7 @@ sw_session *sw_new(const struct sw_config *config, int *err)
 	}
 	*err = source_stat_at(config->root_fd, "", &st);
 	if (!*err) {
-		s->root = node_intern(s, &st, NULL, "", 0);
+		s->root = node_intern(s, &st, now_ns(CLOCK_MONOTONIC_COARSE), NULL, "", 0);
 		*err = s->root ? 0 : -ENOMEM;
 	}
 	if (*err) {

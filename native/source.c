@@ -242,6 +242,7 @@ int sw_getattr(sw_session *s, uint64_t nodeid, struct sw_entry *out)
 {
 	struct statx st;
 	struct node *n;
+	uint64_t asked = now_ns(CLOCK_MONOTONIC_COARSE);
 	int r = source_stat(s, nodeid, &st);
 
 	if (r < 0)
@@ -249,7 +250,7 @@ int sw_getattr(sw_session *s, uint64_t nodeid, struct sw_entry *out)
 	lock(s);
 	n = node_get(s, nodeid);
 	if (n) {
-		node_attr(s, n, &st);
+		node_attr(s, n, &st, asked);
 		node_entry(s, n, out);
 		n->kernel_until = n->attr_at + out->valid_ns;
 	} else
@@ -262,6 +263,7 @@ int sw_lookup(sw_session *s, uint64_t parent, const char *name, int ref, struct 
 {
 	struct statx st;
 	struct node *p, *n;
+	uint64_t asked = now_ns(CLOCK_MONOTONIC_COARSE);
 	int slot, r, fd = dirfd_pin(s, parent, &slot);
 
 	if (fd < 0)
@@ -276,7 +278,7 @@ int sw_lookup(sw_session *s, uint64_t parent, const char *name, int ref, struct 
 		unlock(s);
 		return r;
 	}
-	n = p ? node_intern(s, &st, p, name, strlen(name)) : NULL;
+	n = p ? node_intern(s, &st, asked, p, name, strlen(name)) : NULL;
 	if (n) {
 		node_entry(s, n, out);
 		if (ref) {
@@ -349,6 +351,7 @@ int sw_open_child(sw_session *s, uint64_t parent, const char *name, struct sw_en
 {
 	struct statx st;
 	struct node *p, *n;
+	uint64_t asked = now_ns(CLOCK_MONOTONIC_COARSE);
 	int slot, r, fd, dir = dirfd_pin(s, parent, &slot);
 
 	if (dir < 0)
@@ -362,7 +365,7 @@ int sw_open_child(sw_session *s, uint64_t parent, const char *name, struct sw_en
 		fcntl(fd, F_SETFL, 0);
 		lock(s);
 		p = node_get(s, parent);
-		n = p ? node_intern(s, &st, p, name, strlen(name)) : NULL;
+		n = p ? node_intern(s, &st, asked, p, name, strlen(name)) : NULL;
 		if (n) {
 			node_entry(s, n, out);
 			node_settle(s, n);

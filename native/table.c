@@ -380,8 +380,12 @@ static int64_t ts_ns(const struct statx_timestamp *t)
 	return (s > most ? most : s < -most ? -most : s) * 1000000000ll + t->tv_nsec;
 }
 
-void node_attr(sw_session *s, struct node *n, const struct statx *st)
+/* Answers of the source may come in another order than they were asked for: an older one changes nothing, and one that
+ * was asked for before the last writer closed the file is shown to who asked, but not kept for others. */
+void node_attr(sw_session *s, struct node *n, const struct statx *st, uint64_t asked)
 {
+	if (n->attr_at > asked)
+		return;
 	if (n->size != st->stx_size || n->mtime_ns != ts_ns(&st->stx_mtime) || n->ctime_ns != ts_ns(&st->stx_ctime)) {
 		n->pages = 0; /* what the kernel keeps in its page cache may be older */
 		n->told_old = 1;
@@ -398,7 +402,7 @@ void node_attr(sw_session *s, struct node *n, const struct statx *st)
 	n->atime_ns = ts_ns(&st->stx_atime);
 	n->mtime_ns = ts_ns(&st->stx_mtime);
 	n->ctime_ns = ts_ns(&st->stx_ctime);
-	n->attr_at = now_ns(CLOCK_MONOTONIC_COARSE);
+	n->attr_at = asked <= n->written_at ? 0 : asked;
 }
 
 static uint64_t key_dev(const sw_session *s, const struct statx *st)
@@ -422,7 +426,8 @@ int node_same(const struct node *n, const struct statx *st)
 }
 
 /* The node that `st` is, known by `name` in `parent` (NULL: no name). Made if it is new; attributes are taken over. */
-struct node *node_intern(sw_session *s, const struct statx *st, struct node *parent, const char *name, size_t len)
+struct node *node_intern(sw_session *s, const struct statx *st, uint64_t asked, struct node *parent, const char *name,
+			 size_t len)
 {
 	uint64_t dev;
 	struct node *n;
@@ -432,7 +437,7 @@ struct node *node_intern(sw_session *s, const struct statx *st, struct node *par
 		s->root_dev = (uint64_t)st->stx_dev_major << 32 | st->stx_dev_minor;
 		n = node_new(s, SW_ROOT, 0, st->stx_ino);
 		if (n)
-			node_attr(s, n, st);
+			node_attr(s, n, st, asked);
 		return n;
 	}
 	parent->refs++; /* nor is the parent to go with the last of its names */
@@ -453,7 +458,7 @@ struct node *node_intern(sw_session *s, const struct statx *st, struct node *par
 	if (btime_of(st))
 		n->btime_ns = btime_of(st);
 	n->refs++; /* not to be settled while its links change */
-	node_attr(s, n, st);
+	node_attr(s, n, st, asked);
 	if (n != s->root && link_add(s, n, parent, name, len) < 0 && fresh) {
 		node_free(s, n);
 		n = NULL;

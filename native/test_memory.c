@@ -96,7 +96,7 @@ static void many_names_few_buckets(void)
 		snprintf(name, sizeof name, "n%u", (unsigned)i);
 		lock(s);
 		kit_alloc_left = 2; /* the node, its name; a growth comes between and fails */
-		struct node *n = node_intern(s, &st, s->root, name, strlen(name));
+		struct node *n = node_intern(s, &st, now_ns(CLOCK_MONOTONIC_COARSE), s->root, name, strlen(name));
 		kit_alloc_left = -1;
 		if (n)
 			node_settle(s, n);
@@ -106,7 +106,7 @@ static void many_names_few_buckets(void)
 		st.stx_ino = 1000000 + i;
 		snprintf(name, sizeof name, "n%u", (unsigned)i);
 		lock(s);
-		struct node *n = node_intern(s, &st, s->root, name, strlen(name));
+		struct node *n = node_intern(s, &st, now_ns(CLOCK_MONOTONIC_COARSE), s->root, name, strlen(name));
 		CHECK(n && n->ino == st.stx_ino && n->links);
 		node_settle(s, n);
 		unlock(s);

@@ -397,7 +397,7 @@ static void entries_are_amended(void)
 	lock(k->s); /* a node whose nodeid is not its inode number */
 	struct statx st = {.stx_ino = 1ull << 50, .stx_mode = S_IFREG, .stx_dev_major = (uint32_t)(k->s->root_dev >> 32),
 			   .stx_dev_minor = (uint32_t)k->s->root_dev};
-	struct node *n = node_intern(k->s, &st, k->s->root, "large", 5);
+	struct node *n = node_intern(k->s, &st, now_ns(CLOCK_MONOTONIC_COARSE), k->s->root, "large", 5);
 	node_hold(k->s, n);
 	node_entry(k->s, n, &s);
 	unlock(k->s);

@@ -107,7 +107,7 @@ static void replaced(void)
 	lock(s);
 	struct statx st;
 	EQUAL(source_stat_at(k->root, "d/e", &st), 0);
-	d = node_intern(s, &st, node_get(s, top), "e", 1)->id;
+	d = node_intern(s, &st, now_ns(CLOCK_MONOTONIC_COARSE), node_get(s, top), "e", 1)->id;
 	node_hold(s, node_get(s, d));
 	unlock(s);
 	CHECK(!renameat(k->root, "d", k->root, "moved") && !symlinkat("moved", k->root, "d"));
@@ -187,7 +187,7 @@ static void pinned(void)
 		lock(s); /* nodeids that want the same places */
 		struct statx sx;
 		EQUAL(source_stat_at(k->root, name, &sx), 0);
-		struct node *n = node_intern(s, &sx, s->root, name, strlen(name));
+		struct node *n = node_intern(s, &sx, now_ns(CLOCK_MONOTONIC_COARSE), s->root, name, strlen(name));
 		struct node **p = &s->by_id[0];
 		for (uint64_t b = 0; b < s->nbuckets; b++)
 			for (p = &s->by_id[b]; *p; p = &(*p)->hid)

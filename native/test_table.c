@@ -27,7 +27,7 @@ static uint64_t enter_as(struct statx st, uint64_t parent, const char *name, int
 	lock(s);
 	p = node_get(s, parent);
 	CHECK(p);
-	n = node_intern(s, &st, p, name, strlen(name));
+	n = node_intern(s, &st, now_ns(CLOCK_MONOTONIC_COARSE), p, name, strlen(name));
 	CHECK(n);
 	id = n->id;
 	if (held)
@@ -510,6 +510,41 @@ static void far_times(void)
 	end();
 }
 
+/* Answers in another order than they were asked for, and one asked for before the last writer closed the file. */
+static void late_answers(void)
+{
+	struct statx st;
+	struct sw_entry e;
+	struct node *n;
+
+	begin();
+	st = attr(100, FILE_MODE);
+	enter_as(st, SW_ROOT, "f", 1);
+	lock(s);
+	n = node_get(s, 100);
+	st.stx_size = 7;
+	node_attr(s, n, &st, n->attr_at - 1); /* older than what is known */
+	EQUAL(n->size, 100);
+	node_attr(s, n, &st, n->attr_at);
+	CHECK(n->size == 7 && n->attr_at);
+	unlock(s);
+	EQUAL(sw_begin_write(s, 100), SW_NONE);
+	sw_end_write(s, 100);
+	lock(s);
+	st.stx_size = 8;
+	node_attr(s, n, &st, n->written_at - 1);
+	CHECK(n->size == 8 && !n->attr_at); /* shown to who asked, not kept for others */
+	struct fuse_entry_out o;
+	fill_entry(s, n, &o);
+	CHECK(o.attr.size == 8 && !o.attr_valid && !o.attr_valid_nsec && !o.entry_valid);
+	node_attr(s, n, &st, n->written_at + 1);
+	CHECK(n->attr_at);
+	unlock(s);
+	EQUAL(sw_cached_entry(s, 100, &e), 0);
+	EQUAL(e.size, 8);
+	end();
+}
+
 /* A thousand random operations on a small name space, checked after each. */
 static void random_operations(unsigned seed)
 {
@@ -565,6 +600,7 @@ int main(void)
 	rules();
 	long_names();
 	far_times();
+	late_answers();
 	for (unsigned seed = 1; seed <= 20; seed++)
 		random_operations(seed);
 	return kit_done();
