@@ -33,7 +33,7 @@ run: setup
 demo: setup
 	exec $(VENV)/bin/swmld demo $(DEMO)
 
-test: test-setup lint test-native
+test: test-setup lint
 	$(PYTHON) -m pytest
 
 test-setup: setup test-packages $(VENV)/.clients

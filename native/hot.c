@@ -585,6 +585,17 @@ int sw_mirror_fd(sw_session *s, uint64_t nodeid)
 	return fd;
 }
 
+void sw_supersede(sw_session *s, uint64_t nodeid)
+{
+	struct node *n;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n)
+		node_supersede(s, n);
+	unlock(s);
+}
+
 void sw_bypass(sw_session *s, uint64_t nodeid, int on)
 {
 	struct node *n;

@@ -114,6 +114,7 @@ int sw_mode(sw_session *s, uint64_t nodeid);
 int sw_begin_write(sw_session *s, uint64_t nodeid);   /* from now every open comes to Python; returns the live mode */
 void sw_end_write(sw_session *s, uint64_t nodeid);
 int sw_mirror_fd(sw_session *s, uint64_t nodeid);     /* PASS_CACHE lives: a new O_RDWR fd of its backing file */
+void sw_supersede(sw_session *s, uint64_t nodeid); /* lookups make another node from now on */
 void sw_bypass(sw_session *s, uint64_t nodeid, int on); /* reads of this node must come from the source */
 /* fh, or -errno; -ESTALE: look up again. fd stays the caller's, open until RELEASE for a writer. pass 0: not even
  * where passthrough would work. */

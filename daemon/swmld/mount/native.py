@@ -282,6 +282,10 @@ class Native:
         """Blocking. A descriptor of the cache file that open readers are passed through to."""
         return _must(lib.sw_mirror_fd(self._s, nodeid))
 
+    def supersede(self, nodeid: int) -> None:
+        """Lookups of the file make another node from now on; this one serves its open handles."""
+        lib.sw_supersede(self._s, nodeid)
+
     def bypass(self, nodeid: int, on: bool) -> None:
         """While on, C answers no read of the node: the bytes are the source's."""
         lib.sw_bypass(self._s, nodeid, on)

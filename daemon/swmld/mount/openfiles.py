@@ -73,6 +73,8 @@ class OpenFile:
     ahead: set[int] = field(default_factory=set)
     """Chunks fetched ahead and not touched yet."""
     last_chunk: int = -1
+    mirrors_for: tuple[int, int] | None = None
+    """(device, inode number) of the file whose later writes are mirrored for this node's readers."""
 
 
 @dataclass(slots=True)
@@ -111,6 +113,8 @@ class OpenFiles:
         self._files: dict[int, OpenFile] = {}
         self._by_key: dict[object, OpenFile] = {}
         self._handles: dict[int, Handle] = {}
+        self._mirrors: dict[tuple[int, int], dict[int, int]] = {}
+        """By (device, inode number): of each superseded node whose readers live, the cache file they read."""
         self.counters = Counters()
         self.fetcher: Fetcher  # set by the owner: the fetcher's callbacks are methods of this object
 
@@ -171,11 +175,14 @@ class OpenFiles:
             self._gate.close_fd(fd)
             raise
         try:
+            if mode is Mode.PASS_CACHE:
+                await self._make_way(file)
             await self._leave_cache(file, mode)
             if truncate:
                 await self._truncate(file, fd, 0, uid)
             # The kernel would clear set-id bits for root, too, on a file that it passes through.
             pass_through = not os.fstat(fd).st_mode & (stat.S_ISUID | stat.S_ISGID)
+            pass_through = pass_through and not self._mirrors_of(file)
             fh = self._open_file(file, Want.SOURCE, fd, writer=True, pass_through=pass_through)
         except BaseException:
             self._native.end_write(nodeid)
@@ -194,6 +201,31 @@ class OpenFiles:
             if not self._native.open_flags(fh) & nat.FOPEN_PASSTHROUGH:
                 self._native.bypass(file.nodeid, True)
         return fh
+
+    async def _make_way(self, file: OpenFile) -> None:
+        """Readers are passed through to the cache file, and whoever opens this node to write would map that
+        file, too (fuse_file_mmap): its mapped writes would never reach the source. So the writer is sent to a
+        new node, in cached mode, and what it writes is mirrored for the readers of this one."""
+        nodeid = file.nodeid
+        entry = self._native.cached_entry(nodeid)
+        if entry is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        mirrors = self._mirrors.setdefault((entry.dev, entry.ino), {})
+        if nodeid not in mirrors:
+            mirrors[nodeid] = await self._disk.call(lambda: self._native.mirror_fd(nodeid))
+            file.mirrors_for = (entry.dev, entry.ino)
+            self._native.attach(nodeid)  # its IDLE ends the mirror
+        dev, ino = entry.dev, entry.ino
+        await self._disk.call(lambda: self._cache.drop_inode(dev, ino))
+        self._native.supersede(nodeid)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # the kernel looks the name up again
+
+    def _mirrors_of(self, file: OpenFile) -> list[int]:
+        """The cache files of older nodes of this file that are still read."""
+        if file.mirror_fd >= 0:
+            return [file.mirror_fd]
+        entry = self._native.cached_entry(file.nodeid) if self._mirrors else None
+        return list(self._mirrors.get((entry.dev, entry.ino), {}).values()) if entry is not None else []
 
     async def _leave_cache(self, file: OpenFile, mode: Mode) -> None:
         """From here on the source alone counts; readers that are passed through get a mirror."""
@@ -311,6 +343,11 @@ class OpenFiles:
             return
         del self._files[file.nodeid]
         self._drop_target(file)
+        if file.mirrors_for is not None:
+            mirrors = self._mirrors[file.mirrors_for]
+            os.close(mirrors.pop(file.nodeid))
+            if not mirrors:
+                del self._mirrors[file.mirrors_for]
         for fd in (file.source_fd, file.mirror_fd):
             if fd >= 0:
                 self._gate.close_fd(fd)
@@ -403,13 +440,13 @@ class OpenFiles:
         handle = self._handles[fh]
         file = handle.file
         self.counters.writes += 1
-        if file.mirror_fd < 0:
+        if not self._mirrors_of(file):
             done = await self._gate.call(lambda: nat.pwrite(handle.fd, data, offset, not handle.uid))
         else:
-            async with file.lock:  # overlapping writes reach both files in one order
+            async with file.lock:  # overlapping writes reach all files in one order
                 done = await self._gate.call(lambda: nat.pwrite(handle.fd, data, offset, not handle.uid))
-                part = data[:done]
-                await self._disk.call(lambda: nat.pwrite(file.mirror_fd, part, offset))
+                for mirror in self._mirrors_of(file):
+                    await self._disk.call(lambda m=mirror: nat.pwrite(m, data[:done], offset))  # type: ignore[misc]
         self.counters.written_bytes += done
         return done
 
@@ -438,8 +475,8 @@ class OpenFiles:
 
     async def _truncate(self, file: OpenFile, fd: int, size: int, uid: int) -> None:
         await self._gate.call(lambda: nat.ftruncate(fd, size, not uid))
-        if file.mirror_fd >= 0:
-            await self._disk.call(lambda: nat.ftruncate(file.mirror_fd, size))
+        for mirror in self._mirrors_of(file):
+            await self._disk.call(lambda m=mirror: nat.ftruncate(m, size))  # type: ignore[misc]
 
     async def flush(self, fh: int) -> None:
         """close(2) of one descriptor; reports what the source's own close would (NFS: all writes)."""
@@ -553,6 +590,10 @@ class OpenFiles:
             if handle.fd >= 0:
                 self._gate.close_fd(handle.fd)
         self._handles.clear()
+        for mirrors in self._mirrors.values():
+            for fd in mirrors.values():
+                os.close(fd)
+        self._mirrors.clear()
 
 
 def _chunks(span: Span) -> range:
