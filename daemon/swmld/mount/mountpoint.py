@@ -7,6 +7,7 @@ import ctypes
 import errno
 import logging
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 MNT_FORCE = 1
 MNT_DETACH = 2
 FSTYPE = "fuse.swmld"
+ANSWER_SECONDS = 5.0
 
 LOCAL_TYPES = frozenset(
     {
@@ -70,15 +72,27 @@ def unmount(path: Path, flags: int) -> None:
 def clean_dead(path: Path) -> None:
     """Removes what a killed daemon left on ``path``. UsageError when a live one serves it."""
     while (found := mount_at(path)) is not None and found.fstype == FSTYPE:
-        try:
-            os.stat(path)
-        except OSError as error:
-            if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
-                raise UsageError(f"mount point {path}: {error.strerror}") from None
-        else:
+        if not _is_dead(path):
             raise UsageError(f"{path} is already served by swmld")
         log.info("cleaning up the dead mount on %s", path)
         unmount(path, MNT_DETACH)
+
+
+def _is_dead(path: Path) -> bool:
+    """Whether nobody answers for the mount any more. statfs is asked, since the kernel answers stat from what
+    it remembers; a live daemon whose source hangs may take longer than we wait, and is not dead."""
+    answer: list[int] = []
+
+    def ask() -> None:
+        try:
+            os.statvfs(path)
+        except OSError as error:
+            answer.append(error.errno or errno.EIO)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ANSWER_SECONDS)
+    return bool(answer) and answer[0] in (errno.ENOTCONN, errno.ECONNABORTED)
 
 
 @dataclass(frozen=True, slots=True)
