@@ -2,7 +2,7 @@
 
     make bench ARGS=...    or    .venv/bin/python tests/bench/run.py
         [--quick]                 small files, few rounds: two minutes; to see that rows run, not how fast
-        [--rows 'warm-*,start']   names or patterns; rows named in OPT_IN run only when asked for
+        [--rows 'warm-*,start']   names or patterns
         [--mode passthrough|native|python]  [--dir DIR on the disk under test]  [--nice -20]
 
 A full run takes half an hour, 26 GB of disk and root. It prints a table and keeps every sample in
@@ -10,11 +10,11 @@ A full run takes half an hour, 26 GB of disk and root. It prints a table and kee
 
 How to read it
     ``native`` is the source directory on the disk's own file system (ext4, XFS ...), ``mount`` the same files
-    through the mount, ``ratio`` the median of the rounds' mount/native. ``goal`` is what is promised: ``ok``
-    or ``short``. ``±x% of n`` is how far n rounds disagree (half the distance of their quartiles, over the
-    median); a ``!`` marks a row too noisy to be believed near its goal. Rates of one run compare with each
-    other, never with those of another machine or day. The note says what the daemon did in the last sample:
-    requests answered in C and in Python, how opens and reads were served, its CPU time.
+    through the mount, ``ratio`` the median of the rounds' mount/native. ``goal`` is what is promised of the
+    default mode: ``ok`` or ``short``. ``±x% of n`` is how far n rounds disagree (half the distance of their
+    quartiles, over the median); a ``!`` marks a row too noisy to be believed near its goal. Rates of one run
+    compare with each other, never with those of another machine or day. The note says what the daemon did in
+    the last sample: requests answered in C and in Python, how opens and reads were served, its CPU time.
 
 What makes such numbers meaningless, and what is done about it
     - A busy machine: the sides take turns within a round, first one then the other first, and rounds go on
@@ -66,7 +66,6 @@ GROUPS: list[tuple[list[str], Group]] = [
     (["start", "start-dropped", "start-million"], rows_daemon.start),
     (["memory"], rows_daemon.memory_of),
 ]
-OPT_IN = ["memory"]  # minutes long
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -106,7 +105,7 @@ def arguments() -> argparse.Namespace:
 def chosen(patterns: str) -> list[str]:
     keys = [key for group, _ in GROUPS for key in group]
     if not patterns:
-        return [key for key in keys if key not in OPT_IN]
+        return keys
     return [key for key in keys if any(fnmatch(key, p) for p in patterns.split(","))]
 
 
