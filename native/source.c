@@ -417,3 +417,21 @@ int sw_before_unlink(sw_session *s, uint64_t parent, const char *name)
 		close(fd);
 	return 0;
 }
+
+void sw_not_unlinked(sw_session *s, uint64_t parent, const char *name)
+{
+	struct node *p;
+	struct link *l;
+	int fd = -1;
+
+	lock(s);
+	p = node_get(s, parent);
+	l = p ? link_find(s, p, name, strlen(name)) : NULL;
+	if (l) {
+		fd = l->node->orphan_fd;
+		l->node->orphan_fd = -1;
+	}
+	unlock(s);
+	if (fd >= 0)
+		close(fd);
+}

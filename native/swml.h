@@ -101,6 +101,7 @@ int sw_open_child(sw_session *s, uint64_t parent, const char *name, struct sw_en
 int sw_path(sw_session *s, uint64_t nodeid, char *buf, size_t size); /* relative to the root; length or -errno */
 int sw_parent(sw_session *s, uint64_t nodeid, uint64_t *parent, char *name, size_t size);
 int sw_before_unlink(sw_session *s, uint64_t parent, const char *name);   /* may block */
+void sw_not_unlinked(sw_session *s, uint64_t parent, const char *name); /* it was refused: gives back before_unlink's fd */
 void sw_unlinked(sw_session *s, uint64_t parent, const char *name);
 void sw_renamed(sw_session *s, uint64_t p1, const char *n1, uint64_t p2, const char *n2, int exchange);
 uint64_t sw_node_of(sw_session *s, uint64_t dev, uint64_t ino); /* 0 when not known */

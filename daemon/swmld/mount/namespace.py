@@ -202,8 +202,8 @@ class Namespace:
         def run() -> None:
             with self._directory(parent) as d:
                 gone = self._last_name(d, name)
-                self._native.before_unlink(parent, name)
-                os.unlink(name, dir_fd=d)
+                with self._unlinking(parent, name):
+                    os.unlink(name, dir_fd=d)
             self._native.unlinked(parent, name)
             self._drop(gone)
 
@@ -213,8 +213,7 @@ class Namespace:
         """Remove an empty directory."""
 
         def run() -> None:
-            with self._directory(parent) as d:
-                self._native.before_unlink(parent, name)
+            with self._directory(parent) as d, self._unlinking(parent, name):
                 os.rmdir(name, dir_fd=d)
             self._native.unlinked(parent, name)
 
@@ -226,12 +225,22 @@ class Namespace:
         def run() -> None:
             with self._directory(old[0]) as d1, self._directory(new[0]) as d2:
                 gone = None if flags & RENAME_EXCHANGE else self._last_name(d2, new[1])
-                self._native.before_unlink(*new)
-                nat.renameat2(d1, old[1], d2, new[1], flags)
+                with self._unlinking(*new):
+                    nat.renameat2(d1, old[1], d2, new[1], flags)
             self._native.renamed(old, new, bool(flags & RENAME_EXCHANGE))
             self._drop(gone)
 
         await self._gate.call(run)
+
+    @contextlib.contextmanager
+    def _unlinking(self, parent: int, name: bytes) -> Iterator[None]:
+        """The inode stays reachable for those who have it open; refused, nothing is kept."""
+        self._native.before_unlink(parent, name)
+        try:
+            yield
+        except OSError:
+            self._native.not_unlinked(parent, name)
+            raise
 
     @staticmethod
     def _last_name(directory: int, name: bytes) -> os.stat_result | None:

@@ -244,6 +244,10 @@ class Native:
         """Blocking. Keeps the inode reachable for those who have it open."""
         lib.sw_before_unlink(self._s, parent, name)
 
+    def not_unlinked(self, parent: int, name: bytes) -> None:
+        """The source refused it."""
+        lib.sw_not_unlinked(self._s, parent, name)
+
     def unlinked(self, parent: int, name: bytes) -> None:
         """The name is gone from the source."""
         lib.sw_unlinked(self._s, parent, name)
