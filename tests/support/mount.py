@@ -168,6 +168,9 @@ class Daemon:
     def __enter__(self) -> Daemon:
         try:
             self.start()
+            status = self.status()
+            if status["mode"] != self.mode:  # a silent fallback would let every test of the mode pass unseen
+                raise DaemonError(f"{self.mode} was asked for: {status}\n{self.tail()}")
         except BaseException:
             self._force()
             raise

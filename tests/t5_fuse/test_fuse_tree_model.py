@@ -125,7 +125,7 @@ def stress(fs: Tree, seed: int, steps: int, timeout: float) -> None:
     children = [posix.Child(partial(Worker(top, seed * 100 + at).run, steps)) for at, top in enumerate(tops)]
     for child in children:
         child.wait(timeout)
-    assert sum(len(files) for _, _, files in os.walk(fs.path)) > 30, "the operations cancel each other out"
+    assert sum(len(files) for _, _, files in os.walk(fs.path)) > 8, "the operations cancel each other out"
     assert_same(fs.path, fs.source)
     _alone(fs, seed, steps)
 
