@@ -24,6 +24,8 @@ SMALL = 110 << 10  # bytes of a small file: an ImageNet photo on average
 PER_DIR = 1000  # small files in a directory, about an ImageNet class
 READER_SECONDS = 900  # a single sample that takes longer is a hang
 TICK_SECONDS = 0.06  # files younger than this are not cached yet (RACY_NS in swmld.mount.loading)
+# Longer than --check-interval: each open of a warm row looks at the source, as one a minute later would.
+CHECK_SECONDS = 1.05
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,9 @@ class Sizes:
     cold_small: int = 1_000
     memory: int = 1_000_000
     index: int = 1_000_000
-    rounds: int = 3  # and up to MORE times as many where they disagree
-    rounds_short: int = 5  # of rows that take less than a second
+    # Even, so that each side goes first as often as the other; MORE times as many where they disagree.
+    rounds: int = 4
+    rounds_short: int = 6  # of rows that take less than a second
 
 
 QUICK = Sizes(
@@ -62,7 +65,7 @@ QUICK = Sizes(
     memory=20_000,
     index=20_000,
     rounds=1,
-    rounds_short=3,
+    rounds_short=2,
 )
 
 

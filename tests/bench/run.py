@@ -12,13 +12,14 @@ How to read it
     ``native`` is the source directory on the disk's own file system (ext4, XFS ...), ``mount`` the same files
     through the mount, ``ratio`` the median of the rounds' mount/native. ``goal`` is what is promised of the
     default mode: ``ok`` or ``short``. ``±x% of n`` is how far n rounds disagree (half the distance of their
-    quartiles, over the median); a ``!`` marks a row too noisy to be believed near its goal. Rates of one run
-    compare with each other, never with those of another machine or day. The note says what the daemon did in
-    the last sample: requests answered in C and in Python, how opens and reads were served, its CPU time.
+    quartiles, over the median); a ``!`` marks a row too noisy to be believed near its goal: ``best``, the
+    ratio of the best sample of each side, is the better guess then. Rates of one run compare with each other,
+    never with those of another machine or day. The note says what the daemon did in the last sample: requests
+    answered in C and in Python, how opens and reads were served, its CPU time.
 
 What makes such numbers meaningless, and what is done about it
     - A busy machine: the sides take turns within a round, first one then the other first, and rounds go on
-      (four times as many) while they disagree. ``--nice -20`` gives readers and daemon the CPUs first.
+      (three times as many) while they disagree. ``--nice -20`` gives readers and daemon the CPUs first.
     - The state of the page cache: a row says in its name whether it is warm or dropped (``drop_caches`` 3:
       pages, names and inodes). What is warm was dropped and read again by both sides in the same way, since
       pages that a writer left are laid out otherwise than pages that a reader brought.
@@ -61,7 +62,7 @@ GROUPS: list[tuple[list[str], Group]] = [
     ([load.key for load in rows.LOADS], rows.cached),
     (["warm-small100k", "dropped-small100k"], rows_big.small_many),
     (["partial-seq", "partial-again", "partial-dropped"], rows_big.partial),
-    (["cold-seq", "cold-small", "cold-small-shuffled"], rows_cold.cold),
+    (["cold-seq", "cold-small", "again-small", "cold-small-shuffled"], rows_cold.cold),
     (["checkpoint", "checkpoint-fsync"], rows_big.checkpoint),
     (["start", "start-dropped", "start-million"], rows_daemon.start),
     (["memory"], rows_daemon.memory_of),
