@@ -119,7 +119,7 @@ class Daemon:
             )
         self._metrics_at = None
         LIVE.add(self)
-        watchdog.watch(self.process.pid)
+        watchdog.watch(self.process.pid, self.mount)
         while time.monotonic() - begun < timeout:
             if b"swmld: ready" in self.log.read_bytes()[at:]:
                 return time.monotonic() - begun

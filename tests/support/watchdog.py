@@ -2,7 +2,7 @@
 
 A test process that waits for a page of a hung mount holds Python's lock: no thread and no signal handler of
 its own can run then. So the watchdog is a process beside it, told over a pipe which daemons live and how long
-a test may take.
+a test may take. It also ends what is left when the test process itself dies, of a SIGBUS say.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Watchdog:
     def disarm(self) -> None:
         self._tell("arm 0")
 
-    def watch(self, pid: int) -> None:
-        self._tell(f"watch {pid}")
+    def watch(self, pid: int, mount: str | os.PathLike[str]) -> None:
+        self._tell(f"watch {pid} {os.fspath(mount)}")
 
     def unwatch(self, pid: int) -> None:
         self._tell(f"unwatch {pid}")
@@ -51,19 +51,26 @@ class Watchdog:
 watchdog = Watchdog()
 
 
-def _obey(line: str, pids: set[int], deadline: float | None) -> float | None:
-    word, _, value = line.partition(" ")
+def _obey(line: str, daemons: dict[int, str], deadline: float | None) -> float | None:
+    word, value, *more = line.split(" ", 2)
     if word == "arm":
         return time.monotonic() + float(value) if float(value) else None
     if word == "watch":
-        pids.add(int(value))
+        daemons[int(value)] = more[0]
     else:
-        pids.discard(int(value))
+        daemons.pop(int(value), None)
     return deadline
 
 
+def _end(daemons: dict[int, str], why: str) -> None:
+    for pid in daemons:
+        print(f"\nwatchdog: {why}, ending daemon {pid}", file=sys.stderr, flush=True)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def main() -> None:
-    pids: set[int] = set()
+    daemons: dict[int, str] = {}
     deadline: float | None = None
     pending = b""
     while True:
@@ -71,16 +78,16 @@ def main() -> None:
         if select.select([0], [], [], wait)[0]:
             part = os.read(0, 4096)
             if not part:
+                _end(daemons, "the tests died")
+                for mount in daemons.values():
+                    subprocess.run(["umount", "--lazy", mount], stderr=subprocess.DEVNULL, check=False)
                 return
             *lines, pending = (pending + part).split(b"\n")
             for line in lines:
-                deadline = _obey(line.decode(), pids, deadline)
+                deadline = _obey(line.decode(), daemons, deadline)
         if deadline is not None and time.monotonic() >= deadline:
-            for pid in pids:
-                print(f"\nwatchdog: out of time, ending daemon {pid}", file=sys.stderr, flush=True)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            pids.clear()
+            _end(daemons, "out of time")
+            daemons.clear()
             deadline = None
 
 

@@ -72,9 +72,8 @@ def test_mixed_work_leaks_nothing(daemon: Callable[..., Daemon]) -> None:
         return 0.0
 
     before = descriptors(one.pid)
-    children = [
-        posix.Child(partial(work, seed)) for work in (read, read, read, write, write) for seed in (1, 2)
-    ]
+    workers = [read] * 6 + [write] * 4
+    children = [posix.Child(partial(work, seed)) for seed, work in enumerate(workers)]
     memory = []
     while time.monotonic() < until:
         time.sleep(5)
