@@ -66,6 +66,22 @@ static int same_file(const struct node *n, uint64_t root_dev, const struct statx
 	return n->ino == st->stx_ino && n->dev == (dev == root_dev ? 0 : dev) && node_same(n, st);
 }
 
+/* The name means another file, or none: what the table holds of the node is not to answer the kernel's LOOKUP, which
+ * follows an ESTALE. Returns `r`. */
+static int told_stale(sw_session *s, uint64_t nodeid, int r)
+{
+	struct node *n;
+
+	if (r != -ESTALE)
+		return r;
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n)
+		n->attr_at = n->kernel_until = 0;
+	unlock(s);
+	return r;
+}
+
 /* Opens one directory from its parent's descriptor and sees that it still is `nodeid`. */
 static int open_child(sw_session *s, int up, uint64_t parent, uint64_t nodeid)
 {
@@ -157,7 +173,7 @@ int dirfd_pin(sw_session *s, uint64_t nodeid, int *slot)
 	while (depth-- && fd >= 0) {
 		int from = *slot;
 
-		fd = open_child(s, fd, top, chain[depth]);
+		fd = told_stale(s, chain[depth], open_child(s, fd, top, chain[depth]));
 		top = chain[depth];
 		if (fd >= 0)
 			*slot = dirfd_keep(s, top, fd);
@@ -229,13 +245,13 @@ int source_stat(sw_session *s, uint64_t nodeid, struct statx *st)
 	r = source_stat_at(fd, name, st);
 	dirfd_unpin(s, slot);
 	if (r < 0)
-		return r == -ENOENT || r == -ENOTDIR ? -ESTALE : r;
+		return told_stale(s, nodeid, r == -ENOENT || r == -ENOTDIR ? -ESTALE : r);
 	lock(s);
 	n = node_get(s, nodeid);
 	if (!n || !same_file(n, s->root_dev, st))
 		r = -ESTALE;
 	unlock(s);
-	return r;
+	return told_stale(s, nodeid, r);
 }
 
 int sw_getattr(sw_session *s, uint64_t nodeid, struct sw_entry *out)
@@ -330,7 +346,7 @@ int sw_open_source(sw_session *s, uint64_t nodeid, int flags, int verify)
 		fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
 	dirfd_unpin(s, slot);
 	if (fd < 0)
-		return r == -ENOENT || r == -ELOOP ? -ESTALE : r;
+		return told_stale(s, nodeid, r == -ENOENT || r == -ELOOP ? -ESTALE : r);
 	if (!verify)
 		return r;
 	if (source_stat_at(fd, "", &st) < 0) {
@@ -344,7 +360,7 @@ int sw_open_source(sw_session *s, uint64_t nodeid, int flags, int verify)
 	unlock(s);
 	if (r < 0)
 		close(fd);
-	return r;
+	return told_stale(s, nodeid, r);
 }
 
 int sw_open_child(sw_session *s, uint64_t parent, const char *name, struct sw_entry *out)

@@ -45,6 +45,8 @@ def _check_mount(settings: Settings) -> None:
         with os.scandir(mount) as entries:
             empty = next(entries, None) is None
     except OSError as error:
+        if error.errno in _DEAD_MOUNT:  # the kernel may still answer stat from what it remembers
+            return
         raise UsageError(f"mount point {mount}: {error.strerror}") from None
     if empty:
         raise UsageError(f"{mount} is empty, so there is nothing to serve; name a --source DIR{demo}")

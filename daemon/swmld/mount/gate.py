@@ -7,6 +7,7 @@ wait a minute each, and no thread is added to those that already hang.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -92,7 +93,8 @@ class SourceGate:
 
     def _close_fds(self) -> None:
         while (fd := self._closing.get()) >= 0:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # it is closed even if the source reports an error (close(2))
+                os.close(fd)
 
     async def open(self, function: Callable[[], int]) -> int:
         """``call`` of a function that returns a descriptor."""

@@ -483,7 +483,7 @@ class OpenFiles:
         handle = self._handles.get(fh)
         if handle is not None and handle.fd >= 0:
             fd = handle.fd
-            await self._gate.call(lambda: os.close(os.dup(fd)))
+            await self._gate.call(lambda: _flush(fd))
 
     async def fsync(self, fh: int, datasync: bool) -> None:
         """To the source's disk."""
@@ -598,6 +598,18 @@ class OpenFiles:
 
 def _chunks(span: Span) -> range:
     return range(span.first, span.stop)
+
+
+def _flush(fd: int) -> None:
+    """What close(2) of one of several descriptors does at the source; with none to spare, an fsync(2)."""
+    try:
+        copy = os.dup(fd)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        os.fsync(fd)
+    else:
+        os.close(copy)
 
 
 def _pread(fd: int, size: int, offset: int) -> bytes:
