@@ -582,7 +582,8 @@ int sw_mirror_fd(sw_session *s, uint64_t nodeid)
 		if (file_id)
 			fd = data_open(s, file_id);
 	}
-	return fd;
+	/* Still not there: evicted under the node that replaced this one. The kernel is to look the name up again. */
+	return fd == -ENOENT ? -ESTALE : fd;
 }
 
 void sw_supersede(sw_session *s, uint64_t nodeid)

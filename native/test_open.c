@@ -333,6 +333,15 @@ static void evicted(void)
 	k_release(k, e.nodeid, SW_HOT_FH | e.nodeid);
 	EQUAL(kit_backings(), 0);
 	EQUAL(sw_mirror_fd(s, e.nodeid), -ESTALE);
+	/* Evicted under the node that replaced this one: gone, and this node was not told. */
+	kit_file(k->root, "replaced", "data");
+	e = entry("replaced");
+	complete(&e, 701, "data");
+	hot_open(e.nodeid, FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, NULL);
+	snprintf(path, sizeof path, "%02x/701", 701 & 0xff);
+	CHECK(!unlinkat(k->data, path, 0));
+	EQUAL(sw_mirror_fd(s, e.nodeid), -ESTALE);
+	k_release(k, e.nodeid, SW_HOT_FH | e.nodeid);
 	end();
 }
 

@@ -210,9 +210,9 @@ class OpenFiles:
         entry = self._native.cached_entry(nodeid)
         if entry is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        mirrors = self._mirrors.setdefault((entry.dev, entry.ino), {})
-        if nodeid not in mirrors:
-            mirrors[nodeid] = await self._disk.call(lambda: self._native.mirror_fd(nodeid))
+        if nodeid not in self._mirrors.get((entry.dev, entry.ino), {}):
+            mirror = await self._disk.call(lambda: self._native.mirror_fd(nodeid))
+            self._mirrors.setdefault((entry.dev, entry.ino), {})[nodeid] = mirror
             file.mirrors_for = (entry.dev, entry.ino)
             self._native.attach(nodeid)  # its IDLE ends the mirror
         dev, ino = entry.dev, entry.ino
