@@ -1,0 +1,122 @@
+/* swmld.h: what the probes keep and say. Shared by the BPF programs, by native/ (which keeps the same books for reads
+ * that FUSE sees) and, as struct formats, by daemon/swmld/observe/records.py (a test compares them).
+ *
+ * Times are CLOCK_MONOTONIC in nanoseconds; where the name ends in `_ns` and no wait is meant they come from the coarse
+ * clock (4 ms at 250 Hz). Offsets and sizes are pages of 4 KiB. All structs are free of padding. */
+#ifndef SWMLD_PROBE_H
+#define SWMLD_PROBE_H
+
+enum swp_kind { /* how a stream is read, as far as single reads tell */
+	SWP_NEW = 0, SWP_SEQUENTIAL = 1, SWP_REVERSE = 2, SWP_STRIDED = 3, SWP_RANDOM = 4,
+};
+
+enum swp_event_kind {
+	SWP_EV_FIRST = 1,  /* first read of this file by this process since its cursor was made */
+	SWP_EV_PASS = 2,   /* begins at page 0 again after the last page had been read */
+	SWP_EV_KIND = 3,   /* the stream is read another way, or with another stride */
+	SWP_EV_BREAK = 4,  /* one read elsewhere in a sequential or reverse stream: it goes on from there */
+	SWP_EV_WINDOW = 5, /* SWP_WINDOW pages since the last event */
+	SWP_EV_CLOSE = 6,  /* FUSE alone knows: nobody has the file open any more; pid 0 */
+	SWP_EV_FORK = 7,   /* a process made another: pid, and `ino` is the child */
+	SWP_EV_EXEC = 8,
+	SWP_EV_EXIT = 9,   /* of the whole process */
+};
+
+enum { /* swp_event.flags */
+	SWP_FAULT = 1,     /* a page fault of a mapping */
+	SWP_DIRECT = 2,    /* O_DIRECT, seen by FUSE */
+	SWP_COLD = 4,      /* the read waited for its first page */
+	SWP_WHOLE = 8,     /* this one read covers the file */
+};
+
+#define SWP_WINDOW 1024    /* pages: 4 MiB, the default chunk */
+#define SWP_EARLY 8
+#define SWP_BUCKETS 24     /* waits: bucket b counts [2^b, 2^(b+1)) microseconds; bucket 0 also less, the last also more */
+#define SWP_FILTER_BITS 262144
+
+struct swp_key { /* one stream: a file as read by a process */
+	unsigned long long ino;
+	unsigned int dev;  /* kernel's encoding: major << 20 | minor */
+	unsigned int pid;  /* thread group */
+};
+
+struct swp_cursor {
+	unsigned long long node;      /* nodeid where the file is a cache file; 0: the mount's own inode */
+	unsigned long long first_ns, last_ns;
+	unsigned long long event_ns;  /* of the last event */
+	unsigned long long next;      /* page after the last one read */
+	unsigned long long start;     /* first page of the last read */
+	unsigned long long asked;     /* last page that the last read asked for, not cut at the end of the file */
+	long long stride;             /* from start to start of the last two reads */
+	unsigned long long size;      /* pages; 0: not known */
+	unsigned long long low, high; /* lowest and highest page read */
+	unsigned long long reads;     /* read calls and faults; = hits + cold + partial */
+	unsigned long long pages;     /* read; a page read again by the next small read is counted once */
+	unsigned long long cold;      /* reads whose first page was not in the page cache */
+	unsigned long long partial;   /* reads that missed a later page only */
+	unsigned long long faults;    /* of the reads: page faults */
+	unsigned long long direct;    /* of the reads: O_DIRECT */
+	unsigned long long wait_ns;   /* spent waiting for pages, exact clock */
+	/* Reads by how they lie to the one before; together with the first read they are `reads`. */
+	unsigned long long sequential, reverse, strided, random, same;
+	unsigned long long event_pages; /* value of pages at the last event */
+	unsigned int run;             /* reads in a row that fit `guess` */
+	unsigned int tid;             /* thread of the last read */
+	unsigned short kind;          /* enum swp_kind, established */
+	unsigned short guess;         /* what the last read looked like */
+	unsigned int pending;         /* threads that wait for a page of this stream */
+	unsigned int passes;          /* times begun anew at page 0 after the last page was read */
+	unsigned int missed;          /* flags of the current read: 1 cold, 2 partial */
+	unsigned int early[SWP_EARLY]; /* first pages of the first reads, 0xffffffff: none or beyond */
+};
+
+struct swp_event {
+	unsigned long long ns;        /* coarse */
+	unsigned long long ino;
+	unsigned long long node;
+	unsigned long long first;     /* the read that caused it, in pages */
+	unsigned long long last;      /* last page of it, cut at the end of the file */
+	unsigned long long size;      /* pages; 0: not known */
+	long long stride;
+	unsigned int dev;
+	unsigned int pid;
+	unsigned short kind;          /* enum swp_event_kind */
+	unsigned short flags;
+	unsigned int shape;           /* enum swp_kind of the stream from now on */
+};
+
+struct swp_process { /* by pid */
+	unsigned long long seen_ns;
+	unsigned long long cgroup;    /* id, the inode number of its directory */
+	unsigned long long wait_ns, waits;           /* page-cache misses of the mount's files */
+	unsigned long long meta_ns, metas;           /* FUSE requests other than READ and WRITE */
+	unsigned long long fuse_read_ns, fuse_reads; /* FUSE READs that this process itself waited for or caused */
+	unsigned long long fuse_write_ns, fuse_writes;
+	unsigned long long histogram[SWP_BUCKETS];   /* of single waits */
+	unsigned int parent;          /* pid; 0: not known */
+	unsigned int pad;
+	char comm[16];
+};
+
+struct swp_thread { /* by tid: what a thread is in the middle of */
+	unsigned long long ino;
+	unsigned long long miss_ns;   /* since when it waits for a page; 0: it does not */
+	unsigned long long start, asked; /* a read of many pages: it comes in pieces */
+	unsigned int dev;
+	unsigned int fault;           /* 1: the miss is of a page fault */
+};
+
+struct swp_config { /* one element */
+	unsigned int mount_dev, cache_dev, source_dev;
+	unsigned int self;            /* pid whose reads are not looked at */
+	unsigned int connection;      /* FUSE connection */
+	unsigned int pad;
+};
+
+struct swp_watch { /* by {ino, dev}: the cache files and source files that passthrough reads */
+	unsigned long long node;
+};
+
+enum { SWP_LOST_EVENTS = 0, SWP_LOST_CURSORS = 1, SWP_LOST_PROCESSES = 2, SWP_LOST_MAX = 4 }; /* counters of what did not fit */
+
+#endif
