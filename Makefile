@@ -10,7 +10,7 @@ PYTHON := $(VENV)/bin/python
 # The system's Python and its packages: bcc comes from Debian (python3-bpfcc), it is not on PyPI.
 SYSTEM_PYTHON := /usr/bin/python3
 PACKAGES := gcc libfuse3-dev fuse3 make pkg-config python3-bpfcc python3-dev python3-venv
-NATIVE := $(filter-out native/test_%,$(wildcard native/*.c native/*.h native/*.py))
+NATIVE := $(filter-out native/test_%,$(wildcard native/*.c native/*.h native/*.py bpf/*.h))
 TEST_PACKAGES := acl attr fio git sqlite3 stress-ng tmux
 # Real clients of the mount. This version of torch has a build without CUDA; the newest may not.
 TEST_CLIENTS := numpy pyarrow safetensors torch==2.13.0

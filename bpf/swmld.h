@@ -6,6 +6,7 @@
 #ifndef SWMLD_PROBE_H
 #define SWMLD_PROBE_H
 
+/* CDEF begin */
 enum swp_kind { /* how a stream is read, as far as single reads tell */
 	SWP_NEW = 0, SWP_SEQUENTIAL = 1, SWP_REVERSE = 2, SWP_STRIDED = 3, SWP_RANDOM = 4,
 };
@@ -56,15 +57,15 @@ struct swp_cursor {
 	unsigned long long partial;   /* reads that missed a later page only */
 	unsigned long long faults;    /* of the reads: page faults */
 	unsigned long long direct;    /* of the reads: O_DIRECT */
-	unsigned long long wait_ns;   /* spent waiting for pages, exact clock */
-	/* Reads by how they lie to the one before; together with the first read they are `reads`. */
+	unsigned long long wait_ns;   /* asleep for pages of it, exact clock */
+	/* Reads by how they lie to the one before; with the first read and the passes they are `reads`. */
 	unsigned long long sequential, reverse, strided, random, same;
 	unsigned long long event_pages; /* value of pages at the last event */
 	unsigned int run;             /* reads in a row that fit `guess` */
 	unsigned int tid;             /* thread of the last read */
 	unsigned short kind;          /* enum swp_kind, established */
 	unsigned short guess;         /* what the last read looked like */
-	unsigned int pending;         /* threads that wait for a page of this stream */
+	unsigned int pending;         /* reads under way that missed a page */
 	unsigned int passes;          /* times begun anew at page 0 after the last page was read */
 	unsigned int missed;          /* flags of the current read: 1 cold, 2 partial */
 	unsigned int early[SWP_EARLY]; /* first pages of the first reads, 0xffffffff: none or beyond */
@@ -88,7 +89,7 @@ struct swp_event {
 struct swp_process { /* by pid */
 	unsigned long long seen_ns;
 	unsigned long long cgroup;    /* id, the inode number of its directory */
-	unsigned long long wait_ns, waits;           /* page-cache misses of the mount's files */
+	unsigned long long wait_ns, waits;           /* asleep for a page, while reading files of the mount */
 	unsigned long long meta_ns, metas;           /* FUSE requests other than READ and WRITE */
 	unsigned long long fuse_read_ns, fuse_reads; /* FUSE READs that this process itself waited for or caused */
 	unsigned long long fuse_write_ns, fuse_writes;
@@ -98,13 +99,20 @@ struct swp_process { /* by pid */
 	char comm[16];
 };
 
-struct swp_thread { /* by tid: what a thread is in the middle of */
-	unsigned long long ino;
-	unsigned long long miss_ns;   /* since when it waits for a page; 0: it does not */
-	unsigned long long start, asked; /* a read of many pages: it comes in pieces */
-	unsigned int dev;
-	unsigned int fault;           /* 1: the miss is of a page fault */
+struct swp_thread { /* by tid: what a thread is in the middle of; made at its first miss or read of many pages */
+	struct swp_key stream;        /* the one it read last, as far as is known here */
+	unsigned long long start, asked; /* that read: one of many pages comes in pieces */
+	unsigned long long asleep_ns; /* since when it waits, exact clock; 0: it does not */
+	unsigned int missed;          /* pages that it asked for are not in the page cache */
+	unsigned int fault;           /* it is in a page fault */
 };
+
+struct swp_request { /* by address of the kernel's request */
+	unsigned long long ns;        /* exact clock */
+	unsigned int pid, opcode;
+};
+
+struct swp_clock { unsigned long long tick, ns; };
 
 struct swp_config { /* one element */
 	unsigned int mount_dev, cache_dev, source_dev;
@@ -113,10 +121,13 @@ struct swp_config { /* one element */
 	unsigned int pad;
 };
 
-struct swp_watch { /* by {ino, dev}: the cache files and source files that passthrough reads */
+struct swp_file { unsigned long long ino; unsigned int dev, pad; };
+
+struct swp_watch { /* by swp_file: the cache files and source files that passthrough reads */
 	unsigned long long node;
 };
 
 enum { SWP_LOST_EVENTS = 0, SWP_LOST_CURSORS = 1, SWP_LOST_PROCESSES = 2, SWP_LOST_MAX = 4 }; /* counters of what did not fit */
 
+/* CDEF end */
 #endif

@@ -19,16 +19,22 @@ SOURCES = [
     "hot.c",
     "session.c",
     "probe.c",
+    "bpf.c",
+    "view.c",
 ]
 
+BPF = HERE.parent / "bpf"
+
 _header = (HERE / "swml.h").read_text()
+_records = (BPF / "swmld.h").read_text()
 ffibuilder = cffi.FFI()
+ffibuilder.cdef(_records.split("/* CDEF begin */")[1].split("/* CDEF end */")[0])
 ffibuilder.cdef(_header.split("/* CDEF begin */")[1].split("/* CDEF end */")[0])
 ffibuilder.set_source(
     "swmld._native",
     '#include "swml.h"',
     sources=[f"native/{name}" for name in SOURCES if (HERE / name).exists()],
-    depends=["native/swml.h", "native/internal.h"],
+    depends=["native/swml.h", "native/internal.h", "bpf/swmld.h", "bpf/stream.h"],
     include_dirs=[str(HERE)],
     extra_compile_args=[
         "-std=gnu11",

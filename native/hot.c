@@ -72,6 +72,26 @@ void backing_close(sw_session *s, int32_t id)
 	COUNT_N(s, backings, (uint64_t)-1);
 }
 
+/* Under lock: what the node's opens are passed through to. `source`: the source's own file, else a cache file. */
+static void backing_set(sw_session *s, struct node *n, int32_t id, int fd, int source)
+{
+	struct stat st;
+
+	n->backing = id;
+	if (fstat(fd, &st))
+		return;
+	n->watch_ino = st.st_ino;
+	n->watch_source = source != 0;
+	watch_add(s, n);
+}
+
+void backing_drop(sw_session *s, struct node *n)
+{
+	watch_remove(s, n);
+	backing_close(s, n->backing);
+	n->backing = 0;
+}
+
 static void put_time(int64_t ns, uint64_t *sec, uint32_t *nsec)
 {
 	int64_t f = ns % 1000000000;
@@ -216,8 +236,7 @@ static void mode_leave(sw_session *s, struct node *n)
 	if (!n->backing)
 		return;
 	if (was != SW_PASS_CACHE || !n->file_id) {
-		backing_close(s, n->backing);
-		n->backing = 0;
+		backing_drop(s, n);
 		return;
 	}
 	brow_touch(s, n);
@@ -225,8 +244,7 @@ static void mode_leave(sw_session *s, struct node *n)
 		struct node *v = s->brow.brow_prev;
 
 		brow_remove(s, v);
-		backing_close(s, v->backing);
-		v->backing = 0;
+		backing_drop(s, v);
 	}
 }
 
@@ -239,6 +257,7 @@ void open_dropped(sw_session *s, struct node *n, struct handle *h)
 		h->released = 1;
 	if (--n->opens == 0) {
 		mode_leave(s, n);
+		view_close(s, n);
 		if (n->attached)
 			event(s, SW_EV_IDLE, n->id, 0, 0, 0);
 		else {
@@ -303,7 +322,7 @@ static struct node *serve(sw_session *s, uint64_t nodeid, int passthrough)
 		return n && openable(n, passthrough) && served(n, passthrough) ? n : NULL;
 	}
 	if (passthrough) {
-		n->backing = id;
+		backing_set(s, n, id, fd, 0);
 		close_later(s, fd);
 		return n;
 	}
@@ -384,7 +403,7 @@ python:
 	return 0;
 }
 
-static int read_hot(sw_session *s, struct fuse_in_header *h, struct fuse_read_in *r, size_t len, char *out)
+static int read_hot(sw_session *s, struct fuse_in_header *h, struct fuse_read_in *r, size_t len, char *out, int *cached)
 {
 	uint64_t first, stop, chunk;
 	struct sw_cfile *f = NULL;
@@ -405,6 +424,7 @@ static int read_hot(sw_session *s, struct fuse_in_header *h, struct fuse_read_in
 	unlock(s);
 	if (!f)
 		return 0;
+	*cached = there;
 	if (there) {
 		COUNT(s, hot_read);
 		if (crossed)
@@ -487,11 +507,19 @@ int hot_request(sw_session *s, char *msg, size_t len, char *out)
 {
 	struct fuse_in_header *h = (struct fuse_in_header *)msg;
 	void *arg = h + 1;
+	int r, cached = 0;
 
 	if (h->opcode == FUSE_RELEASE) /* the books of opens are kept in every mode */
 		return release_hot(s, h, *(uint64_t *)arg);
 	if (h->opcode == FUSE_FALLOCATE) /* pyfuse3 does not carry it */
 		return fallocate_hot(s, h, arg);
+	if (h->opcode == FUSE_READ) {
+		struct fuse_read_in in = *(struct fuse_read_in *)arg;
+
+		r = s->config.hot ? read_hot(s, h, arg, len, out, &cached) : 0;
+		view_read(s, h, &in, cached);
+		return r;
+	}
 	if (!s->config.hot)
 		return 0;
 	switch (h->opcode) {
@@ -501,8 +529,6 @@ int hot_request(sw_session *s, char *msg, size_t len, char *out)
 		return getattr_hot(s, h);
 	case FUSE_OPEN:
 		return open_hot(s, h, arg);
-	case FUSE_READ:
-		return read_hot(s, h, arg, len, out);
 	case FUSE_OPENDIR:
 	case FUSE_READDIR:
 	case FUSE_READDIRPLUS:
@@ -633,9 +659,9 @@ int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int write
 			if (id > 0) {
 				if (n->backing) {
 					brow_remove(s, n);
-					backing_close(s, n->backing);
+					backing_drop(s, n);
 				}
-				n->backing = id;
+				backing_set(s, n, id, fd, want == SW_WANT_SOURCE);
 			}
 		}
 		/* Refused (a stacked file system below): the page cache serves it. */
@@ -750,8 +776,7 @@ void sw_set_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64_t 
 	n = node_get(s, nodeid);
 	if (n && n->file_id != file_id && n->backing && n->mode == SW_NONE) {
 		brow_remove(s, n);
-		backing_close(s, n->backing);
-		n->backing = 0;
+		backing_drop(s, n);
 	}
 	/* The same cache file may have other times now: our own chmod or rename. */
 	if (n && (n->file_id == file_id || n->mode == SW_NONE || n->mode == SW_CACHED)) {
@@ -796,8 +821,7 @@ void sw_evict(sw_session *s, uint64_t nodeid, uint64_t file_id)
 			fd = -1;
 		} else if (n->mode == SW_NONE && n->backing) {
 			brow_remove(s, n);
-			backing_close(s, n->backing);
-			n->backing = 0;
+			backing_drop(s, n);
 		}
 	}
 	unlock(s);

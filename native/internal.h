@@ -75,6 +75,8 @@ struct node {
 	int keep_fd;                   /* backing file that was dropped from the cache while open, -1 */
 	int16_t rule;                  /* of s->rules, -1 none; node_rule() when rule_epoch is not s->epoch */
 	uint16_t rule_epoch;
+	uint64_t watch_ino;            /* inode of the backing file, 0 none */
+	uint8_t watch_source;          /* it is the source's own file */
 	uint8_t in_key, in_lru, in_brow, bypass, attached, tell_open, pages, told_old;
 };
 
@@ -178,6 +180,12 @@ struct sw_session {
 	pthread_mutex_t ev_lock;
 	struct sw_event *events;
 	uint32_t ev_head, ev_tail, ev_lost;
+	/* bpf.c, under lock */
+	int watch_fd;                  /* map of the files whose reads the probes see, -1 */
+	uint64_t *watch_filter;
+	uint32_t cache_dev, source_dev;
+	/* view.c */
+	struct view *view;
 	struct sw_counters n;          /* relaxed: counted without the lock */
 };
 
@@ -260,6 +268,18 @@ void fill_attr(struct node *n, struct fuse_attr *a);
 void fill_entry(sw_session *s, struct node *n, struct fuse_entry_out *e);
 int backing_open(sw_session *s, int fd);
 void backing_close(sw_session *s, int32_t id); /* under lock; done by unlock() */
+
+void backing_drop(sw_session *s, struct node *n); /* under lock */
+
+/* bpf.c (under lock) */
+void watch_add(sw_session *s, struct node *n);
+void watch_remove(sw_session *s, struct node *n);
+
+/* view.c */
+int view_init(sw_session *s);
+void view_free(sw_session *s);
+void view_read(sw_session *s, const struct fuse_in_header *h, const struct fuse_read_in *r, int cached);
+void view_close(sw_session *s, const struct node *n); /* under lock */
 
 /* dirs.c */
 int dir_request(sw_session *s, struct fuse_in_header *h, char *out, size_t outsize);

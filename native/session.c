@@ -513,7 +513,7 @@ sw_session *sw_new(const struct sw_config *config, int *err)
 	if (!s)
 		return NULL;
 	s->config = *config;
-	s->dev = s->sock = s->peer = s->evfd = -1;
+	s->dev = s->sock = s->peer = s->evfd = s->watch_fd = -1;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_mutex_init(&s->pend_lock, NULL);
 	pthread_mutex_init(&s->ev_lock, NULL);
@@ -523,7 +523,7 @@ sw_session *sw_new(const struct sw_config *config, int *err)
 	s->ready_tail = &s->ready;
 	s->events = calloc(SW_EVENTS, sizeof *s->events);
 	s->evfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (!s->events || s->evfd < 0 || table_init(s) < 0) {
+	if (!s->events || s->evfd < 0 || view_init(s) < 0 || table_init(s) < 0) {
 		sw_free(s);
 		return NULL;
 	}
@@ -638,6 +638,8 @@ int sw_stop(sw_session *s)
 
 void sw_free(sw_session *s)
 {
+	sw_watch_stop(s);
+	view_free(s);
 	while (s->parked) {
 		struct parked *p = s->parked;
 

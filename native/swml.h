@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../bpf/swmld.h"
+
 /* CDEF begin */
 /* ---- buffers.c, crc32c.c: bytes ---- */
 uint32_t sw_crc32c(uint32_t crc, const void *data, size_t n);
@@ -72,7 +74,7 @@ struct sw_counters {
 	uint64_t hot_lookup, hot_getattr, hot_open, hot_release, hot_read, hot_readdir, hot_xattr;
 	uint64_t hot_read_bytes, parked, unparked, forwarded, replies, forgets, interrupts, killed, reply_gone;
 	uint64_t open_passthrough, open_cached, open_direct, backing_open, backing_errors;
-	uint64_t nodes, links, dirfds, backings, events_lost;
+	uint64_t nodes, links, dirfds, backings, events_lost, watch_errors;
 };
 void sw_counters_read(sw_session *s, struct sw_counters *out);
 
@@ -135,5 +137,35 @@ int sw_set_cfile(sw_session *s, uint64_t nodeid, int fd, uint64_t size, uint32_t
 		 const unsigned char *bitmap);        /* the fd is duplicated */
 void sw_landed(sw_session *s, uint64_t nodeid, uint64_t chunk);
 void sw_failed(sw_session *s, uint64_t nodeid, uint64_t chunk, int err); /* err 0: ask Python's read instead */
+
+/* ---- bpf.c: maps and events of the probes; the structs swp_* are in bpf/swmld.h ---- */
+struct swp_row {               /* one stream */
+	struct swp_key key;
+	struct swp_cursor cursor;
+};
+int sw_map_update(int map_fd, const void *key, const void *value);
+int sw_map_lookup(int map_fd, const void *key, void *value);
+int sw_map_delete(int map_fd, const void *key);
+int sw_map_batch(int map_fd, uint64_t *token, int first, void *keys, void *values, int max, int *done);
+int sw_cursors(int map_fd, uint64_t since_ns, struct swp_row *rows, int max); /* streams read since then; may take 20 ms */
+typedef struct sw_ring sw_ring;
+sw_ring *sw_ring_open(int map_fd, uint32_t bytes, int *err); /* the descriptor stays the caller's */
+void sw_ring_close(sw_ring *r);
+int sw_ring_read(sw_ring *r, struct swp_event *out, int max);
+/* From now on the kernel sees the reads of every file that is passed through. Devices as the kernel numbers them. */
+int sw_watch_start(sw_session *s, int watched_fd, int filter_fd, uint32_t cache_dev, uint32_t source_dev);
+void sw_watch_stop(sw_session *s);
+
+/* ---- view.c: the same books for what FUSE sees; `pid` is that of a thread, `ino` and `node` the nodeid, `dev` 0 ---- */
+struct sw_view_row {
+	struct swp_key key;
+	struct swp_cursor cursor;      /* of all READs if view is 2, of O_DIRECT alone if it is 1 */
+	uint64_t disk_reads, disk_bytes, source_reads, source_bytes; /* of all READs: answered from the cache, or not */
+};
+void sw_view(sw_session *s, int level); /* 0 off, 1 what the probes cannot see, 2 everything */
+int sw_view_events(sw_session *s, struct swp_event *out, int max, uint64_t *lost);
+int sw_view_rows(sw_session *s, struct sw_view_row *out, int max); /* streams read since they were last returned */
+/* stream.h, for tests: enters one read; see there. `c` is zeroed before the first. */
+int sw_stream_enter(struct swp_cursor *c, uint64_t first, uint64_t asked, uint64_t size, uint64_t now_ns);
 /* CDEF end */
 #endif

@@ -204,7 +204,7 @@ static void node_free(sw_session *s, struct node *n)
 	lru_remove(s, n);
 	brow_remove(s, n);
 	if (n->backing)
-		backing_close(s, n->backing);
+		backing_drop(s, n);
 	while (*p != n)
 		p = &(*p)->hid;
 	*p = n->hid;

@@ -1,0 +1,269 @@
+/* books.h: the maps, and what is entered for each thing the kernel tells. The programs (btf, tracepoint, function) only
+ * fetch the arguments, each in its own way, and call these. Meaning of all fields: swmld.h. */
+#include <linux/types.h>
+#include "stream.h"
+
+#define BATCH 8 /* pages; a read of more may come in pieces: a folio batch holds 15 (31 since kernel 6.10) */
+#define ACTIVE_NS 1000000000ull /* a thread that read the mount within a second is reading it */
+#define UNINTERRUPTIBLE 2 /* TASK_UNINTERRUPTIBLE, include/linux/sched.h */
+
+BPF_F_TABLE("array", u32, struct swp_config, config, 1, 0);
+BPF_F_TABLE("array", u32, u64, filter, SWP_FILTER_BITS / 64, 1 << 10 /* BPF_F_MMAPABLE */);
+BPF_F_TABLE("hash", struct swp_file, struct swp_watch, watched, SWP_WATCHED, 1 /* BPF_F_NO_PREALLOC */);
+BPF_TABLE("lru_hash", struct swp_key, struct swp_cursor, cursors, SWP_CURSORS);
+BPF_TABLE("lru_hash", u32, struct swp_thread, threads, SWP_THREADS);
+BPF_TABLE("lru_hash", u32, struct swp_process, processes, SWP_PROCESSES);
+BPF_TABLE("lru_hash", u64, struct swp_request, requests, 8192);
+BPF_TABLE("array", u32, struct swp_cursor, blank, 1); /* never written: a cursor is too large for the stack */
+BPF_TABLE("array", u32, u64, lost, SWP_LOST_MAX);
+BPF_TABLE("array", u32, u64, asleep, 1); /* threads that wait: 0 spares a lookup at every switch */
+BPF_TABLE("array", u32, struct swp_clock, clock, 1);
+BPF_RINGBUF_OUTPUT(events, SWP_RING_PAGES);
+
+static __always_inline u32 parent_pid(void); /* the including program's way */
+
+static __always_inline void count_lost(u32 what)
+{
+	u64 *n = lost.lookup(&what);
+
+	if (n)
+		__sync_fetch_and_add(n, 1);
+}
+
+/* The time of the first call in this tick: twenty ns saved on nearly all reads. */
+static __always_inline u64 coarse_ns(void)
+{
+#ifdef SWP_JIFFIES /* the helper is there: since kernel 5.6 */
+	u32 zero = 0;
+	u64 tick = bpf_jiffies64();
+	struct swp_clock *c = clock.lookup(&zero);
+
+	if (!c)
+		return 0;
+	if (c->tick != tick) {
+		c->ns = bpf_ktime_get_ns();
+		c->tick = tick;
+	}
+	return c->ns;
+#else
+	return bpf_ktime_get_ns();
+#endif
+}
+
+static __always_inline u32 self_pid(void)
+{
+	return bpf_get_current_pid_tgid() >> 32;
+}
+
+/* Is this file one that we serve? Asked of each read on the machine, so cheapest first. */
+static __always_inline struct swp_config *ours(u32 dev, u64 ino)
+{
+	u32 zero = 0, word = (ino & (SWP_FILTER_BITS - 1)) / 64;
+	struct swp_config *g = config.lookup(&zero);
+	u64 *bits;
+
+	if (!g || !g->mount_dev)
+		return NULL;
+	if (dev != g->mount_dev) {
+		if (dev != g->cache_dev && dev != g->source_dev)
+			return NULL;
+		bits = filter.lookup(&word);
+		if (!bits || !(*bits >> (ino & 63) & 1))
+			return NULL;
+	}
+	return self_pid() == g->self ? NULL : g;
+}
+
+static __always_inline void tell(struct swp_key *k, struct swp_cursor *c, int kind, u32 flags)
+{
+	struct swp_event *e = events.ringbuf_reserve(sizeof *e);
+
+	if (!e) {
+		count_lost(SWP_LOST_EVENTS);
+		return;
+	}
+	swp_event_of(e, k, c, kind, flags);
+	events.ringbuf_submit(e, 0);
+}
+
+static __always_inline void tell_process(u32 pid, u64 other, int kind)
+{
+	struct swp_event *e = events.ringbuf_reserve(sizeof *e);
+
+	if (!e) {
+		count_lost(SWP_LOST_EVENTS);
+		return;
+	}
+	__builtin_memset(e, 0, sizeof *e);
+	e->ns = coarse_ns();
+	e->ino = other;
+	e->pid = pid;
+	e->kind = kind;
+	events.ringbuf_submit(e, 0);
+}
+
+static __always_inline void meet(u32 pid, u64 now)
+{
+	struct swp_process p = {};
+
+	if (processes.lookup(&pid))
+		return;
+	p.seen_ns = now;
+	p.cgroup = bpf_get_current_cgroup_id();
+	p.parent = parent_pid();
+	bpf_get_current_comm(p.comm, sizeof p.comm);
+	processes.update(&pid, &p);
+}
+
+/* A cursor for a stream that has none: NULL where the file is not ours after all. */
+static __always_inline struct swp_cursor *open_cursor(struct swp_config *g, struct swp_key *k, u64 now)
+{
+	struct swp_file file = {.ino = k->ino, .dev = k->dev};
+	struct swp_watch *w = NULL;
+	struct swp_cursor *c;
+	u32 zero = 0;
+	int made;
+
+	if (k->dev != g->mount_dev) {
+		w = watched.lookup(&file);
+		if (!w)
+			return NULL;
+	}
+	c = blank.lookup(&zero);
+	if (!c)
+		return NULL;
+	made = !cursors.insert(k, c);
+	c = cursors.lookup(k);
+	if (!c) {
+		count_lost(SWP_LOST_CURSORS);
+		return NULL;
+	}
+	if (made)
+		swp_begin(c, w ? w->node : 0, now);
+	meet(k->pid, now);
+	return c;
+}
+
+static __always_inline struct swp_thread *thread_of(u32 tid)
+{
+	struct swp_thread *t = threads.lookup(&tid), fresh = {};
+
+	if (t)
+		return t;
+	threads.insert(&tid, &fresh);
+	return threads.lookup(&tid);
+}
+
+/* A piece of a read that was counted before. */
+static __always_inline int goes_on(struct swp_thread *t, struct swp_key *k, struct swp_cursor *c, u64 first, u64 asked,
+				   u32 tid)
+{
+	return t->stream.ino == k->ino && t->stream.dev == k->dev && t->asked == asked && first > t->start &&
+	       (c->tid != tid || c->asked == asked);
+}
+
+/* Pages first..asked were read, all of them there by now. size: of the file in bytes, 0 where that is not known. */
+static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 size, u32 flags)
+{
+	struct swp_config *g = ours(dev, ino);
+	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
+	u32 tid = (u32)bpf_get_current_pid_tgid(), missed = 0;
+	struct swp_thread *t;
+	struct swp_cursor *c;
+	u64 now;
+	int event;
+
+	if (!g)
+		return 0;
+	now = coarse_ns();
+	c = cursors.lookup(&k);
+	if (!c)
+		c = open_cursor(g, &k, now);
+	if (!c)
+		return 0;
+	if (asked - first >= BATCH || c->pending || !c->next) {
+		t = threads.lookup(&tid);
+		if (t && t->missed) {
+			missed = 1;
+			t->missed = 0;
+			if (c->pending)
+				__sync_fetch_and_add(&c->pending, -1);
+		}
+		if (t && !(flags & SWP_FAULT) && goes_on(t, &k, c, first, asked, tid)) {
+			if (missed && !c->missed)
+				__sync_fetch_and_add(&c->partial, 1);
+			c->missed |= missed << 1;
+			c->last_ns = now;
+			return 0;
+		}
+		if (!t && asked - first >= BATCH)
+			t = thread_of(tid);
+		if (t) {
+			t->stream = k;
+			t->start = first;
+			t->asked = flags & SWP_FAULT ? 0 : asked;
+			t->fault = 0;
+		}
+	}
+	c->missed = missed;
+	if (missed)
+		__sync_fetch_and_add(&c->cold, 1);
+	if (flags & SWP_FAULT)
+		__sync_fetch_and_add(&c->faults, 1);
+	event = swp_enter(c, first, asked, (size + 4095) >> 12, now, tid);
+	if (event)
+		tell(&k, c, event, flags | (missed ? SWP_COLD : 0));
+	return 0;
+}
+
+/* The page cache lacks pages from here on: the read, or the fault, waits for the disk or for us. */
+static __always_inline int on_miss(u32 dev, u64 ino, u64 first, int fault_only)
+{
+	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
+	u32 tid = (u32)bpf_get_current_pid_tgid();
+	struct swp_thread *t;
+	struct swp_cursor *c;
+
+	if (!ours(dev, ino))
+		return 0;
+	t = threads.lookup(&tid);
+	if (fault_only && !(t && t->fault)) /* readahead that a read asked for, seen as page_cache_sync_ra */
+		return 0;
+	c = cursors.lookup(&k);
+	t = t ? t : thread_of(tid);
+	if (!t)
+		return 0;
+	if (t->stream.ino != ino || t->stream.dev != dev) {
+		t->stream = k;
+		t->asked = 0;
+	}
+	if (t->fault) { /* entered when the fault began */
+		if (c && !t->missed)
+			__sync_fetch_and_add(&c->cold, 1);
+		t->fault = 0;
+		return 0;
+	}
+	if (c && !t->missed)
+		__sync_fetch_and_add(&c->pending, 1);
+	t->missed = 1;
+	return 0;
+}
+
+/* A page fault that the page cache's neighbours could not answer; a miss may follow. */
+static __always_inline int on_fault(u32 dev, u64 ino, u64 page, u64 size)
+{
+	struct swp_thread *t;
+
+	if (!ours(dev, ino))
+		return 0;
+	on_read(dev, ino, page, page, size, SWP_FAULT);
+	t = thread_of((u32)bpf_get_current_pid_tgid());
+	if (t) {
+		t->stream.ino = ino;
+		t->stream.dev = dev;
+		t->stream.pid = self_pid();
+		t->fault = 1;
+		t->missed = 0;
+	}
+	return 0;
+}

@@ -1,0 +1,96 @@
+/* btf.bpf.c: the probes as BTF-typed tracepoints. The kernel hands over its own pointers and checks each load, so nothing
+ * is copied first and tracefs is not needed. OFF_* are byte offsets of struct members, read from the running kernel's
+ * BTF when the program is loaded: headers of another kernel will do.
+ *
+ * Each function's name after on_ is the tracepoint's. Arguments as in include/trace/events/{filemap,readahead,sched}.h
+ * and fs/fuse/fuse_trace.h. */
+#include <linux/types.h>
+
+#define LOAD(type, base, offset) (*(type *)((char *)(base) + (offset)))
+
+#include "books.h"
+#include "waits.h"
+
+static __always_inline u32 parent_pid(void)
+{
+	u64 task = bpf_get_current_task(), parent = 0;
+	u32 pid = 0;
+
+	bpf_probe_read_kernel(&parent, sizeof parent, (void *)(task + OFF_TASK_REAL_PARENT));
+	bpf_probe_read_kernel(&pid, sizeof pid, (void *)(parent + OFF_TASK_TGID));
+	return pid;
+}
+
+#define INODE(mapping) LOAD(char *, mapping, OFF_MAPPING_HOST)
+#define DEV(inode) LOAD(u32, LOAD(char *, inode, OFF_INODE_SB), OFF_SB_DEV)
+#define INO(inode) LOAD(u64, inode, OFF_INODE_INO)
+#define SIZE(inode) LOAD(u64, inode, OFF_INODE_SIZE)
+
+int on_mm_filemap_get_pages(u64 *ctx)
+{
+	char *inode = INODE(ctx[0]);
+
+	return on_read(DEV(inode), INO(inode), ctx[1], ctx[2], SIZE(inode), 0);
+}
+
+int on_mm_filemap_map_pages(u64 *ctx)
+{
+	char *inode = INODE(ctx[0]);
+
+	return on_read(DEV(inode), INO(inode), ctx[1], ctx[2], SIZE(inode), SWP_FAULT);
+}
+
+int on_mm_filemap_fault(u64 *ctx)
+{
+	char *inode = INODE(ctx[0]);
+
+	return on_fault(DEV(inode), INO(inode), ctx[1], SIZE(inode));
+}
+
+int on_page_cache_sync_ra(u64 *ctx)
+{
+	char *inode = (char *)ctx[0];
+
+	return on_miss(DEV(inode), INO(inode), ctx[1], 0);
+}
+
+int on_page_cache_ra_order(u64 *ctx)
+{
+	char *inode = (char *)ctx[0];
+
+	return on_miss(DEV(inode), INO(inode), ctx[1], 1);
+}
+
+int on_sched_switch(u64 *ctx)
+{
+	return on_switch(LOAD(u32, ctx[1], OFF_TASK_PID), SWITCH_STATE, LOAD(u32, ctx[2], OFF_TASK_PID));
+}
+
+int on_fuse_request_send(u64 *ctx)
+{
+	char *connection = LOAD(char *, LOAD(char *, ctx[0], OFF_REQ_MOUNT), OFF_FUSE_MOUNT_CONN);
+
+	return on_request(ctx[0], LOAD(u32, connection, OFF_CONN_DEV), LOAD(u32, ctx[0], OFF_REQ_OPCODE));
+}
+
+int on_fuse_request_end(u64 *ctx)
+{
+	return on_reply(ctx[0]);
+}
+
+int on_sched_process_fork(u64 *ctx)
+{
+	u32 pid = LOAD(u32, ctx[1], OFF_TASK_PID);
+
+	return pid == LOAD(u32, ctx[1], OFF_TASK_TGID) ? on_fork(LOAD(u32, ctx[0], OFF_TASK_TGID), pid) : 0;
+}
+
+int on_sched_process_exec(u64 *ctx)
+{
+	return on_exec();
+}
+
+int on_sched_process_exit(u64 *ctx)
+{
+	return on_exit();
+}

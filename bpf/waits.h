@@ -1,0 +1,126 @@
+/* waits.h: how long readers of the mount wait, and which processes there are. Rare beside reads: nothing here is paid
+ * by a read that the page cache answers. */
+
+/* The one that was waited for: by stream, by process, and in the process's histogram. */
+static __always_inline void enter_wait(struct swp_thread *t, u64 ns, u64 now)
+{
+	struct swp_cursor *c = cursors.lookup(&t->stream);
+	struct swp_process *p;
+	u32 pid = t->stream.pid, b;
+
+	/* It slept for something else, long after its last read of ours. */
+	if (c && c->last_ns + ACTIVE_NS < now - ns && !t->missed && !t->fault)
+		return;
+	if (c)
+		__sync_fetch_and_add(&c->wait_ns, ns);
+	p = processes.lookup(&pid);
+	if (!p)
+		return;
+	__sync_fetch_and_add(&p->wait_ns, ns);
+	__sync_fetch_and_add(&p->waits, 1);
+	b = swp_bucket(ns);
+	if (b < SWP_BUCKETS)
+		__sync_fetch_and_add(&p->histogram[b], 1);
+}
+
+/* Page waits are uninterruptible (folio_wait_bit_common); waits for FUSE's answers are not, and are seen as requests. */
+static __always_inline int on_switch(u32 from, u64 state, u32 to)
+{
+	u32 zero = 0;
+	u64 *n = asleep.lookup(&zero), now;
+	struct swp_thread *t;
+
+	if (!n)
+		return 0;
+	if (state & UNINTERRUPTIBLE) {
+		t = threads.lookup(&from);
+		if (t && !t->asleep_ns) {
+			t->asleep_ns = bpf_ktime_get_ns();
+			__sync_fetch_and_add(n, 1);
+		}
+	}
+	if (!*n)
+		return 0;
+	t = threads.lookup(&to);
+	if (!t || !t->asleep_ns)
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (now > t->asleep_ns)
+		enter_wait(t, now - t->asleep_ns, now);
+	t->asleep_ns = 0;
+	if (*n)
+		__sync_fetch_and_add(n, -1);
+	return 0;
+}
+
+#define FUSE_READ 15 /* include/uapi/linux/fuse.h */
+#define FUSE_WRITE 16
+
+static __always_inline int on_request(u64 request, u32 connection, u32 opcode)
+{
+	u32 zero = 0;
+	struct swp_config *g = config.lookup(&zero);
+	struct swp_request r = {.pid = self_pid(), .opcode = opcode};
+
+	if (!g || connection != g->mount_dev || r.pid == g->self)
+		return 0;
+	r.ns = bpf_ktime_get_ns();
+	requests.update(&request, &r);
+	return 0;
+}
+
+static __always_inline int on_reply(u64 request)
+{
+	struct swp_request *r = requests.lookup(&request);
+	struct swp_process *p;
+	u64 ns;
+
+	if (!r)
+		return 0;
+	ns = bpf_ktime_get_ns() - r->ns;
+	p = processes.lookup(&r->pid);
+	if (p && r->opcode == FUSE_READ) {
+		__sync_fetch_and_add(&p->fuse_read_ns, ns);
+		__sync_fetch_and_add(&p->fuse_reads, 1);
+	} else if (p && r->opcode == FUSE_WRITE) {
+		__sync_fetch_and_add(&p->fuse_write_ns, ns);
+		__sync_fetch_and_add(&p->fuse_writes, 1);
+	} else if (p) {
+		__sync_fetch_and_add(&p->meta_ns, ns);
+		__sync_fetch_and_add(&p->metas, 1);
+	}
+	requests.delete(&request);
+	return 0;
+}
+
+/* ---- processes: only those that have read the mount are told ---- */
+
+static __always_inline int on_fork(u32 parent, u32 child)
+{
+	if (processes.lookup(&parent))
+		tell_process(parent, child, SWP_EV_FORK);
+	return 0;
+}
+
+static __always_inline int on_exec(void)
+{
+	u32 pid = self_pid();
+	struct swp_process *p = processes.lookup(&pid);
+
+	if (!p)
+		return 0;
+	bpf_get_current_comm(p->comm, sizeof p->comm);
+	tell_process(pid, 0, SWP_EV_EXEC);
+	return 0;
+}
+
+static __always_inline int on_exit(void)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 pid = id >> 32, tid = (u32)id;
+
+	threads.delete(&tid);
+	if (pid == tid && processes.lookup(&pid))
+		tell_process(pid, 0, SWP_EV_EXIT);
+	return 0;
+}

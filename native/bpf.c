@@ -1,0 +1,227 @@
+/* bpf.c: the maps and the ring of the probes, by the bpf(2) system call alone: bcc and its compiler live in a child
+ * process that has ended by now. Formats: include/uapi/linux/bpf.h and Documentation/bpf/ringbuf.rst. */
+#include "internal.h"
+
+#include <linux/bpf.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static int bpf(int cmd, union bpf_attr *attr)
+{
+	return syscall(SYS_bpf, cmd, attr, sizeof *attr) < 0 ? -errno : 0;
+}
+
+static int element(int cmd, int map_fd, const void *key, const void *value)
+{
+	union bpf_attr a;
+
+	memset(&a, 0, sizeof a);
+	a.map_fd = (uint32_t)map_fd;
+	a.key = (uint64_t)(uintptr_t)key;
+	a.value = (uint64_t)(uintptr_t)value;
+	return bpf(cmd, &a);
+}
+
+int sw_map_update(int map_fd, const void *key, const void *value)
+{
+	return element(BPF_MAP_UPDATE_ELEM, map_fd, key, value);
+}
+
+int sw_map_lookup(int map_fd, const void *key, void *value)
+{
+	return element(BPF_MAP_LOOKUP_ELEM, map_fd, key, value);
+}
+
+int sw_map_delete(int map_fd, const void *key)
+{
+	return element(BPF_MAP_DELETE_ELEM, map_fd, key, NULL);
+}
+
+/* Up to max elements from where `token` points (8 bytes, zero at first); *done once the map is through. Elements that
+ * come or go meanwhile may be seen or not. */
+int sw_map_batch(int map_fd, uint64_t *token, int first, void *keys, void *values, int max, int *done)
+{
+	union bpf_attr a;
+	uint64_t next = 0;
+	int r;
+
+	memset(&a, 0, sizeof a);
+	a.batch.map_fd = (uint32_t)map_fd;
+	a.batch.in_batch = first ? 0 : (uint64_t)(uintptr_t)token;
+	a.batch.out_batch = (uint64_t)(uintptr_t)&next;
+	a.batch.keys = (uint64_t)(uintptr_t)keys;
+	a.batch.values = (uint64_t)(uintptr_t)values;
+	a.batch.count = (uint32_t)max;
+	r = bpf(BPF_MAP_LOOKUP_BATCH, &a);
+	*done = r == -ENOENT;
+	if (r < 0 && r != -ENOENT)
+		return r;
+	*token = next;
+	return (int)a.batch.count;
+}
+
+#define BATCH 512
+
+struct sw_row;
+
+/* Streams read since `since_ns`, by the coarse clock of the events; a stream of one read that its event told in full is
+ * left out. Returns their number; -ENOSPC when there are more than max. */
+int sw_cursors(int map_fd, uint64_t since_ns, struct swp_row *rows, int max)
+{
+	struct swp_key *keys = malloc(BATCH * sizeof *keys);
+	struct swp_cursor *values = malloc(BATCH * sizeof *values);
+	int n = 0, done = 0, got, first = 1;
+	uint64_t token = 0;
+
+	if (!keys || !values)
+		n = -ENOMEM;
+	while (n >= 0 && !done) {
+		got = sw_map_batch(map_fd, &token, first, keys, values, BATCH, &done);
+		first = 0;
+		if (got < 0)
+			n = got;
+		for (int i = 0; i < got; i++) {
+			const struct swp_cursor *c = &values[i];
+
+			if (c->last_ns < since_ns || (c->reads <= 1 && !c->wait_ns && !c->cold && c->size && c->next >= c->size))
+				continue;
+			if (n == max) {
+				n = -ENOSPC;
+				break;
+			}
+			rows[n].key = keys[i];
+			rows[n++].cursor = *c;
+		}
+	}
+	free(keys);
+	free(values);
+	return n;
+}
+
+/* ---- the ring of events ---- */
+
+struct sw_ring {
+	int fd;
+	size_t size, page;
+	uint64_t *consumer;            /* ours to write */
+	uint64_t *producer;            /* followed by the data, mapped twice in a row, so that no record is torn */
+	char *data;
+};
+
+void sw_ring_close(struct sw_ring *r)
+{
+	if (!r)
+		return;
+	if (r->consumer)
+		munmap(r->consumer, r->page);
+	if (r->producer)
+		munmap(r->producer, r->page + 2 * r->size);
+	free(r);
+}
+
+struct sw_ring *sw_ring_open(int map_fd, uint32_t bytes, int *err)
+{
+	struct sw_ring *r = calloc(1, sizeof *r);
+	void *p;
+
+	*err = -ENOMEM;
+	if (!r)
+		return NULL;
+	r->fd = map_fd;
+	r->size = bytes;
+	r->page = (size_t)sysconf(_SC_PAGESIZE);
+	p = mmap(NULL, r->page, PROT_READ | PROT_WRITE, MAP_SHARED, map_fd, 0);
+	if (p == MAP_FAILED)
+		goto fail;
+	r->consumer = p;
+	p = mmap(NULL, r->page + 2 * r->size, PROT_READ, MAP_SHARED, map_fd, (off_t)r->page);
+	if (p == MAP_FAILED)
+		goto fail;
+	r->producer = p;
+	r->data = (char *)p + r->page;
+	*err = 0;
+	return r;
+fail:
+	*err = -errno;
+	sw_ring_close(r);
+	return NULL;
+}
+
+/* Takes up to max events, oldest first. */
+int sw_ring_read(struct sw_ring *r, struct swp_event *out, int max)
+{
+	uint64_t at = __atomic_load_n(r->consumer, __ATOMIC_ACQUIRE);
+	uint64_t end = __atomic_load_n(r->producer, __ATOMIC_ACQUIRE);
+	int n = 0;
+
+	while (n < max && at < end) {
+		const uint32_t *head = (const uint32_t *)(r->data + (at & (r->size - 1)));
+		uint32_t len = __atomic_load_n(head, __ATOMIC_ACQUIRE);
+
+		if (len & BPF_RINGBUF_BUSY_BIT)
+			break; /* being written */
+		if (!(len & BPF_RINGBUF_DISCARD_BIT) && len == sizeof *out)
+			memcpy(&out[n++], (const char *)head + BPF_RINGBUF_HDR_SZ, sizeof *out);
+		len &= ~(BPF_RINGBUF_BUSY_BIT | BPF_RINGBUF_DISCARD_BIT);
+		at += (len + BPF_RINGBUF_HDR_SZ + 7) / 8 * 8;
+		__atomic_store_n(r->consumer, at, __ATOMIC_RELEASE);
+	}
+	return n;
+}
+
+/* ---- which files the kernel's probes look at (under s->lock) ---- */
+
+void watch_add(sw_session *s, struct node *n)
+{
+	struct swp_file key = {.ino = n->watch_ino, .dev = n->watch_source ? s->source_dev : s->cache_dev};
+	struct swp_watch value = {.node = n->id};
+
+	if (s->watch_fd < 0 || !n->watch_ino)
+		return;
+	s->watch_filter[(key.ino & (SWP_FILTER_BITS - 1)) / 64] |= 1ull << (key.ino & 63);
+	if (sw_map_update(s->watch_fd, &key, &value) < 0)
+		COUNT(s, watch_errors);
+}
+
+void watch_remove(sw_session *s, struct node *n)
+{
+	struct swp_file key = {.ino = n->watch_ino, .dev = n->watch_source ? s->source_dev : s->cache_dev};
+
+	/* The filter's bit stays: others may share it, and a bit too many costs a lookup, not an error. */
+	if (s->watch_fd >= 0 && n->watch_ino)
+		sw_map_delete(s->watch_fd, &key);
+	n->watch_ino = 0;
+}
+
+int sw_watch_start(sw_session *s, int watched_fd, int filter_fd, uint32_t cache_dev, uint32_t source_dev)
+{
+	void *p = mmap(NULL, SWP_FILTER_BITS / 8, PROT_READ | PROT_WRITE, MAP_SHARED, filter_fd, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	lock(s);
+	s->watch_filter = p;
+	s->watch_fd = watched_fd;
+	s->cache_dev = cache_dev;
+	s->source_dev = source_dev;
+	for (uint64_t i = 0; i < s->nbuckets; i++)
+		for (struct node *n = s->by_id[i]; n; n = n->hid)
+			watch_add(s, n);
+	unlock(s);
+	return 0;
+}
+
+void sw_watch_stop(sw_session *s)
+{
+	void *p;
+
+	lock(s);
+	s->watch_fd = -1;
+	p = s->watch_filter;
+	s->watch_filter = NULL;
+	unlock(s);
+	if (p)
+		munmap(p, SWP_FILTER_BITS / 8);
+}

@@ -1,0 +1,238 @@
+/* view.c: the reads that FUSE sees, in the same books as the probes keep (bpf/stream.h). With the probes at work these
+ * are the reads that tracepoints of the page cache miss, O_DIRECT; without them, all that is left to see. In both cases
+ * FUSE alone knows whether a READ was answered from the cache or had to wait for the source. */
+#include "internal.h"
+#include "../bpf/stream.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+
+#define STREAMS 8192           /* beyond it the one that was quiet for longest is forgotten */
+#define BUCKETS 4096
+#define RING 8192
+
+struct stream {
+	struct stream *hash, *prev, *next; /* prev, next: by recency */
+	struct stream *changed;    /* list of those not yet returned */
+	int in_changed;
+	struct sw_view_row row;
+};
+
+struct view {
+	pthread_mutex_t lock;      /* a leaf */
+	_Atomic int level;
+	struct stream *by_key[BUCKETS], recent, *changed, **changed_tail;
+	int nstreams;
+	struct swp_event ring[RING];
+	uint32_t head, tail;
+	uint64_t lost;
+};
+
+int view_init(sw_session *s)
+{
+	struct view *v = calloc(1, sizeof *v);
+
+	if (!v)
+		return -ENOMEM;
+	pthread_mutex_init(&v->lock, NULL);
+	v->recent.prev = v->recent.next = &v->recent;
+	v->changed_tail = &v->changed;
+	s->view = v;
+	return 0;
+}
+
+void view_free(sw_session *s)
+{
+	struct view *v = s->view;
+
+	if (!v)
+		return;
+	for (struct stream *x = v->recent.next, *next; x != &v->recent; x = next) {
+		next = x->next;
+		free(x);
+	}
+	pthread_mutex_destroy(&v->lock);
+	free(v);
+}
+
+static uint32_t bucket_of(const struct swp_key *k)
+{
+	return (uint32_t)((k->ino * 0x9e3779b97f4a7c15ull ^ k->pid * 0xff51afd7ed558ccdull) >> 40) % BUCKETS;
+}
+
+static void unlink_stream(struct view *v, struct stream *x)
+{
+	struct stream **p = &v->by_key[bucket_of(&x->row.key)];
+
+	while (*p != x)
+		p = &(*p)->hash;
+	*p = x->hash;
+	x->prev->next = x->next;
+	x->next->prev = x->prev;
+}
+
+/* The quietest stream that has been returned, or the quietest at all: its books are lost. */
+static struct stream *recycle(struct view *v)
+{
+	struct stream *x = v->recent.prev;
+
+	for (int i = 0; i < 64 && x->in_changed && x->prev != &v->recent; i++)
+		x = x->prev;
+	if (x->in_changed) {
+		struct stream **p = &v->changed;
+
+		while (*p != x)
+			p = &(*p)->changed;
+		*p = x->changed;
+		if (!*p)
+			v->changed_tail = p;
+		v->lost++;
+	}
+	unlink_stream(v, x);
+	return x;
+}
+
+static struct stream *stream_of(struct view *v, const struct swp_key *k, uint64_t now)
+{
+	struct stream *x = v->by_key[bucket_of(k)];
+
+	while (x && (x->row.key.ino != k->ino || x->row.key.pid != k->pid))
+		x = x->hash;
+	if (x) {
+		x->prev->next = x->next;
+		x->next->prev = x->prev;
+	} else {
+		x = v->nstreams < STREAMS ? malloc(sizeof *x) : recycle(v);
+		if (!x)
+			return NULL;
+		v->nstreams += v->nstreams < STREAMS;
+		memset(x, 0, sizeof *x);
+		x->row.key = *k;
+		swp_begin(&x->row.cursor, k->ino, now);
+		x->hash = v->by_key[bucket_of(k)];
+		v->by_key[bucket_of(k)] = x;
+	}
+	x->next = v->recent.next;
+	x->prev = &v->recent;
+	x->next->prev = x->prev->next = x;
+	return x;
+}
+
+/* Under the view's lock. */
+static void tell(struct view *v, const struct swp_event *e)
+{
+	if (v->head - v->tail == RING)
+		v->lost++;
+	else
+		v->ring[v->head++ % RING] = *e;
+}
+
+static void enter(struct view *v, struct stream *x, const struct fuse_read_in *r, uint64_t pages, uint32_t pid, uint64_t now)
+{
+	struct swp_event e;
+	int direct = (r->flags & O_DIRECT) != 0, kind;
+
+	x->row.cursor.direct += direct;
+	kind = swp_enter(&x->row.cursor, r->offset >> 12, (r->offset + (r->size ? r->size - 1 : 0)) >> 12, pages, now, pid);
+	if (!kind)
+		return;
+	swp_event_of(&e, &x->row.key, &x->row.cursor, kind, direct ? SWP_DIRECT : 0);
+	tell(v, &e);
+}
+
+void view_read(sw_session *s, const struct fuse_in_header *h, const struct fuse_read_in *r, int cached)
+{
+	struct swp_key k = {.ino = h->nodeid, .pid = h->pid};
+	struct view *v = s->view;
+	int level = v->level;
+	uint64_t now, size = 0;
+	struct stream *x;
+	struct node *n;
+
+	if (!level || !h->pid) /* the kernel itself */
+		return;
+	now = now_ns(CLOCK_MONOTONIC_COARSE);
+	lock(s);
+	n = node_get(s, h->nodeid);
+	if (n)
+		size = n->size;
+	unlock(s);
+	pthread_mutex_lock(&v->lock);
+	x = stream_of(v, &k, now);
+	if (x) {
+		if (cached) {
+			x->row.disk_reads++;
+			x->row.disk_bytes += r->size;
+		} else {
+			x->row.source_reads++;
+			x->row.source_bytes += r->size;
+		}
+		if (level > 1 || r->flags & O_DIRECT)
+			enter(v, x, r, (size + 4095) >> 12, h->pid, now);
+		if (!x->in_changed) {
+			x->in_changed = 1;
+			x->changed = NULL;
+			*v->changed_tail = x;
+			v->changed_tail = &x->changed;
+		}
+	}
+	pthread_mutex_unlock(&v->lock);
+}
+
+/* Nobody has it open any more. Small files are told by their first read already. */
+void view_close(sw_session *s, const struct node *n)
+{
+	struct view *v = s->view;
+	struct swp_event e = {.ns = 0, .ino = n->id, .node = n->id, .size = (n->size + 4095) >> 12, .kind = SWP_EV_CLOSE};
+
+	if (!v->level || e.size < SWP_WINDOW)
+		return;
+	e.ns = now_ns(CLOCK_MONOTONIC_COARSE);
+	pthread_mutex_lock(&v->lock);
+	tell(v, &e);
+	pthread_mutex_unlock(&v->lock);
+}
+
+void sw_view(sw_session *s, int level)
+{
+	s->view->level = level;
+}
+
+int sw_view_events(sw_session *s, struct swp_event *out, int max, uint64_t *lost)
+{
+	struct view *v = s->view;
+	int n = 0;
+
+	pthread_mutex_lock(&v->lock);
+	while (n < max && v->tail != v->head)
+		out[n++] = v->ring[v->tail++ % RING];
+	*lost = v->lost;
+	pthread_mutex_unlock(&v->lock);
+	return n;
+}
+
+int sw_view_rows(sw_session *s, struct sw_view_row *out, int max)
+{
+	struct view *v = s->view;
+	int n = 0;
+
+	pthread_mutex_lock(&v->lock);
+	while (n < max && v->changed) {
+		struct stream *x = v->changed;
+
+		v->changed = x->changed;
+		if (!v->changed)
+			v->changed_tail = &v->changed;
+		x->in_changed = 0;
+		out[n++] = x->row;
+	}
+	pthread_mutex_unlock(&v->lock);
+	return n;
+}
+
+int sw_stream_enter(struct swp_cursor *c, uint64_t first, uint64_t asked, uint64_t size, uint64_t now_ns)
+{
+	if (!c->next)
+		swp_begin(c, 0, now_ns);
+	return swp_enter(c, first, asked, size, now_ns, 1);
+}
