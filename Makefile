@@ -10,8 +10,11 @@ PYTHON := $(VENV)/bin/python
 # The system's Python and its packages: bcc comes from Debian (python3-bpfcc), it is not on PyPI.
 SYSTEM_PYTHON := /usr/bin/python3
 PACKAGES := gcc libfuse3-dev fuse3 make pkg-config python3-bpfcc python3-dev python3-venv
+# The probes are compiled with kernel headers, any kernel's. Installed if the archive has them: derivatives of
+# Debian name theirs otherwise, and without them swmld sees what FUSE sees.
+HEADERS := linux-headers-$(shell dpkg --print-architecture)
 NATIVE := $(filter-out native/test_%,$(wildcard native/*.c native/*.h native/*.py bpf/*.h))
-TEST_PACKAGES := acl attr fio git sqlite3 stress-ng tmux
+TEST_PACKAGES := acl attr bpftool fio git sqlite3 stress-ng tmux
 # Real clients of the mount. This version of torch has a build without CUDA; the newest may not.
 TEST_CLIENTS := numpy pyarrow safetensors torch==2.13.0
 
@@ -54,19 +57,25 @@ clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find daemon tests -name __pycache__ -prune -exec rm -rf {} +
 
-# Installs what dpkg does not have, and asks no server when nothing is missing.
+# Installs what dpkg does not have, and asks no server when nothing is missing. The second list is of packages
+# that are left out where the archive does not have them, or one who is not root asks.
 define install
-	@missing=''; for package in $(1); do \
-	  dpkg-query -W -f='$${Status}\n' $$package 2>/dev/null | grep -q '^install ok installed$$' \
-	    || missing="$$missing $$package"; done; \
+	@missing=''; wanted=''; root() { [ "$$(id -u)" = 0 ]; }; \
+	lacks() { ! dpkg-query -W -f='$${Status}\n' $$1 2>/dev/null | grep -q '^install ok installed$$'; }; \
+	known() { apt-cache show $$1 >/dev/null 2>&1; }; \
+	for package in $(1); do if lacks $$package; then missing="$$missing $$package"; fi; done; \
+	for package in $(2); do if lacks $$package; then wanted="$$wanted $$package"; fi; done; \
+	if [ -z "$$missing" ] && root; then for package in $$wanted; do if known $$package; then missing=' '; fi; done; fi; \
 	if [ -n "$$missing" ]; then \
-	  [ "$$(id -u)" = 0 ] || { echo "make: as root, to install:$$missing" >&2; exit 2; }; \
+	  root || { echo "make: as root, to install:$$missing" >&2; exit 2; }; \
 	  export DEBIAN_FRONTEND=noninteractive; \
-	  apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; fi
+	  apt-get update -q || exit; \
+	  for package in $$wanted; do if known $$package; then missing="$$missing $$package"; fi; done; \
+	  apt-get install -q -y --no-install-recommends $$missing; fi
 endef
 
 packages:
-	$(call install,$(PACKAGES))
+	$(call install,$(PACKAGES),$(HEADERS))
 
 test-packages:
 	$(call install,$(TEST_PACKAGES))
