@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -59,6 +59,11 @@ class Client:
         """End the connection; a request that is still being served is cancelled by that."""
         self._lines.close()
         self._socket.close()
+
+    def interrupt(self) -> None:
+        """End the connection under a call in another thread, which raises HostError then."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def call(
         self,

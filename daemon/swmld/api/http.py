@@ -1,4 +1,4 @@
-"""The HTTP endpoint for Prometheus: ``GET /metrics``, nothing else.
+"""The HTTP endpoint: ``GET /metrics`` for Prometheus and ``GET /ml/patterns``, nothing else.
 
 It runs on the event loop: a scrape takes its snapshot between two other steps, so counters need no lock,
 and there is no thread to stop at the end. A scrape of these metrics takes about a millisecond.
@@ -10,6 +10,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import trio
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -30,9 +31,13 @@ async def serve(
     snapshot: Callable[[], Snapshot],
     address: str,
     *,
+    patterns: Callable[[str], bytes] | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve metrics at ``address`` (``HOST:PORT``) until cancelled; started with the address really bound.
+
+    ``patterns`` makes the JSON of ``/ml/patterns`` from the query, or raises UsageError; without it there
+    is no such page.
 
     If the port is taken (a second daemon on the host), a free one is chosen and one line says so. ``off``
     starts with ``off`` and returns. Raises UsageError if the host of ``address`` is not one of this
@@ -44,13 +49,14 @@ async def serve(
     registry = CollectorRegistry()
     registry.register(SnapshotCollector(snapshot))
     ProcessCollector(registry=registry)
+    pages = _Pages(registry, patterns)
     limiter = trio.CapacityLimiter(MAX_CONNECTIONS)
 
     async def handle(stream: trio.SocketStream) -> None:
         async with stream, limiter:
             try:
                 with trio.move_on_after(EXCHANGE_TIMEOUT):
-                    await _exchange(stream, registry)
+                    await _exchange(stream, pages)
             except trio.BrokenResourceError:
                 pass
 
@@ -102,7 +108,26 @@ def _bound(listener: trio.socket.SocketType) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def _exchange(stream: trio.SocketStream, registry: CollectorRegistry) -> None:
+@dataclass(frozen=True, slots=True)
+class _Pages:
+    registry: CollectorRegistry
+    patterns: Callable[[str], bytes] | None
+
+    def get(self, path: str, query: str, fields: list[str]) -> tuple[str, bytes, str]:
+        """Status, body and content type."""
+        if path == "/metrics":
+            encode, content_type = choose_encoder(_field(fields, "accept"))
+            return "200 OK", encode(self.registry), content_type
+        if path != "/ml/patterns" or self.patterns is None:
+            also = ", patterns at /ml/patterns" if self.patterns is not None else ""
+            return "404 Not Found", f"metrics are at /metrics{also}\n".encode(), "text/plain"
+        try:
+            return "200 OK", self.patterns(query), "application/json"
+        except UsageError as error:
+            return "400 Bad Request", f"{error}\n".encode("utf-8", "backslashreplace"), "text/plain"
+
+
+async def _exchange(stream: trio.SocketStream, pages: _Pages) -> None:
     head = bytearray()
     while b"\r\n\r\n" not in head:
         data = await stream.receive_some()
@@ -114,15 +139,12 @@ async def _exchange(stream: trio.SocketStream, registry: CollectorRegistry) -> N
             return
     request, *fields = head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
     method, _, rest = request.partition(" ")
-    path = rest.partition(" ")[0].partition("?")[0]
+    path, _, query = rest.partition(" ")[0].partition("?")
     if method not in ("GET", "HEAD"):
         await _respond(stream, "405 Method Not Allowed", b"only GET\n")
-    elif path != "/metrics":
-        await _respond(stream, "404 Not Found", b"metrics are at /metrics\n")
-    else:
-        encode, content_type = choose_encoder(_field(fields, "accept"))
-        body = encode(registry)
-        await _respond(stream, "200 OK", body, content_type, with_body=method == "GET")
+        return
+    status, body, content_type = pages.get(path, query, fields)
+    await _respond(stream, status, body, content_type, with_body=method == "GET")
 
 
 def _field(fields: list[str], wanted: str) -> str:

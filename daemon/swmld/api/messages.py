@@ -18,7 +18,7 @@ from typing import Any, NotRequired, TypedDict
 # The kernel takes 2 MiB of command line by default, and a JSON escape of a byte is 6 bytes long.
 MAX_REQUEST = 16 << 20
 
-METHODS = ("status", "stats", "warmup", "cache.ls", "cache.verify", "cache.drop")
+METHODS = ("status", "stats", "patterns", "trace", "warmup", "cache.ls", "cache.verify", "cache.drop")
 
 Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
 Handler = Callable[[dict[str, Any], Progress], Awaitable[Any]]
@@ -60,6 +60,77 @@ class Status(TypedDict):
     uptime: float  # seconds
     cache: CacheUsage
     fallbacks: list[str]  # one line for each feature that is missing, and what is used instead
+
+
+class PatternsParams(TypedDict):
+    """Parameters of ``patterns`` and the query of ``GET /ml/patterns``; what is left out does not filter.
+
+    ``path`` is relative to the mount: a file, all below a directory, or a glob. ``limit``: jobs, and
+    datasets and streams of each.
+    """
+
+    job: NotRequired[int]
+    pid: NotRequired[int]
+    path: NotRequired[str]
+    limit: NotRequired[int]
+
+
+class TraceParams(PatternsParams):
+    """Parameters of ``trace``: seconds between two snapshots; ``raw``: batches of the probes too."""
+
+    interval: NotRequired[float]
+    raw: NotRequired[bool]
+
+
+class Lost(TypedDict):
+    """What did not fit into the probes' tables since the start, so what the findings do not know."""
+
+    events: int
+    cursors: int
+    processes: int
+
+
+class Probe(TypedDict):
+    """Where the findings come from."""
+
+    how: str  # btf, tracepoint, fentry, kprobe, fuse or off
+    why: str
+    lost: Lost
+
+
+class Prefetch(TypedDict):
+    """Bytes that were fetched ahead, then read, or dropped unread."""
+
+    used_bytes: int
+    wasted_bytes: int
+
+
+class LeftOut(TypedDict):
+    """How many views were more than ``limit``."""
+
+    jobs: int
+    datasets: int
+    streams: int
+
+
+class PatternsResult(TypedDict):
+    """Result of ``patterns``, and each ``snapshot`` of ``trace``. ``at``: seconds, CLOCK_MONOTONIC.
+
+    ``jobs``: JobView of ``swmld.patterns`` as JSON, with its datasets and streams, busiest first.
+    """
+
+    at: float
+    jobs: list[dict[str, Any]]
+    probe: Probe
+    prefetch: Prefetch
+    left_out: LeftOut
+
+
+class TraceProgress(TypedDict):
+    """Progress of ``trace``: one of the two; ``raw`` is a line of ``swmld.observe.encoding``."""
+
+    snapshot: NotRequired[PatternsResult]
+    raw: NotRequired[dict[str, Any]]
 
 
 class Buckets(TypedDict):
