@@ -66,6 +66,7 @@ int on_sched_switch(u64 *ctx)
 	return on_switch(LOAD(u32, ctx[1], OFF_TASK_PID), SWITCH_STATE, LOAD(u32, ctx[2], OFF_TASK_PID));
 }
 
+#ifndef SWP_NO_FUSE /* a module: its types are not in the kernel's own BTF */
 int on_fuse_request_send(u64 *ctx)
 {
 	char *connection = LOAD(char *, LOAD(char *, ctx[0], OFF_REQ_MOUNT), OFF_FUSE_MOUNT_CONN);
@@ -77,6 +78,7 @@ int on_fuse_request_end(u64 *ctx)
 {
 	return on_reply(ctx[0]);
 }
+#endif
 
 int on_sched_process_fork(u64 *ctx)
 {

@@ -64,7 +64,37 @@ int sw_map_batch(int map_fd, uint64_t *token, int first, void *keys, void *value
 
 #define BATCH 512
 
-struct sw_row;
+/* The nodeid of an inode of the mount itself, which carries the source's inode number; 0 if the table has none. Files of
+ * file systems nested in the source are known by theirs, too, but may share a number with another: the root's wins. */
+void sw_nodes_of(sw_session *s, const uint64_t *inos, uint64_t *nodes, int n)
+{
+	lock(s);
+	for (int i = 0; i < n; i++) {
+		const struct node *x = node_by_key(s, 0, inos[i]);
+
+		nodes[i] = x ? x->id : 0;
+	}
+	unlock(s);
+}
+
+/* Where a file lies: name (NUL-terminated), directory and size from the table, however old. */
+int sw_place(sw_session *s, uint64_t nodeid, uint64_t *parent, uint64_t *size, char *name, size_t namesize)
+{
+	const struct node *n;
+	int r = -ENOENT;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n && n->links && n->links->len < namesize) {
+		memcpy(name, n->links->name, n->links->len);
+		name[n->links->len] = 0;
+		*parent = n->links->parent->id;
+		*size = n->size;
+		r = n->links->len;
+	}
+	unlock(s);
+	return r;
+}
 
 /* Streams read since `since_ns`, by the coarse clock of the events; a stream of one read that its event told in full is
  * left out. Returns their number; -ENOSPC when there are more than max. */

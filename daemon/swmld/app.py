@@ -17,10 +17,11 @@ import trio
 from swmld import __version__, logs, sdnotify
 from swmld.api import http
 from swmld.api.control import ControlServer
+from swmld.api.patterns import PatternsApi
 from swmld.api.service import Service
 from swmld.cache.store import Cache
 from swmld.config.models import Settings
-from swmld.errors import HostError, UsageError
+from swmld.errors import HostError, SwmldError, UsageError
 from swmld.fetch.buffers import BufferPool
 from swmld.fetch.engine import make_engine
 from swmld.fetch.flights import Target
@@ -30,11 +31,14 @@ from swmld.mount import mountpoint
 from swmld.mount.ahead import NeighbourPrefetch
 from swmld.mount.fuse import Fuse
 from swmld.mount.gate import SourceGate
+from swmld.mount.listings import Listings
 from swmld.mount.loading import Loader
 from swmld.mount.mountpoint import SourceDirectory
 from swmld.mount.namespace import Namespace
 from swmld.mount.native import Config, EventKind, Native
 from swmld.mount.openfiles import OpenFiles
+from swmld.observe.observer import Devices, Observer
+from swmld.observe.probe import device_of, kernel_device
 from swmld.plan.readahead import Limits
 from swmld.types import Check
 
@@ -98,6 +102,7 @@ class Daemon:
         self._cache = cache
         self._started = time.monotonic()
         self._mount_id = -1
+        self._mount_device = 0
         self._stopping = False
         self._data_fd = os.open(settings.cache_dir / "data", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._native = Native(
@@ -124,6 +129,8 @@ class Daemon:
             self._mount()
             try:
                 trio.run(self._main)
+            except* SwmldError as several:
+                raise _first(several) from None
             finally:
                 self._native.stop()
                 with contextlib.suppress(HostError):
@@ -143,7 +150,8 @@ class Daemon:
                 self._source.mount_flags,
             )
             found = mountpoint.mount_at(settings.mount)
-            self._mount_id = found.mount_id if found is not None else -1
+            if found is not None:
+                self._mount_id, self._mount_device = found.mount_id, kernel_device(found.device)
             channel = self._native.start()
         except OSError as error:
             self._native.stop()
@@ -161,6 +169,7 @@ class Daemon:
         self._engine = make_engine(settings.engine, parallel=settings.fetch_parallel)
         self._pool = BufferPool(BUFFERED_CHUNKS, settings.chunk_size)
         loader = Loader(native, self._cache, self._gate.close_fd, direct=not self._source.local)
+        listings = Listings(native, self._gate)
         self._ahead: NeighbourPrefetch | None = None
         files = OpenFiles(
             native,
@@ -186,7 +195,7 @@ class Daemon:
         )
         if settings.neighbours == "auto":
             self._ahead = NeighbourPrefetch(
-                native, self._gate, loader, self._fetcher,
+                native, self._gate, loader, self._fetcher, listings,
                 whole_limit=settings.chunk_size, max_files=settings.neighbours_max_files,
                 fresh=settings.check_interval if settings.check is Check.RELAXED else 3600.0,
             )  # fmt: skip
@@ -194,13 +203,21 @@ class Daemon:
             native.node_of(identity.dev, identity.ino), file_id
         )
         self._cache.usage_of = lambda identity: native.usage(native.node_of(identity.dev, identity.ino))
+        self._observer = Observer(
+            native, listings, self._disk, mode=settings.probe, state=settings.state_dir, prefetch=self._prefetched
+        )
         names = Namespace(native, self._gate, self._cache, self._source.fd, acl=self._source.acl)
         self._service = Service(
             settings=settings, version=__version__, source=self._source, native=native, cache=self._cache,
             fetcher=self._fetcher, files=files, gate=self._gate, disk=self._disk, loader=loader,
-            ahead=self._ahead, engine=self._engine.name, started=self._started,
+            ahead=self._ahead, engine=self._engine.name, started=self._started, observer=self._observer,
         )  # fmt: skip
         return files, Fuse(native, names, files)
+
+    def _prefetched(self) -> dict[str, int]:
+        """For the trace: bytes that were fetched ahead and read, or dropped unread."""
+        own, chunk = self._files.counters, self._settings.chunk_size
+        return {"used_bytes": own.prefetch_used * chunk, "wasted_bytes": own.prefetch_wasted * chunk}
 
     def _opened(self, nodeid: int, *, prefetched: bool = False) -> None:
         if self._ahead is not None:
@@ -222,11 +239,15 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._signals, nursery.cancel_scope)
             async with self._machinery() as serving:
+                patterns = PatternsApi(self._observer)
                 metrics = await serving.start(
-                    http.serve, self._service.snapshot, self._settings.metrics_address
+                    partial(http.serve, patterns=patterns.page),
+                    self._service.snapshot,
+                    self._settings.metrics_address,
                 )
                 self._service.metrics_address = metrics
-                control = ControlServer(self._settings.socket_path, self._service.handlers())
+                handlers = {**self._service.handlers(), **patterns.handlers()}
+                control = ControlServer(self._settings.socket_path, handlers)
                 await serving.start(control.run)
                 serving.start_soon(partial(pyfuse3.main, max_tasks=FUSE_TASKS))
                 # The first request through the mount: INIT is answered, everything works.
@@ -248,12 +269,14 @@ class Daemon:
                 for task in (*workers, self._engine.run, self._fetcher.run):
                     await inner.start(task)
                 inner.start_soon(self._events)
+                inner.start_soon(self._observer.run, self._devices())
                 if self._ahead is not None:
                     inner.start_soon(self._ahead.run)
                 async with trio.open_nursery() as serving:
                     yield serving
                 inner.cancel_scope.cancel()
         finally:
+            self._observer.close()
             self._files.close()
             if self._ahead is not None:
                 self._ahead.close()
@@ -261,6 +284,9 @@ class Daemon:
             self._gate.close()
             self._carriers.close()
             self._disk.close()
+
+    def _devices(self) -> Devices:
+        return Devices(self._mount_device, device_of(self._data_fd), device_of(self._source.fd))
 
     async def _events(self) -> None:
         while True:
@@ -322,6 +348,14 @@ class Daemon:
             log.info("the source is never checked for changes (check: immutable)")
         print(f"swmld: ready: {line}", flush=True)
         sdnotify.notify(f"READY=1\nSTATUS={line}")
+
+
+def _first(several: BaseExceptionGroup[SwmldError]) -> SwmldError:
+    found: BaseException = several
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, SwmldError)
+    return found
 
 
 CHECKPOINT_SECONDS = 300.0

@@ -39,6 +39,7 @@ from swmld.mount.loading import Loader
 from swmld.mount.mountpoint import SourceDirectory
 from swmld.mount.native import ROOT, Native
 from swmld.mount.openfiles import OpenFiles
+from swmld.observe.observer import Observer
 from swmld.types import Served
 
 
@@ -59,6 +60,7 @@ class Service:
     ahead: NeighbourPrefetch | None
     engine: str
     started: float
+    observer: Observer
     metrics_address: str = "off"
 
     @property
@@ -106,6 +108,7 @@ class Service:
             cache_dir=str(self.settings.cache_dir),
             mode=self.mode,
             engine=self.engine,
+            probe=self.observer.probe()["how"],
             read_only=self.settings.read_only,
             metrics=self.metrics_address,
             uptime=time.monotonic() - self.started,

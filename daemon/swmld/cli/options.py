@@ -17,13 +17,13 @@ from swmld.units import format_duration, format_size
 
 # Which parser of config.values reads the value decides what stands for it in the help.
 METAVARS = {
-    "mount": "DIR", "source": "DIR", "cache_dir": "DIR", "run_dir": "DIR",
+    "mount": "DIR", "source": "DIR", "cache_dir": "DIR", "run_dir": "DIR", "state_dir": "DIR",
     "cache_size": "SIZE", "chunk_size": "SIZE", "sub_read": "SIZE", "readahead_max": "SIZE",
     "free_floor": "SIZE|N%|auto", "check": "strict|relaxed|immutable", "engine": "auto|uring|threads",
     "neighbours": "auto|off", "log_level": "debug|info|warning|error", "log_format": "text|json",
     "check_interval": "TIME", "metadata_timeout": "TIME", "fetch_timeout": "TIME",
     "fetch_parallel": "N", "prefetch_parallel": "N", "neighbours_max_files": "N",
-    "metrics_address": "HOST:PORT|off",
+    "metrics_address": "HOST:PORT|off", "probe": "auto|ebpf|fuse|off",
 }  # fmt: skip
 SIZES = frozenset(key for key, metavar in METAVARS.items() if metavar == "SIZE")
 TIMES = frozenset(key for key, metavar in METAVARS.items() if metavar == "TIME")
@@ -33,7 +33,7 @@ PANELS = {
     "Consistency": ("check", "check_interval", "metadata_timeout"),
     "Fetch": ("engine", "fetch_parallel", "prefetch_parallel", "sub_read", "fetch_timeout", "readahead_max",
               "neighbours", "neighbours_max_files"),
-    "Operation": ("metrics_address", "run_dir", "log_level", "log_format"),
+    "Operation": ("probe", "metrics_address", "run_dir", "state_dir", "log_level", "log_format"),
 }  # fmt: skip
 _PANEL_OF = {key: panel for panel, keys in PANELS.items() for key in keys}
 

@@ -31,6 +31,7 @@ from swmld.types import Check
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 CACHE_ROOT = Path("/var/cache/swmld")
 RUN_DIR = Path("/run/swmld")
+STATE_DIR = Path("/var/lib/swmld")
 # A socket path holds 107 bytes (sun_path in unix(7)); "/run/swmld/" and ".sock" take 16 of them.
 MAX_NAME = 88
 
@@ -146,6 +147,14 @@ class Settings(BaseModel):
     )
     neighbours_max_files: Annotated[int, count(1, 1_000_000)] = Field(
         default=512, description="Most files fetched ahead in one directory."
+    )
+    probe: Annotated[Literal["auto", "ebpf", "fuse", "off"], choice("auto", "ebpf", "fuse", "off")] = Field(
+        default="auto",
+        description="How reads are seen: ebpf (page-cache hits included), fuse (what reaches the daemon), off; "
+        "auto tries ebpf first.",
+    )
+    state_dir: Directory = Field(
+        default=STATE_DIR, description="Directory of what outlives the daemon, such as headers for the probes."
     )
     metrics_address: Address = Field(
         default="127.0.0.1:9617", description="Where Prometheus metrics are served, as HOST:PORT, or off."

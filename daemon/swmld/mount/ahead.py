@@ -5,7 +5,6 @@ A hint and no more: bounded, dropped when the queue is full, and its errors are 
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 
 import trio
@@ -13,10 +12,10 @@ import trio
 from swmld.fetch.flights import Target
 from swmld.fetch.scheduler import Fetcher
 from swmld.mount.gate import SourceGate
+from swmld.mount.listings import Listings
 from swmld.mount.loading import Loader, unload
 from swmld.mount.native import Native
 from swmld.mount.target import SourceTarget
-from swmld.plan.listing import Listing
 from swmld.plan.neighbours import Directory, Limits
 from swmld.types import FetchClass
 
@@ -72,6 +71,7 @@ class NeighbourPrefetch:
         gate: SourceGate,
         loader: Loader,
         fetcher: Fetcher,
+        listings: Listings,
         *,
         whole_limit: int,
         max_files: int,
@@ -81,6 +81,7 @@ class NeighbourPrefetch:
         self._gate = gate
         self._loader = loader
         self._fetcher = fetcher
+        self._listings = listings
         self._whole_limit = whole_limit
         self._limits = Limits(max_window=max_files)
         self._horizon = fresh * FRESH_SHARE
@@ -140,24 +141,12 @@ class NeighbourPrefetch:
 
     async def _list(self, parent: int) -> None:
         try:
-            listing = await self._gate.call(lambda: self._listing(parent))
+            listing = await self._listings.load(parent)
         finally:
             self._waiting.discard(parent)
         readers = self._directories.get(parent)
         if readers is not None:
             readers.plan.set_listing(listing)
-
-    def _listing(self, parent: int) -> Listing:
-        directory = self._native.dir_fd(parent)
-        try:
-            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
-        finally:
-            os.close(directory)
-        try:
-            with os.scandir(fd) as entries:
-                return Listing(os.fsencode(e.name) for e in entries if e.is_file(follow_symlinks=False))
-        finally:
-            os.close(fd)
 
     async def _bring(self, parent: int, name: bytes) -> None:
         entry, target = await self._gate.call(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,6 +139,8 @@ class Native:
         for glob, check, interval in rules:
             _must(lib.sw_rule(self._s, os.fsencode(glob), _CHECKS[check], int(interval * 1e9)))
         self._events = ffi.new("struct sw_event[]", 256)
+        self._parent, self._size = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        self._name = ffi.new("char[]", 1024)
 
     # -- life --
 
@@ -349,6 +351,41 @@ class Native:
     def failed(self, nodeid: int, chunk: int, errno: int) -> None:
         """The chunk cannot be had; errno 0 sends parked reads to Python's ``read``."""
         lib.sw_failed(self._s, nodeid, chunk, errno)
+
+
+    # -- what the probes and FUSE see; structs in bpf/swmld.h --
+
+    def nodes_of(self, inos: Sequence[int]) -> list[int]:
+        """The nodeids of the mount's inode numbers, 0 for unknown ones."""
+        nodes = ffi.new("uint64_t[]", len(inos))
+        lib.sw_nodes_of(self._s, ffi.new("uint64_t[]", list(inos)), nodes, len(inos))
+        return list(nodes)
+
+    def place(self, nodeid: int) -> tuple[int, bytes, int] | None:
+        """(directory, name, size in bytes) from the table; None for a file without a name."""
+        r = lib.sw_place(self._s, nodeid, self._parent, self._size, self._name, 1024)
+        return (self._parent[0], ffi.string(self._name), self._size[0]) if r >= 0 else None
+
+    def watch(self, watched_fd: int, filter_fd: int, cache_dev: int, source_dev: int) -> None:
+        """From now on the probes see passed-through reads. Devices as the kernel numbers them."""
+        _must(lib.sw_watch_start(self._s, watched_fd, filter_fd, cache_dev, source_dev))
+
+    def unwatch(self) -> None:
+        """The maps may be closed afterwards."""
+        lib.sw_watch_stop(self._s)
+
+    def view(self, level: int) -> None:
+        """What C notes of the READs that FUSE sees: 0 nothing, 1 O_DIRECT and tiers, 2 everything."""
+        lib.sw_view(self._s, level)
+
+    def view_events(self, events: Any, count: int) -> tuple[int, int]:
+        """Fills ``struct swp_event``s; (how many, how many were lost so far)."""
+        lost = ffi.new("uint64_t *")
+        return _must(lib.sw_view_events(self._s, events, count, lost)), lost[0]
+
+    def view_rows(self, rows: Any, count: int) -> int:
+        """Fills ``struct sw_view_row``s of streams read since they were last returned."""
+        return _must(lib.sw_view_rows(self._s, rows, count))
 
 
 def hot_node(fh: int) -> int:

@@ -1,0 +1,325 @@
+"""Takes what the probes and FUSE saw to the patterns, and to who listens. The only owner of the probes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from swmld._native import ffi
+from swmld.errors import HostError
+from swmld.fetch.threads import Workers
+from swmld.mount.listings import Listings
+from swmld.mount.native import Native
+from swmld.observe import records
+from swmld.observe.encoding import Raw
+from swmld.observe.names import NodeNames
+from swmld.observe.probe import EVENTS, Loading, Probe
+from swmld.observe.processes import ProcessTable
+from swmld.observe.records import Row
+from swmld.patterns.engine import Patterns
+from swmld.patterns.feed import Cursor, Names, Processes, Tiers, Touch, TouchKind, Wait
+from swmld.patterns.views import as_json
+
+log = logging.getLogger(__name__)
+
+GATHER = 0.05
+"""Seconds for which events gather once one is there: at 30,000 a second the loop wakes 20 times, not 30,000."""
+
+IDLE = 0.25
+"""Seconds after which FUSE's own events are looked for, since they wake nobody."""
+
+TICK = 1.0
+"""Seconds between two reads of the counters."""
+
+OVERLAP = 0.02
+"""Seconds that one read of the counters begins before the last one's end: the coarse clock's ticks."""
+
+BATCHES = 64
+"""Batches that a listener may be late; then it loses some."""
+
+PROCESSES = 8192
+"""Processes whose waits were told last; as many as the kernel keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """As the kernel numbers them (``probe.device_of``)."""
+
+    mount: int
+    cache: int
+    source: int
+
+
+class Observer:
+    """``api.patterns.Feed``. Loop-only.
+
+    ``mode``: auto, ebpf (auto, and a HostError where there is none), fuse or off.
+    """
+
+    def __init__(
+        self,
+        native: Native,
+        listings: Listings,
+        disk: Workers,
+        *,
+        mode: str,
+        state: Path,
+        prefetch: Callable[[], dict[str, int]],
+    ) -> None:
+        self._native = native
+        self._listings = listings
+        self._disk = disk
+        self._mode = mode
+        self._prefetch = prefetch
+        self._known = NodeNames(native, listings)
+        self._people = ProcessTable()
+        self.names: Names = self._known
+        self.processes: Processes = self._people
+        self.patterns = Patterns(self.names, self.processes)
+        self._loading = Loading(state) if mode in ("auto", "ebpf") else None
+        self._probe: Probe | None = None
+        self._why = "switched off" if mode == "off" else ""
+        self._view = ffi.new("struct swp_event[]", EVENTS)
+        self._view_rows = ffi.new("struct sw_view_row[]", EVENTS)
+        self._view_lost = 0
+        self._met: set[int] = set()
+        self._waits: dict[int, Wait] = {}
+        self._since = 0.0
+        self._listeners: list[_Listener] = []
+        self.attached = trio.Event()
+        """Set once it is known how reads are seen."""
+
+    # ---- running
+
+    async def run(self, devices: Devices) -> None:
+        """Until cancelled; ``close`` afterwards. HostError if the probes were demanded and cannot be had."""
+        if self._mode == "off":
+            self.attached.set()
+            return
+        await self._attach(devices)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._events)
+            nursery.start_soon(self._counters)
+            nursery.start_soon(self._list)
+
+    async def _attach(self, devices: Devices) -> None:
+        # FUSE's own view from the start: whatever is read before the probes are there is seen at least so.
+        self._native.view(2)
+        if self._loading is None:
+            self._why = "asked for"
+        else:
+            try:
+                self._probe = await self._loading.result()
+            except HostError as error:
+                if self._mode == "ebpf":
+                    raise HostError(f"no probes: {error}") from None
+                self._why = str(error)
+                log.warning("no eBPF probes, reads are known as FUSE sees them: %s", error)
+        if self._probe is not None:
+            self._watch(self._probe, devices)
+        self.attached.set()
+
+    def _watch(self, probe: Probe, devices: Devices) -> None:
+        probe.configure(devices.mount, devices.cache, devices.source)
+        self._native.watch(probe.watched_fd, probe.filter_fd, devices.cache, devices.source)
+        self._native.view(1)
+        report = probe.report
+        self._why = f"headers: {report['headers']}"
+        log.info("probes: %s (%s), loaded in %.2f s", report["way"], self._why, report["seconds"])
+        for way, why in report["tried"].items():
+            log.info("a better probe, %s, cannot be had: %s", way, why)
+
+    def close(self) -> None:
+        """Detaches; what the loader may still be at ends."""
+        self._native.view(0)
+        self._native.unwatch()
+        if self._loading is not None:
+            self._loading.close()
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
+
+    # ---- events
+
+    async def _events(self) -> None:
+        while True:
+            with trio.move_on_after(IDLE):
+                if self._probe is None:
+                    await trio.sleep_forever()
+                else:
+                    await trio.lowlevel.wait_readable(self._probe.event_fd)
+            await trio.sleep(GATHER)
+            await self._drain()
+
+    async def _drain(self) -> None:
+        """Everything that is there now, in slices."""
+        while True:
+            touches: list[Touch] = []
+            more = False
+            if self._probe is not None:
+                data = self._probe.events()
+                more = len(data) == EVENTS * records.EVENT.size
+                touches = self._named(data, threads=False)
+            count, self._view_lost = self._native.view_events(self._view, EVENTS)
+            if count:
+                data = memoryview(ffi.buffer(self._view, count * records.EVENT.size))
+                seen = self._named(data, threads=True)
+                touches = sorted(touches + seen, key=lambda touch: touch.at)
+            if touches:
+                self.patterns.touch(touches)
+                self._tell(touches=touches)
+            if not more and count < EVENTS:
+                return
+            await trio.lowlevel.checkpoint()
+
+    def _named(self, data: memoryview, *, threads: bool) -> list[Touch]:
+        """With nodeids for inode numbers, pids for threads; events of files that have no name are left out."""
+        found = list(records.events(data))
+        unknown = [ino for ino, node, touch in found if not node and touch.kind < TouchKind.FORK]
+        nodes = dict(zip(unknown, self._native.nodes_of(unknown), strict=True)) if unknown else {}
+        out = []
+        for ino, node, touch in found:
+            if touch.kind >= TouchKind.FORK:
+                self._process(touch)
+                out.append(touch)
+                continue
+            file = node or nodes.get(ino, 0)
+            if not file:
+                continue
+            pid = self._person(touch.pid, threads=threads) if touch.pid else 0
+            known = file == touch.file and pid == touch.pid
+            out.append(touch if known else touch._replace(file=file, pid=pid))
+        return out
+
+    def _person(self, pid: int, *, threads: bool) -> int:
+        """The process of an event, met if it is new."""
+        if threads:
+            pid = self._people.process_of(pid) or pid
+        if pid not in self._met:
+            seen = self._probe.process(pid) if self._probe is not None else None
+            self._people.see(pid, seen.parent if seen else 0, seen.comm if seen else b"")
+            if len(self._met) >= PROCESSES:
+                self._met.clear()
+            self._met.add(pid)
+        return pid
+
+    def _process(self, touch: Touch) -> None:
+        if touch.kind is TouchKind.FORK:
+            self._people.fork(touch.pid, touch.file)
+        elif touch.kind is TouchKind.EXEC:
+            self._people.exec(touch.pid)
+        else:
+            self._people.exit(touch.pid)
+            self._met.discard(touch.pid)
+
+    # ---- counters
+
+    async def _counters(self) -> None:
+        while True:
+            await trio.sleep(TICK)
+            await self._count()
+
+    async def _count(self) -> None:
+        cursors: list[tuple[int, int, Cursor]] = []
+        tiers: list[tuple[int, int, Tiers]] = []
+        waits: list[tuple[int, Wait]] = []
+        probe = self._probe
+        if probe is not None:
+            since, self._since = self._since, time.monotonic() - OVERLAP
+            data = await self._disk.call(lambda: probe.cursors(since))
+            found = self._of_rows(records.rows(data), threads=False)
+            cursors = [(pid, file, row.cursor) for pid, file, row in found]
+            processes = await self._disk.call(probe.processes)
+            for pid, seen in processes.items():
+                if self._waits.get(pid) != seen.wait:
+                    self._waits[pid] = seen.wait
+                    waits.append((pid, seen.wait))
+            if len(self._waits) > 2 * PROCESSES:
+                self._waits = {pid: wait for pid, wait in self._waits.items() if pid in processes}
+        for pid, file, row in self._of_view():
+            if row.cursor.reads:
+                cursors.append((pid, file, row.cursor))
+            if row.tiers is not None:
+                tiers.append((pid, file, row.tiers))
+        self.patterns.cursors(cursors)
+        self.patterns.tiers(tiers)
+        self.patterns.waits(waits)
+        if cursors or tiers or waits:
+            self._tell(cursors=cursors, tiers=tiers, waits=waits)
+
+    def _of_view(self) -> Iterator[tuple[int, int, Row]]:
+        while count := self._native.view_rows(self._view_rows, EVENTS):
+            data = memoryview(ffi.buffer(self._view_rows, count * records.VIEW_ROW.size))
+            yield from self._of_rows(records.view_rows(data), threads=True)
+            if count < EVENTS:
+                return
+
+    def _of_rows(self, rows: Iterator[Row], *, threads: bool) -> Iterator[tuple[int, int, Row]]:
+        found = list(rows)
+        unknown = [row.ino for row in found if not row.node]
+        nodes = dict(zip(unknown, self._native.nodes_of(unknown), strict=True)) if unknown else {}
+        for row in found:
+            file = row.node or nodes.get(row.ino, 0)
+            if file:
+                yield self._person(row.pid, threads=threads), file, row
+
+    # ---- listings
+
+    async def _list(self) -> None:
+        """Directories whose files are read, one at a time: order is told from places in a listing."""
+        while True:
+            await trio.sleep(GATHER)
+            while self._known.wanted:
+                with contextlib.suppress(OSError):
+                    await self._listings.load(self._known.wanted.pop())
+
+    # ---- who asks
+
+    def snapshot(self) -> dict[str, Any]:
+        """The patterns as JSON, how they were seen, and what prefetch brought."""
+        found: dict[str, Any] = as_json(self.patterns.snapshot(time.monotonic()))
+        return found | {"probe": self.probe(), "prefetch": self._prefetch()}
+
+    def probe(self) -> dict[str, Any]:
+        """How reads are seen, why so, and what was lost."""
+        lost = self._probe.lost() if self._probe is not None else {"events": 0, "cursors": 0, "processes": 0}
+        lost["events"] += self._view_lost
+        how = "off" if self._mode == "off" else self._probe.report["way"] if self._probe is not None else "fuse"
+        return {"how": how, "why": self._why, "lost": lost}
+
+    @contextlib.contextmanager
+    def subscribe(self) -> Iterator[trio.MemoryReceiveChannel[Raw]]:
+        """Batches from now on."""
+        send, receive = trio.open_memory_channel[Raw](BATCHES)
+        listener = _Listener(send)
+        self._listeners.append(listener)
+        try:
+            yield receive
+        finally:
+            self._listeners.remove(listener)
+            send.close()
+            receive.close()
+
+    def _tell(self, **batch: Any) -> None:
+        for listener in self._listeners:
+            listener.tell(batch)
+
+
+class _Listener:
+    def __init__(self, send: trio.MemorySendChannel[Raw]) -> None:
+        self._send = send
+        self._lost = 0
+
+    def tell(self, batch: dict[str, Any]) -> None:
+        try:
+            self._send.send_nowait(Raw(time.monotonic(), **batch, lost=self._lost))
+            self._lost = 0
+        except trio.WouldBlock:
+            self._lost += 1
