@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from swmld import __version__
-from swmld.cli import cache, completion, demo, doctor, man, stats, status, warmup
+from swmld.cli import cache, completion, demo, doctor, man, stats, status, trace, warmup
 from swmld.cli.options import setting
 from swmld.cli.text import prose
 from swmld.config.load import load
@@ -44,7 +44,7 @@ which wins over the defaults.
 app = typer.Typer(
     add_completion=False, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
 )
-for module in (status, stats, warmup, cache, doctor, demo, man, completion):
+for module in (status, stats, trace, warmup, cache, doctor, demo, man, completion):
     module.register(app)
 
 
@@ -83,8 +83,10 @@ def serve(
             metavar="FILE", help="Read settings from FILE, a YAML file.", rich_help_panel="Operation"
         ),
     ] = None,
+    probe: Annotated[str | None, setting("probe")] = None,
     metrics_address: Annotated[str | None, setting("metrics_address")] = None,
     run_dir: Annotated[str | None, setting("run_dir")] = None,
+    state_dir: Annotated[str | None, setting("state_dir")] = None,
     log_level: Annotated[str | None, setting("log_level")] = None,
     log_format: Annotated[str | None, setting("log_format")] = None,
     show_demo: Annotated[

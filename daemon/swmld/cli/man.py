@@ -54,10 +54,11 @@ def page(root: Any) -> str:
 def subcommands(command: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every command that does something below ``command``, with its words, such as ``cache ls``."""
     for name, child in sorted(getattr(command, "commands", {}).items()):
-        if getattr(child, "commands", None):
-            yield from subcommands(child, f"{prefix}{name} ")
-        else:
+        below = getattr(child, "commands", None)
+        if not below or child.invoke_without_command:
             yield prefix + name, child
+        if below:
+            yield from subcommands(child, f"{prefix}{name} ")
 
 
 def options(command: Any) -> Iterator[tuple[str, str]]:
