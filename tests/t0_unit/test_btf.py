@@ -112,6 +112,13 @@ def test_a_file_that_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     with pytest.raises(HostError, match="libbpf cannot read it: "):
         Btf.load(tmp_path / "btf")
     assert capfd.readouterr().err == ""
+    # What others let libbpf print to is as it was: setting it gives the one before.
+    library = btf._library()
+    others = ctypes.cast(ctypes.CFUNCTYPE(None)(lambda: None), ctypes.c_void_p).value
+    printer = library.libbpf_set_print(others)
+    with pytest.raises(HostError):
+        Btf.load(tmp_path / "btf")
+    assert library.libbpf_set_print(printer) == others
 
 
 def test_without_libbpf(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,12 @@ def tree(root: Path, files: Iterable[str]) -> Path:
     return root
 
 
+def made(path: Path) -> tuple[int, int]:
+    """Tells a tree from one that was made anew: inode numbers are used again."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
 class Host:
     """A host's /usr/src, /lib/modules and /sys/kernel/kheaders.tar.xz."""
 
@@ -87,8 +93,8 @@ def test_the_kernels_archive_comes_before_another_kernels_headers(host: Host) ->
     found = host.find()
     assert (found.release, found.path.parent) == (RUNNING, host.state)
     assert (found.path / FLAVOUR[0]).is_file()
-    inode = found.path.stat().st_ino
-    assert host.find().path.stat().st_ino == inode, "unpacked again"
+    before = made(found.path)
+    assert made(host.find().path) == before, "unpacked again"
 
 
 def test_a_broken_archive_is_passed_over(host: Host) -> None:
@@ -151,10 +157,13 @@ def test_a_half_is_not_enough(host: Host) -> None:
 def test_the_tree_is_made_again_when_it_must_be_and_only_then(host: Host) -> None:
     host.debian("6.1.0-9")
     first = host.find().path
-    made = first.stat().st_ino
-    assert host.find().path.stat().st_ino == made
+    before = made(first)
+    assert made(host.find().path) == before
     (first / "include/net").unlink()
     assert (host.find().path / "include/net/tcp.h").exists(), "a damaged tree is kept"
+    (first / "include/net").unlink()
+    (first / "include/net").symlink_to(host.root)
+    assert (host.find().path / "include/net/tcp.h").exists(), "a link that leads elsewhere is kept"
     host.installed("linux-headers-6.1.0-9-common", ("include/more/new.h",))
     second = host.find().path
     assert (second / "include/more/new.h").exists()
@@ -173,14 +182,29 @@ def test_what_is_of_no_more_use_is_removed(host: Host) -> None:
     assert os.listdir(host.state) == [new.name]
 
 
+def test_what_another_process_made_meanwhile_is_taken(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.debian("6.1.0-9")
+    flock = headers.fcntl.flock
+    others: list[tuple[int, int]] = []
+
+    def wait(fd: int, operation: int) -> None:
+        # While this one waits for the lock, another has it and makes the tree.
+        monkeypatch.setattr(headers.fcntl, "flock", flock)
+        others.append(made(host.find().path))
+        flock(fd, operation)
+
+    monkeypatch.setattr(headers.fcntl, "flock", wait)
+    assert [made(host.find().path)] == others
+
+
 def test_many_at_once_take_the_same_whole_tree(host: Host) -> None:
     host.debian("6.1.0-9")
 
-    def found(_: int) -> tuple[Path, int]:
+    def found(_: int) -> tuple[Path, tuple[int, int]]:
         path = host.find().path
         assert (path / COMMON[0]).exists()
         assert (path / FLAVOUR[0]).exists()
-        return path, path.stat().st_ino
+        return path, made(path)
 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(found, range(32)))) == 1

@@ -98,6 +98,7 @@ def test_long_and_strange_commands(proc: Proc, table: ProcessTable) -> None:
         # From the outermost parent to the reader; the root is the place of the job's root in it.
         (["sshd", "bash", "python3", "pt_data_worker"], 2),
         (["tmux: server", "zsh", "torchrun", "python3", "python3"], 2),
+        (["tmux: server", "python3"], 1),
         (["bash", "make", "python3"], 2),
         (["bash", "sudo", "python3"], 2),
         (["bash", "timeout", "python3", "python3"], 2),
@@ -144,7 +145,14 @@ def test_a_job_stays_in_its_control_group(
 
 @pytest.mark.parametrize(
     ("session", "environ", "job"),
-    [(5, "", 10), (6, "", 11), (6, "A=1 LOCAL_RANK=0", 10), (6, "XLOCAL_RANK=0", 11), (0, "", 10)],
+    [
+        (5, "", 10),
+        (6, "", 11),
+        (6, "A=1 LOCAL_RANK=0", 10),
+        (6, "XLOCAL_RANK=0", 11),
+        (0, "", 10),
+        (-1, "", 10),
+    ],
 )
 def test_a_job_stays_in_its_session_but_for_ranks(
     session: int, environ: str, job: int, proc: Proc, table: ProcessTable
@@ -212,10 +220,14 @@ def test_a_parent_that_ran_a_shell_since(proc: Proc, table: ProcessTable) -> Non
     table.see(10)
     proc.add(10, 1, "bash")
     table.exec(10)
+    proc.add(12, 10)
+    assert table.see(12).job == 12
+    proc.add(10, 1, "zsh")
+    table.exec(10)
     table.fork(10, 11)
     child = table.of(11)
     assert child is not None
-    assert child.job == 11
+    assert child[:4] == (11, 11, 10, "zsh")
 
 
 def test_children_of_the_unknown_are_not_kept(table: ProcessTable) -> None:
@@ -226,12 +238,25 @@ def test_children_of_the_unknown_are_not_kept(table: ProcessTable) -> None:
 
 
 def test_a_zombie_keeps_what_it_was(proc: Proc, table: ProcessTable) -> None:
-    proc.add(10, 1, "python3", command="python3 train.py", cgroup="0::/a")
+    proc.add(10, 1, "python3", command="python3 train.py", cgroup=f"0::/docker/{HEX}")
     before = table.see(10)
     proc.add(10, 1, "python3", state="Z", cgroup="0::/")
     table.exec(10)
     table.exit(10)
     assert table.of(10) == before
+
+
+def test_a_zombie_still_tells_what_it_ran(proc: Proc, table: ProcessTable) -> None:
+    proc.add(10, 1, "python3", command="python3 train.py")
+    table.see(10)
+    table.fork(10, 11)
+    table.exec(11)
+    proc.add(11, 10, "cp", state="Z")
+    table.exit(11)
+    proc.remove(11)
+    child = table.of(11)
+    assert child is not None
+    assert child[:5] == (11, 10, 10, "cp", "")
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["exit told", "exit lost"])
@@ -250,6 +275,31 @@ def test_a_pid_used_again_is_another_process(told: bool, proc: Proc, table: Proc
     assert table.see(11).job == 10
     proc.add(12, 10, ticks=20)
     assert table.see(12).job == 12, "older than what has its parent's pid now"
+
+
+def test_a_parents_pid_used_again(proc: Proc, table: ProcessTable) -> None:
+    proc.add(10, 1, ticks=10)
+    table.see(10)
+    table.exit(10)
+    proc.add(9, 1, ticks=400)
+    proc.add(10, 9, ticks=500)
+    proc.add(11, 10, ticks=600)
+    assert table.see(11).job == 9
+
+
+def test_a_fork_takes_a_pid_from_one_that_ended(proc: Proc, table: ProcessTable) -> None:
+    proc.add(10, 1)
+    table.see(10)
+    for pid in (11, 12):
+        table.see(pid, comm=b"old")
+    table.fork(99, 11)
+    assert table.of(11) is None
+    table.fork(10, 12)
+    table.exec(12)
+    proc.add(12, 10, "cp", ticks=2000)
+    child = table.of(12)
+    assert child is not None
+    assert (child.comm, child.job) == ("cp", 10)
 
 
 def test_a_pid_used_again_after_an_end_that_nobody_saw(proc: Proc, table: ProcessTable) -> None:
