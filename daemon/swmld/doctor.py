@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swmld.errors import HostError
+from swmld.observe import headers, loader
+from swmld.observe import tracefs as tracing
+from swmld.observe.btf import VMLINUX, Btf
 from swmld.units import format_size
 
 # Importing bcc loads LLVM, some 100 MB: seconds on a cold disk, and nothing that the command itself should
 # hold.
 IMPORT_TIMEOUT = 30.0
+# The same, and each way of probing compiled and loaded: about a second, longer on a busy host.
+PROBE_TIMEOUT = 120.0
 # Every open file costs a descriptor while it is not passed through; below this, a few hundred readers use
 # them up.
 ENOUGH_DESCRIPTORS = 4096
@@ -51,7 +59,9 @@ def examine(cache_dir: Path) -> list[Finding]:
         ebpf(),
         bcc(),
         kernel_headers(),
+        btf(),
         tracefs(),
+        probes(),
         nvml(),
         descriptors(),
         disk(place),
@@ -134,10 +144,14 @@ _BPF_CALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s39
 _BPF_PROG_LOAD = 5
 _BPF_PROG_TYPE_TRACEPOINT = 5
 
+WITHOUT_PROBES = (
+    "the daemon sees only the reads that reach it, not those from the page cache or passed through"
+)
+
 
 def ebpf() -> Finding:
     """The kernel takes a tracepoint program of two instructions: return 0."""
-    instead = "the daemon sees only the reads that reach it, not those from the page cache or passed through"
+    instead = WITHOUT_PROBES
     how = "root or CAP_BPF and CAP_PERFMON; a kernel with CONFIG_BPF_SYSCALL; no lockdown"
     number = _BPF_CALL.get(os.uname().machine)
     if number is None:
@@ -180,34 +194,89 @@ def bcc() -> Finding:
     return Finding("bcc", True, f"version {done.stdout.strip()}", instead, how)
 
 
-def kernel_headers(modules: Path = Path("/lib/modules"), sources: Path = Path("/usr/src")) -> Finding:
-    """Headers to compile BPF programs with: the running kernel's own, else any (tracepoints need no more)."""
-    how = "apt-get install linux-headers-amd64"
-    own = modules / os.uname().release / "build"
-    if (own / "include").is_dir():
-        return Finding("kernel headers", True, f"the running kernel's own, {own}", "", how)
-    others = sorted(path for path in sources.glob("linux-headers-*") if (path / "include").is_dir())
-    if others:
-        return Finding("kernel headers", True, f"another kernel's, {others[-1]}", "", how)
-    return Finding("kernel headers", False, f"none in {modules} or {sources}", "as without eBPF", how)
-
-
-def tracefs(
-    places: tuple[str, ...] = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing"),
-    filesystems: str = "/proc/filesystems",
+def kernel_headers(
+    modules: Path = headers.MODULES, sources: Path = headers.SOURCES, archive: Path = headers.ARCHIVE
 ) -> Finding:
-    """Tracepoints can be seen, or could be after a mount."""
-    instead = "as without eBPF"
-    how = "mount -t tracefs tracefs /sys/kernel/tracing"
-    for place in places:
-        if os.path.isdir(f"{place}/events"):
-            return Finding("tracefs", True, place, instead, how)
+    """Headers to compile the probes with: the running kernel's own, else any."""
+    how = f"apt-get install {headers.package()}, or what the distribution calls it"
+    found = next(headers.sources(os.uname().release, sources, modules, archive), None)
+    if found is None:
+        detail = f"none in {modules} or {sources}"
+        return Finding("kernel headers", False, detail, "as without eBPF", how)
+    return Finding("kernel headers", True, f"{found.why}: {found.roots[0]}", "", how)
+
+
+def btf(path: Path = VMLINUX) -> Finding:
+    """The kernel tells the layout of its structs, and libbpf reads it."""
+    instead = "probes at formatted tracepoints, which cost more and do not know file sizes"
+    how = "a kernel with CONFIG_DEBUG_INFO_BTF; apt-get install libbpf1"
     try:
-        known = "tracefs" in Path(filesystems).read_text().split()
-    except OSError:
-        known = False
-    detail = "not mounted" if known else "this kernel has none"
-    return Finding("tracefs", False, detail, instead, how if known else "a kernel with CONFIG_TRACING")
+        Btf.load(path)
+    except HostError as error:
+        return Finding("BTF", False, str(error), instead, how)
+    return Finding("BTF", True, str(path), instead, how)
+
+
+def tracefs(places: tuple[Path, ...] = tracing.PLACES, filesystems: Path = tracing.FILESYSTEMS) -> Finding:
+    """Tracepoints can be found by name; where tracefs is not mounted the probes mount it for themselves."""
+    how = "a kernel with CONFIG_TRACING"
+    place = tracing.mounted(places)
+    if place is not None:
+        return Finding("tracefs", True, str(place), "", how)
+    if tracing.available(filesystems):
+        return Finding("tracefs", True, "not mounted; mounted for the loading process alone", "", how)
+    return Finding("tracefs", False, "this kernel has none", "BTF-typed tracepoints need none", how)
+
+
+# Best first, as the loader tries them: what each is, and what it takes.
+_WAYS = {
+    "btf": ("BTF-typed tracepoints", "a newer kernel, with CONFIG_DEBUG_INFO_BTF"),
+    "tracepoint": ("tracepoints", "a newer kernel: filemap:mm_filemap_get_pages"),
+    "fentry": ("functions by fentry", "CONFIG_FUNCTION_TRACER and CONFIG_DEBUG_INFO_BTF"),
+    "kprobe": ("functions by kprobe", "CONFIG_KPROBES"),
+}
+
+
+def probes(report: loader.Report | None = None) -> Finding:
+    """The probes themselves are compiled, loaded and attached, for a moment; or what a loader has reported.
+
+    ``detail`` says of each better way why it does not work here, and what it takes.
+    """
+    how = "as root; what is missing of eBPF, bcc, kernel headers and BTF above"
+    try:
+        report = report or load_probes()
+    except HostError as error:
+        return Finding("probes", False, str(error), WITHOUT_PROBES, how)
+    reasons = report["tried"]
+    if not report["way"]:
+        # What all ways need is said once.
+        said = reasons.values() if len({*reasons.values()}) == 1 else _refused(reasons)
+        return Finding("probes", False, "; ".join(dict.fromkeys(said)), WITHOUT_PROBES, how)
+    detail = [f"{_WAYS[report['way']][0]}, in {report['seconds']:.1f} s, headers: {report['headers']}"]
+    if report["missing"]:
+        detail.append(f"this kernel lacks {', '.join(report['missing'])}")
+    for way, refused in zip(reasons, _refused(reasons), strict=True):
+        detail.append(f"better would be {refused} (takes {_WAYS[way][1]})")
+    return Finding("probes", True, "; ".join(detail), WITHOUT_PROBES, how)
+
+
+def _refused(reasons: dict[str, str]) -> list[str]:
+    return [f"{_WAYS[way][0]}: {reason}" for way, reason in reasons.items()]
+
+
+def load_probes() -> loader.Report:
+    """What the loader says when it tries every way. Raises HostError if it could not even try."""
+    with tempfile.TemporaryDirectory(prefix="swmld-doctor-") as state:
+        command = [sys.executable, "-m", loader.__name__, "--state", state]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT, check=False)
+            report: loader.Report = json.loads(done.stdout)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise HostError(_reason(error)) from error
+        except ValueError:
+            said = done.stderr.strip().splitlines() or [f"the loader ends with {done.returncode}"]
+            raise HostError(said[-1]) from None
+    return report
 
 
 def nvml() -> Finding:

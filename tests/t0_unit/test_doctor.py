@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from swmld import doctor
 from swmld.cli.main import run
 from swmld.doctor import Finding
+from swmld.observe import programs
+from swmld.observe.loader import Report
 
 
 def test_every_feature_has_a_way_out(tmp_path: Path) -> None:
@@ -24,7 +27,9 @@ def test_every_feature_has_a_way_out(tmp_path: Path) -> None:
         "eBPF",
         "bcc",
         "kernel headers",
+        "BTF",
         "tracefs",
+        "probes",
         "NVML",
         "open files",
         "cache disk",
@@ -79,24 +84,88 @@ def test_ebpf_passes_a_program_that_the_kernel_reads(monkeypatch: pytest.MonkeyP
 
 
 def test_headers_of_the_running_kernel_come_first(tmp_path: Path) -> None:
-    modules, sources = tmp_path / "modules", tmp_path / "src"
-    assert not doctor.kernel_headers(modules, sources).works
-    (sources / "linux-headers-6.1-common" / "include").mkdir(parents=True)
-    assert "another kernel's" in doctor.kernel_headers(modules, sources).detail
-    (modules / doctor.os.uname().release / "build" / "include").mkdir(parents=True)
-    assert "own" in doctor.kernel_headers(modules, sources).detail
+    modules, sources, archive = tmp_path / "modules", tmp_path / "src", tmp_path / "kheaders.tar.xz"
+    machine = os.uname().machine
+    arch = {"x86_64": "x86", "aarch64": "arm64"}.get(machine, machine)
+
+    def install(tree: Path) -> None:
+        for name in ("include/linux/kconfig.h", "include/generated/autoconf.h"):
+            (tree / name).parent.mkdir(parents=True)
+            (tree / name).touch()
+        for name in ("asm", "generated"):
+            (tree / f"arch/{arch}/include/{name}").mkdir(parents=True)
+
+    missing = doctor.kernel_headers(modules, sources, archive)
+    assert (missing.works, "apt-get install linux-headers-" in missing.how) == (False, True)
+    install(sources / "linux-headers-6.1")
+    assert "another kernel's, 6.1: " in doctor.kernel_headers(modules, sources, archive).detail
+    install(modules / os.uname().release / "build")
+    assert "own: " in doctor.kernel_headers(modules, sources, archive).detail
+
+
+def test_btf(tmp_path: Path) -> None:
+    missing = doctor.btf(tmp_path / "vmlinux")
+    assert (missing.works, "CONFIG_DEBUG_INFO_BTF" in missing.detail) == (False, True)
 
 
 def test_tracefs(tmp_path: Path) -> None:
     filesystems = tmp_path / "filesystems"
     filesystems.write_text("nodev\tproc\n")
-    place = str(tmp_path / "tracing")
-    assert doctor.tracefs((place,), str(filesystems)).detail == "this kernel has none"
+    place = tmp_path / "tracing"
+    missing = doctor.tracefs((place,), filesystems)
+    assert (missing.works, missing.detail) == (False, "this kernel has none")
     filesystems.write_text("nodev\ttracefs\n")
-    unmounted = doctor.tracefs((place,), str(filesystems))
-    assert (unmounted.works, unmounted.detail) == (False, "not mounted")
-    (tmp_path / "tracing" / "events").mkdir(parents=True)
-    assert doctor.tracefs((place,), str(filesystems)).works
+    unmounted = doctor.tracefs((place,), filesystems)
+    assert (unmounted.works, "not mounted" in unmounted.detail) == (True, True)
+    (place / "events").mkdir(parents=True)
+    assert doctor.tracefs((place,), filesystems).detail == str(place)
+
+
+def report(way: str, tried: dict[str, str], *missing: str) -> Report:
+    return Report(way=way, tried=tried, missing=[*missing], headers="own", descriptors=9, seconds=0.44)
+
+
+@pytest.mark.parametrize(
+    ("said", "works", "detail"),
+    [
+        (report("btf", {}), True, "BTF-typed tracepoints, in 0.4 s, headers: own"),
+        (
+            report("tracepoint", {"btf": "no BTF"}, "sched_switch"),
+            True,
+            "tracepoints, in 0.4 s, headers: own; this kernel lacks sched_switch; better would be BTF-typed "
+            "tracepoints: no BTF (takes a newer kernel, with CONFIG_DEBUG_INFO_BTF)",
+        ),
+        (
+            report("", {"btf": "no BTF", "tracepoint": "no tracefs"}),
+            False,
+            "BTF-typed tracepoints: no BTF; tracepoints: no tracefs",
+        ),
+        (report("", {"btf": "no bcc", "tracepoint": "no bcc"}), False, "no bcc"),
+    ],
+)
+def test_which_probes_and_what_would_be_better(said: Report, works: bool, detail: str) -> None:
+    found = doctor.probes(said)
+    assert (found.works, found.detail) == (works, detail)
+
+
+def test_every_way_of_the_loader_has_a_name() -> None:
+    assert tuple(doctor._WAYS) == programs.WAYS
+
+
+def test_the_loader_is_asked_and_may_break(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    monkeypatch.setattr(doctor.sys, "executable", str(python))
+    assert "No such file" in doctor.probes().detail
+    said = json.dumps(report("btf", {}))
+    # Its state directory is a new one, and there while it runs.
+    python.write_text(f"#!/bin/sh\ntouch $4/tree && echo $4 >{tmp_path}/state && echo '{said}'\n")
+    python.chmod(0o755)
+    assert doctor.probes().works
+    assert not Path((tmp_path / "state").read_text().strip()).exists()
+    python.write_text("#!/bin/sh\necho 'no module' >&2\nexit 1\n")
+    assert (doctor.probes().works, doctor.probes().detail) == (False, "no module")
+    python.write_text("#!/bin/sh\nexit 3\n")
+    assert "ends with 3" in doctor.probes().detail
 
 
 def test_bcc_that_breaks_is_told_and_harms_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
