@@ -86,11 +86,12 @@ def test_the_rule_is_the_one_we_mean() -> None:
     assert not forbidden("api", "fetch")
 
 
-def test_the_pure_room_is_pure() -> None:
-    """plan decides with values; what it may import besides is the standard library's own pure part."""
+@pytest.mark.parametrize("room", ["plan", "patterns"])
+def test_pure_rooms_are_pure(room: str) -> None:
+    """They decide with values; what they may import besides is the standard library's own pure part."""
     pure = "__future__ array bisect collections dataclasses enum functools heapq itertools math re typing"
     allowed = {*pure.split(), "swmld"}
-    for path in (PACKAGE / "plan").glob("*.py"):
+    for path in (PACKAGE / room).glob("*.py"):
         tops = set()
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):

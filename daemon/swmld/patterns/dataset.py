@@ -1,0 +1,321 @@
+"""A directory tree as read by one job: epochs, order, workers, batches. Pure."""
+
+from __future__ import annotations
+
+from swmld.patterns.catalog import Catalog
+from swmld.patterns.epoch import Boundary
+from swmld.patterns.feed import Place
+from swmld.patterns.leaf import Leaf
+from swmld.patterns.meter import Meter
+from swmld.patterns.order import _ODD_FORWARD, CLAMP, MEMORY, History, Track, judge
+from swmld.patterns.readers import Reader, Tally
+from swmld.patterns.roles import Kinds
+from swmld.patterns.views import UNKNOWN, Finding
+
+MOST_READERS = 1024
+"""Processes whose way is followed: sixteen GPUs with 64 workers each."""
+
+MOST_PROGRESS = 1024
+"""Large files of which it is known how far they were read; 1,024 shards open at once are more than any reader
+has."""
+
+WHOLE = 0.9
+"""Share of a large file that was read, from which its next reading counts as another epoch's."""
+
+UNKNOWN_PLACE = 0.02
+"""Below this share of an epoch its number of workers is still the last epoch's."""
+
+
+class Dataset:
+    """``root`` is the nodeid of its directory; ``leaves`` those below it that hold files, by nodeid."""
+
+    def __init__(self, job: int, root: int, path: str, at: float) -> None:
+        self.job = job
+        self.root = root
+        self.path = path
+        self.leaves: dict[int, Leaf] = {}
+        self.catalog = Catalog()
+        self.rest: Leaf | None = None
+        """Files of directories that are too many to follow one by one."""
+        self.epoch = 1
+        self.epoch_at = self.first_at = self.last_at = at
+        self.ended_at = at
+        """When the last epoch ended."""
+        self.seen = 0
+        self.last_seen = 0
+        self.reads = 0
+        """Files read in this epoch, again or not."""
+        self.since_leaf = 0
+        """Files read since a directory was new."""
+        self.order: Finding = UNKNOWN
+        self.by_name = Track()
+        self.as_listed = Track()
+        self.as_before = Track()
+        self.twisted = False
+        """In some directory the kernel's order is not that of the names."""
+        self.history = History()
+        self.boundary = Boundary()
+        self.readers: dict[int, Reader] = {}
+        self.runs = Tally()
+        self.bursts = Tally()
+        self.active: set[int] = set()
+        """Workers that read in this epoch and live, ``most`` the most there were at once."""
+        self.leaders: set[int] = set()
+        """Reading processes that nobody forked as workers, likewise."""
+        self.most = self.most_last = 0
+        self.progress: dict[int, float] = {}
+        self.meter = Meter()
+        self.kinds = Kinds()
+        self.bytes = 0
+        self.files = 0
+        """Files read, again or not; ``sizes`` is the sum of theirs in bytes."""
+        self.sizes = 0
+
+    # ---- directories
+
+    def adopt(self, leaf: Leaf) -> None:
+        """Files of this directory belong here from now on."""
+        self.leaves[leaf.number] = leaf
+        self.catalog.add(leaf)
+        leaf.dataset = self
+        self.since_leaf = 0
+        self._resize()
+
+    def listed(self, leaf: Leaf, before: int | None) -> None:
+        """A directory was listed, or listed again; it had ``before`` files."""
+        self.catalog.listed(leaf, before)
+        self._resize()
+
+    def _resize(self) -> None:
+        for track in (self.by_name, self.as_listed):
+            track.resize(self.catalog.files)
+
+    def absorb(self, other: Dataset) -> None:
+        """The other's directories and books become part of this one."""
+        for leaf in other.leaves.values():
+            current = leaf.epoch == other.epoch
+            self.leaves[leaf.number] = leaf
+            self.catalog.add(leaf)
+            leaf.dataset = self
+            leaf.epoch = self.epoch if current else 0
+            self.seen += leaf.seen if current else 0
+        self._resize()
+        self.since_leaf = 0
+        self.first_at = min(self.first_at, other.first_at)
+        self.last_at = max(self.last_at, other.last_at)
+        self.bytes += other.bytes
+        self.files += other.files
+        self.sizes += other.sizes
+        if other.rest is not None:
+            other.rest.drop()
+        self.twisted |= other.twisted
+        self.active |= other.active
+        self.leaders |= other.leaders
+        self.most = max(self.most, len(self.active))
+        self.progress.update(list(other.progress.items())[: MOST_PROGRESS - len(self.progress)])
+        self.meter.absorb(other.meter)
+        self.kinds.absorb(other.kinds)
+        self.runs.absorb(other.runs)
+        for pid, reader in other.readers.items():
+            mine = self.readers.get(pid)
+            if mine is None or mine.last_at < reader.last_at:
+                self.readers[pid] = reader
+
+    # ---- files
+
+    def reader(self, pid: int, worker: bool) -> Reader:
+        """The process's books; ``worker``: it was forked to read."""
+        reader = self.readers.get(pid)
+        if reader is None:
+            if len(self.readers) >= MOST_READERS:
+                self.left(next(iter(self.readers)))
+            reader = self.readers[pid] = Reader(pid)
+            reader.worker = worker
+        return reader
+
+    def opened(self, reader: Reader, leaf: Leaf, file: int, place: Place, at: float, whole: bool) -> bool:
+        """A process began to read a file; ``whole``: one that is read as a whole. True if the epoch had not
+        seen it."""
+        self.last_at = at
+        if not reader.count:
+            self._joined(reader)
+        reader.count += 1
+        index = place.index
+        if leaf.epoch != self.epoch:
+            leaf.begin(self.epoch)
+        if file == reader.last_file:
+            return False
+        self.files += 1
+        self.reads += 1
+        self.sizes += place.size
+        self.since_leaf += 1
+        new = leaf.add(file, index)
+        if new:
+            self.seen += 1
+            if self.boundary.score:
+                self.boundary.new()
+            self._walk(reader, leaf, file, place)
+        else:
+            self._again(reader, leaf, file, place, at, whole)
+        if not whole and len(self.progress) < MOST_PROGRESS:
+            self.progress.setdefault(file, 0.0)
+        reader.last_file = file
+        reader.timed(at)
+        return new
+
+    def _again(self, reader: Reader, leaf: Leaf, file: int, place: Place, at: float, whole: bool) -> None:
+        if not whole and self.progress.get(file, 1.0) < WHOLE:
+            return  # another process joins in, or the same one again, before it was read
+        expected, sure = self.expected()
+        index = -1 if place.index is None else place.index
+        if self.boundary.seen(leaf, file, index, self.seen, self.reads, expected, sure):
+            self._turn(at)
+        else:
+            self._walk(reader, leaf, file, place)
+
+    def _joined(self, reader: Reader) -> None:
+        crowd = self.active if reader.worker else self.leaders
+        crowd.add(reader.pid)
+        self.most = max(self.most, len(self.active), len(self.leaders) if not self.active else 0)
+
+    def left(self, pid: int) -> None:
+        """The process has ended."""
+        reader = self.readers.pop(pid, None)
+        if reader is not None:
+            self.runs.absorb(reader.runs)
+            self.bursts.absorb(reader.bursts)
+        self.active.discard(pid)
+        self.leaders.discard(pid)
+
+    def expected(self) -> tuple[int | None, bool]:
+        """Files of an epoch, and whether that is sure to be all."""
+        if self.last_seen:
+            return self.last_seen, True
+        total = self.catalog.total
+        if not total or (self.seen == 1 and total > 1 and self.progress):
+            return None, False
+        settled = len(self.leaves) == 1 or self.since_leaf > 64 + 8 * len(self.leaves)
+        return total, settled and self.rest is None
+
+    def _turn(self, at: float) -> None:
+        """A new epoch."""
+        if self.order is UNKNOWN or self.by_name.steps > 2:
+            self.order = self._judged() or self.order
+        self.epoch += 1
+        self.ended_at = self.epoch_at = at
+        self.last_seen = self.seen
+        self.seen = 0
+        self.reads = len(self.boundary.again)
+        for track in (self.by_name, self.as_listed, self.as_before):
+            track.begin()
+        self.history.begin()
+        self.as_before.resize(len(self.history.last))
+        for reader in self.readers.values():
+            reader.count = 0
+            reader.forget()
+        self.most_last, self.most = self.most, 0
+        self.active.clear()
+        self.leaders.clear()
+        self.progress.clear()
+        again = self.boundary.again
+        self.boundary.clear()
+        for leaf, file, index in again:
+            assert isinstance(leaf, Leaf)
+            if leaf.epoch != self.epoch:
+                leaf.begin(self.epoch)
+            if leaf.add(file, None if index < 0 else index):
+                self.seen += 1
+                self.history.add(file)
+
+    # ---- order
+
+    def _walk(self, reader: Reader, leaf: Leaf, file: int, place: Place) -> None:
+        index = place.index
+        before = reader.leaf
+        if index is None:
+            self._walk_by_name(reader, leaf, place.name)
+        elif before is not None and reader.index >= 0:
+            delta = index - reader.index
+            if before is not leaf:
+                delta += leaf.base - before.base
+            reader.sorted.step(self.by_name, delta or 1)
+            listed = place.listed
+            if listed is not None and (listed != index or self.twisted):
+                delta = self._walk_as_listed(reader, leaf, listed, delta)
+            reader.stepped(delta)
+        if self.epoch > 1:
+            self._walk_as_before(reader, file)
+        self.history.add(file)
+        reader.leaf = leaf
+        if index is None:
+            reader.index = -1
+            reader.name = place.name
+        else:
+            reader.index = index
+            reader.listed.last = -1 if place.listed is None else place.listed
+
+    def _walk_by_name(self, reader: Reader, leaf: Leaf, name: bytes) -> None:
+        before = reader.leaf
+        if before is None or not reader.name:
+            return
+        forward = name > reader.name if before is leaf else leaf.path > before.path
+        reader.sorted.sign(self.by_name, forward)
+
+    def _walk_as_listed(self, reader: Reader, leaf: Leaf, listed: int, delta: int) -> int:
+        """Returns the step by which runs are counted: in the order that it is read in."""
+        self.twisted = True
+        last = reader.listed.last
+        track = self.as_listed
+        if last < 0:
+            return delta
+        if reader.leaf is not leaf:
+            # Directories have no order of their own here; but a reader in order leaves one at its end.
+            if reader.leaf is not None and (reader.leaf.files or 0) - last > track.slack:
+                track.steps += 1
+                track.score = max(-CLAMP, track.score + _ODD_FORWARD)
+            return delta
+        reader.listed.step(track, listed - last)
+        return listed - last if self.order.kind == "listed" or track.score > self.by_name.score else delta
+
+    def _walk_as_before(self, reader: Reader, file: int) -> None:
+        history = self.history
+        track = self.as_before
+        if history.length >= min(MEMORY, len(history.last)):
+            return
+        place = history.last.get(file)
+        if place is None:
+            # The last epoch read it later than the files that are remembered of it.
+            if history.length < 0.9 * len(history.last):
+                track.steps += 1
+                track.score = max(-CLAMP, track.score + _ODD_FORWARD)
+            return
+        if reader.before.last >= 0:
+            reader.before.step(track, place - reader.before.last)
+        reader.before.last = place
+
+    def _judged(self) -> Finding | None:
+        runs = Tally()
+        for tally in (self.runs, *(reader.runs for reader in self.readers.values())):
+            runs.absorb(tally)
+        length, share, _ = runs.mode()
+        found = judge(
+            self.by_name,
+            self.as_listed if self.twisted else None,
+            self.as_before if self.epoch > 1 and self.history.last else None,
+            (length, share),
+        )
+        return None if found is UNKNOWN else found
+
+    def review(self) -> Finding:
+        """The order of this epoch, else of the one before, if that is known."""
+        self.order = self._judged() or self.order
+        return self.order
+
+    @property
+    def fraction(self) -> float | None:
+        """Share of the epoch that was read."""
+        expected, _ = self.expected()
+        if not expected:
+            return None
+        missing = sum(1.0 - part for part in self.progress.values())
+        return max(0.0, min(1.0, (self.seen - missing) / max(expected, self.seen)))

@@ -1,0 +1,329 @@
+"""The pattern engine: events, counters and names in, findings out. Pure.
+
+Loop-only and never blocking; memory is bounded by ``Limits``. Small files, read whole by one read each,
+take the short way through: no ``Stream`` is made for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from swmld.patterns import phases, present
+from swmld.patterns.feed import (
+    PAGE,
+    Cursor,
+    Names,
+    Place,
+    Processes,
+    Shape,
+    Tiers,
+    Touch,
+    TouchFlag,
+    TouchKind,
+    Wait,
+)
+from swmld.patterns.grouping import Room
+from swmld.patterns.job import Job, Member, is_worker
+from swmld.patterns.leaf import Leaf
+from swmld.patterns.limits import Limits
+from swmld.patterns.roles import LARGE
+from swmld.patterns.seen import Budget
+from swmld.patterns.stream import Counts, Small, Stream, counts_of_whole
+from swmld.patterns.views import DatasetView, Snapshot, StreamView
+
+_PASS = int(TouchKind.PASS)
+_WHOLE = int(TouchFlag.WHOLE)
+_bits = int.__and__  # of an IntFlag, without making another one: ten times faster
+
+ASK = 1.0
+"""Seconds between two questions whether a directory has been listed meanwhile."""
+
+ACTIVE = 2.0
+"""Seconds after its last read for which a job's phase is looked at with each batch of rows."""
+
+
+class Patterns:
+    """See the module. ``names`` and ``processes`` answer from memory."""
+
+    def __init__(self, names: Names, processes: Processes, limits: Limits | None = None) -> None:
+        self._names = names
+        self._processes = processes
+        self._limits = limits or Limits()
+        self._room = Room(self._limits.folders, Budget(self._limits.seen_bytes))
+        self._jobs: dict[int, Job] = {}
+        self._members: dict[int, Member] = {}
+        self._streams: dict[tuple[int, int], Stream] = {}  # least recently used first, as _small
+        self._small: dict[tuple[int, int], Small] = {}
+        self._now = 0.0
+
+    # ---- what comes in
+
+    def touch(self, touches: Iterable[Touch]) -> None:
+        """Events in order of time."""
+        for touch in touches:
+            if touch.kind <= _PASS:
+                self._opened(touch)
+            else:
+                self._went_on(touch)
+
+    def cursors(self, rows: Iterable[tuple[int, int, Cursor]]) -> None:
+        """(pid, file, counters) of streams read since the last call; about once a second."""
+        touched: set[Job] = set()
+        for pid, file, cursor in rows:
+            small = self._small.get((pid, file))
+            if small is not None and cursor.reads <= small.told:
+                continue  # nothing that its touches did not say
+            member = self._members.get(pid) or self._member(pid, cursor.last_at)
+            stream = self._stream(member, file, cursor.last_at)
+            more = stream.counted(cursor)
+            self._now = max(self._now, cursor.last_at)
+            self._count(member.job, stream, more, cursor)
+            touched.add(member.job)
+        for job in touched:
+            phases.review(job, self._now)
+
+    def tiers(self, rows: Iterable[tuple[int, int, Tiers]]) -> None:
+        """(pid, file, sums of what FUSE answered) of streams that FUSE saw since the last call."""
+        for pid, file, tiers in rows:
+            member = self._members.get(pid) or self._member(pid, self._now)
+            stream = self._stream(member, file, self._now)
+            before = stream.tiers
+            if tiers.disk_reads < before.disk_reads or tiers.source_reads < before.source_reads:
+                before = Tiers(0, 0, 0, 0)
+            stream.tiers = tiers
+            job = member.job
+            job.tiers = Tiers(
+                *(total + max(0, new - old) for total, new, old in zip(job.tiers, tiers, before, strict=True))
+            )
+
+    def waits(self, rows: Iterable[tuple[int, Wait]], now: float | None = None) -> None:
+        """(pid, sums of what it waited for) of processes that waited since the last call. ``now`` in seconds:
+        when they were read, else the time of the latest event."""
+        at = self._now if now is None else now
+        self._now = max(self._now, at)
+        for pid, wait in rows:
+            member = self._members.get(pid) or self._member(pid, at)
+            member.job.waited_for(member, wait, at)
+        for job in self._jobs.values():
+            job.mark(at)
+            if job.last_at >= at - ACTIVE:
+                phases.review(job, at)
+
+    # ---- what goes out
+
+    def snapshot(self, now: float) -> Snapshot:
+        """All jobs with their datasets and most active streams."""
+        most = self._limits.shown_streams
+        busy: dict[Job, list[tuple[int, float, Stream]]] = {}
+        for stream in self._streams.values():
+            member = self._members.get(stream.pid)
+            if member is not None:
+                nbytes = (
+                    stream.meter.nbytes if stream.meter is not None and stream.last_at > now - ACTIVE else 0
+                )
+                busy.setdefault(member.job, []).append((nbytes, stream.last_at, stream))
+        views = []
+        for job in sorted(self._jobs.values(), key=lambda job: -job.last_at):
+            rows = sorted(busy.get(job, ()), key=lambda row: (-row[0], -row[1]))
+            streams = [stream for _, _, stream in rows[:most]]
+            views.append(present.job_view(job, streams, self._limits.shown_datasets, self._names, now))
+        return Snapshot(tuple(views), now)
+
+    def stream(self, pid: int, file: int) -> StreamView | None:
+        """One file as read by one process; ``None`` if nothing is remembered of it."""
+        stream = self._streams.get((pid, file))
+        if stream is None:
+            small = self._small.get((pid, file))
+            if small is None:
+                return None
+            stream = Stream(pid, file, small.first_at)
+            stream.grown(small)
+        return present.stream_view(stream, self._names, self._now)
+
+    def dataset_of(self, file: int, job: int) -> DatasetView | None:
+        """The dataset that the file belongs to, as the job reads it."""
+        place = self._names.place(file)
+        found = self._jobs.get(job)
+        leaf = found.grouping.leaves.get(place.directory) if found is not None and place is not None else None
+        if leaf is None or leaf.dataset is None:
+            return None
+        return present.dataset_view(leaf.dataset, self._now)
+
+    # ---- touches
+
+    def _opened(self, touch: Touch) -> None:
+        """FIRST and PASS."""
+        _, at, pid, file, first, last, _, _, flags, _ = touch
+        if at > self._now:
+            self._now = at
+        member = self._members.get(pid) or self._member(pid, at)
+        job = member.job
+        if at > job.last_at:
+            job.last_at = at
+        place = self._names.place(file)
+        whole = bool(_bits(flags, _WHOLE))
+        key = (pid, file)
+        nbytes = 0
+        if whole and key not in self._streams:
+            nbytes = (last - first + 1) * PAGE
+            if place is not None and place.size < nbytes:
+                nbytes = place.size
+            self._note_small(key, touch)
+            job.read(counts_of_whole(touch), nbytes, at)
+            stream = None
+        else:
+            stream = self._stream(member, file, at)
+            more = stream.touched(touch)
+            nbytes = more.pages * PAGE
+            if more.reads:
+                job.read(more, nbytes, at)
+        if place is None:
+            return
+        leaf = job.grouping.leaves.get(place.directory) or job.grouping.leaf(place, at)
+        if leaf is None or leaf.dataset is None:
+            return
+        if stream is not None:
+            stream.home = leaf
+        self._read(member, leaf, place, touch, nbytes, whole)
+
+    def _read(self, member: Member, leaf: Leaf, place: Place, touch: Touch, nbytes: int, whole: bool) -> None:
+        dataset = leaf.dataset
+        assert dataset is not None
+        if leaf.number != place.directory:
+            place = place._replace(index=None, listed=None)
+        elif leaf.files is None or (place.index is not None and place.index >= leaf.files):
+            self._ask(leaf, touch.at)
+        if member.dataset is not dataset:
+            member.job.reads_from(member, dataset)
+            dataset = leaf.dataset
+            assert dataset is not None
+        pid = member.pid
+        reader = dataset.readers.get(pid) or dataset.reader(pid, member.worker)
+        sample = whole or place.size < LARGE
+        new = dataset.opened(reader, leaf, touch.file, place, touch.at, sample)
+        if new and place.size >= LARGE and dataset.epoch == 1:
+            dataset.kinds.add(place.name, leaf.path, place.size)
+        dataset.bytes += nbytes
+        dataset.meter.add(touch.at, 1, nbytes)
+
+    def _note_small(self, key: tuple[int, int], touch: Touch) -> None:
+        small = self._small
+        before = small.pop(key, None)
+        if before is None:
+            small[key] = Small(touch, 1, 1, touch.at)
+            if len(small) > self._limits.small:
+                del small[next(iter(small))]
+        else:
+            told = before.told + 1 if touch.kind == _PASS else 1
+            small[key] = Small(touch, told, before.total + 1, before.first_at)
+
+    def _went_on(self, touch: Touch) -> None:
+        kind = touch.kind
+        if touch.at > self._now:
+            self._now = touch.at
+        if kind == TouchKind.EXIT:
+            self._exit(touch.pid)
+        elif kind == TouchKind.FORK:
+            self._members.pop(touch.file, None)
+        elif kind == TouchKind.EXEC:
+            self._exit(touch.pid)
+        elif kind != TouchKind.CLOSE:
+            member = self._members.get(touch.pid) or self._member(touch.pid, touch.at)
+            member.job.last_at = max(member.job.last_at, touch.at)
+            stream = self._stream(member, touch.file, touch.at)
+            stream.touched(touch)
+            self._progress(stream)
+
+    def _progress(self, stream: Stream) -> None:
+        dataset = stream.home.dataset if stream.home is not None else None
+        if dataset is None:
+            return
+        dataset.last_at = max(dataset.last_at, stream.last_at)
+        part = dataset.progress.get(stream.file)
+        if part is not None and stream.progress > part:
+            dataset.progress[stream.file] = stream.progress
+
+    def _count(self, job: Job, stream: Stream, more: Counts, cursor: Cursor) -> None:
+        nbytes = more.pages * PAGE
+        job.read(more, nbytes, cursor.last_at)
+        if stream.home is None:
+            stream.home = self._home(job, stream.file, cursor.last_at)
+        dataset = stream.home.dataset if stream.home is not None else None
+        if dataset is None:
+            return
+        dataset.bytes += nbytes
+        dataset.meter.add(cursor.last_at, 0, nbytes)
+        if cursor.size * PAGE >= LARGE:
+            if cursor.kind == Shape.RANDOM:
+                dataset.kinds.scattered += more.pages
+            else:
+                dataset.kinds.in_order += more.pages
+        self._progress(stream)
+
+    def _home(self, job: Job, file: int, at: float) -> Leaf | None:
+        place = self._names.place(file)
+        return None if place is None else job.grouping.leaf(place, at)
+
+    def _ask(self, leaf: Leaf, at: float) -> None:
+        """Has the directory been listed meanwhile, or grown?"""
+        if at < leaf.asked_at + ASK:
+            return
+        leaf.asked_at = at
+        folder = self._names.folder(leaf.number)
+        if folder is not None and folder.files is not None and folder.files != leaf.files:
+            before = leaf.files
+            leaf.listed(folder.files, self._names)
+            if leaf.dataset is not None:
+                leaf.dataset.listed(leaf, before)
+
+    # ---- who reads
+
+    def _stream(self, member: Member, file: int, at: float) -> Stream:
+        key = (member.pid, file)
+        stream = self._streams.pop(key, None)
+        if stream is None:
+            stream = Stream(member.pid, file, at)
+            small = self._small.pop(key, None)
+            if small is not None:
+                stream.grown(small)
+            if len(self._streams) >= self._limits.streams:
+                del self._streams[next(iter(self._streams))]
+        self._streams[key] = stream
+        return stream
+
+    def _member(self, pid: int, at: float) -> Member:
+        process = self._processes.of(pid)
+        number = process.job if process is not None else pid
+        job = self._jobs.get(number)
+        if job is None:
+            job = self._new_job(number, at)
+        elif job.process is None:
+            job.process = self._processes.of(number)
+        parent = self._processes.of(process.parent) if process is not None else None
+        member = Member(pid, job, is_worker(process, parent))
+        member.comm = process.comm if process is not None else ""
+        if len(self._members) >= self._limits.processes:
+            self._exit(next(iter(self._members)))
+        self._members[pid] = member
+        job.join(member)
+        return member
+
+    def _new_job(self, number: int, at: float) -> Job:
+        if len(self._jobs) >= self._limits.jobs:
+            oldest = min(self._jobs.values(), key=lambda job: (not job.ended, job.last_at))
+            self._forget(oldest)
+        process = self._processes.of(number)
+        job = Job(number, process, self._names, self._room, self._limits.datasets, at)
+        self._jobs[number] = job
+        return job
+
+    def _exit(self, pid: int) -> None:
+        member = self._members.pop(pid, None)
+        if member is not None:
+            member.job.leave(pid)
+
+    def _forget(self, job: Job) -> None:
+        for pid in list(job.members):
+            self._members.pop(pid, None)
+        job.grouping.forget_all()
+        del self._jobs[job.number]

@@ -1,0 +1,57 @@
+"""Rates over the last few seconds. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+
+SPAN = 5
+"""Seconds that a rate looks back: long enough for rows that come once a second, short enough to watch."""
+
+
+class Meter:
+    """Counts files and bytes by second; gives both a second over about the last ``SPAN`` seconds."""
+
+    __slots__ = ("_older", "_second", "_since", "files", "nbytes")
+
+    def __init__(self) -> None:
+        self.files = 0
+        """Of the current second, as ``nbytes``."""
+        self.nbytes = 0
+        self._second = -1
+        self._since = -1
+        self._older: deque[tuple[int, int, int]] = deque(maxlen=SPAN + 1)
+
+    def add(self, at: float, files: int, nbytes: int) -> None:
+        """``at`` in seconds; an earlier second than the last one counts as the last one."""
+        if at >= self._second + 1:
+            self._turn(int(at))
+        self.files += files
+        self.nbytes += nbytes
+
+    def _turn(self, second: int) -> None:
+        if self._second < 0 or second > self._second + SPAN:
+            self._since = second
+            self._older.clear()
+        else:
+            self._older.append((self._second, self.files, self.nbytes))
+        self.files = self.nbytes = 0
+        self._second = second
+
+    def rates(self, now: float) -> tuple[float, float]:
+        """Files a second and bytes a second."""
+        if self._second < 0 or now >= self._second + SPAN + 1:
+            return 0.0, 0.0
+        oldest = int(now) - SPAN + 1
+        rows = [row for row in self._older if row[0] >= oldest]
+        if self._second >= oldest:
+            rows.append((self._second, self.files, self.nbytes))
+        span = max(1.0, now - max(self._since, oldest))
+        return sum(row[1] for row in rows) / span, sum(row[2] for row in rows) / span
+
+    def absorb(self, other: Meter) -> None:
+        """The other's current second and past count here too."""
+        if other._second > self._second:
+            self._turn(other._second)
+        if other._second == self._second:
+            self.files += other.files
+            self.nbytes += other.nbytes

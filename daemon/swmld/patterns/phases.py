@@ -1,0 +1,191 @@
+"""What a job is doing: training, loading, saving, preparing. Pure.
+
+Names alone never decide: they add to what the reads show.
+"""
+
+from __future__ import annotations
+
+from swmld.patterns.dataset import Dataset
+from swmld.patterns.job import Job
+from swmld.patterns.roles import is_held_out, role
+from swmld.patterns.views import UNKNOWN, Finding
+
+RECENT = 2.0
+"""Seconds: what was read within them counts as being read now."""
+
+SAVING = 3.0
+"""Seconds after the last write of a checkpoint, rows coming once a second."""
+
+SERVING = 30.0
+"""Seconds after its start from which reads of a model are no longer its loading."""
+
+ENOUGH = 32
+"""Files of an epoch from which its order or its workers say something: two small batches."""
+
+_TOOLS = """
+cp cat dd rsync tar grep rg egrep fgrep find md5sum sha1sum sha256sum b3sum cksum wc gzip zstd xz unzip zip mv
+scp rclone aws gsutil du diff cmp file head tail sort awk sed mbuffer pv xargs parallel ls
+"""
+TOOLS = frozenset(_TOOLS.split())
+"""Commands that know nothing of samples: what they read whole is copied, searched or packed."""
+
+
+def review(job: Job, now: float) -> Finding:
+    """The job's phase; remembered in ``job.phase`` and kept while nothing is read."""
+    found = _phase(job, now)
+    if found is not None:
+        job.phase = found
+    return job.phase
+
+
+def _phase(job: Job, now: float) -> Finding | None:
+    _learn(job)
+    saving = _saving(job, now)
+    if saving is not None:
+        return saving
+    current = _current(job)
+    if current is None:
+        return None
+    comms = _tool(job)
+    if comms:
+        return Finding("data preparation", 0.9, f"{comms} reads {current.files} files")
+    what = role(current)
+    if what.kind == "model":
+        return _loading(job, current, what, now)
+    if job.training is current:
+        return _training(current)
+    validating = _validation(job, current)
+    if validating is not None:
+        return validating
+    return _single_pass(job, current)
+
+
+def _learn(job: Job) -> None:
+    """What stays true of a job: that it trains, and on what."""
+    if _tool(job):
+        return
+    best: tuple[int, Dataset] | None = None
+    for dataset in job.datasets:
+        if trains(dataset) is not None:
+            size = max(dataset.last_seen, dataset.seen, 1) * max(1, dataset.bytes // max(1, dataset.files))
+            size += dataset.bytes
+            if best is None or size > best[0]:
+                best = size, dataset
+    job.training = best[1] if best else None
+    if job.training is not None and job.trained_at is None:
+        job.trained_at = job.last_at
+
+
+def trains(dataset: Dataset) -> Finding | None:
+    """Why this looks like training data; ``None`` if it does not."""
+    what = role(dataset)
+    if what.kind == "model":
+        return None
+    order = dataset.review()
+    if dataset.epoch > 1 and dataset.last_seen >= ENOUGH:
+        return Finding("training", 0.95, f"epoch {dataset.epoch} of {dataset.last_seen} files")
+    if dataset.epoch > 1 and what.kind == "shards":
+        return Finding("training", 0.85, f"epoch {dataset.epoch} of {dataset.last_seen} shards")
+    if order.kind in ("shuffled", "groups") and dataset.seen >= ENOUGH:
+        return Finding("training", 0.85, f"{dataset.seen} files in {order.kind} order: {order.evidence}")
+    if what.kind == "shards" and dataset.kinds.scattered > max(1024, 4 * dataset.kinds.in_order):
+        return Finding("training", 0.6, f"{dataset.kinds.scattered} pages at random from {what.evidence}")
+    if len(dataset.active) >= 2 and dataset.seen >= ENOUGH:
+        return Finding("training", 0.7, f"{len(dataset.active)} workers read {dataset.seen} files")
+    return None
+
+
+def _training(dataset: Dataset) -> Finding | None:
+    found = trains(dataset)
+    if found is None:
+        return None
+    fraction = dataset.fraction
+    read = f", {fraction:.0%} of it read" if fraction is not None else ""
+    return Finding("training", found.confidence, f"{found.evidence}{read}")
+
+
+def _current(job: Job) -> Dataset | None:
+    """What is read now: of the datasets read within the last seconds of reading, the busiest of the very
+    last."""
+    recent = [dataset for dataset in job.datasets if dataset.last_at >= job.last_at - RECENT]
+    if not recent:
+        return None
+    latest = max(dataset.last_at for dataset in recent)
+    now = [dataset for dataset in recent if dataset.last_at >= latest - RECENT / 4]
+    return max(now, key=lambda dataset: (dataset.meter.nbytes + dataset.meter.files, dataset.last_at))
+
+
+def _tool(job: Job) -> str:
+    """The command that reads, where all that read are tools that know nothing of samples."""
+    return ", ".join(sorted(job.comms)) if job.comms and job.comms <= TOOLS else ""
+
+
+def _saving(job: Job, now: float) -> Finding | None:
+    if job.last_write_at < now - SAVING or job.last_write_at < job.last_at - RECENT:
+        return None
+    files = sum(dataset.files for dataset in job.datasets)
+    words = f"{job.writes} writes to the mount"
+    if _tool(job):
+        return Finding("data preparation", 0.9, f"{_tool(job)}: {words}, {files} files read")
+    if job.trained_at is not None:
+        return Finding("checkpoint save", 0.9, f"{words} after it began to train")
+    if job.model_at is not None:
+        return Finding("checkpoint save", 0.7, f"{words} after it read a model")
+    if files > 8:
+        return Finding("data preparation", 0.6, f"{words} while {files} files are read, none of them twice")
+    return Finding("checkpoint save", 0.6, f"{words}, hardly a read")
+
+
+def _loading(job: Job, dataset: Dataset, what: Finding, now: float) -> Finding:
+    kinds = dataset.kinds
+    started = job.model_at is None
+    job.model_at = job.last_at
+    age = job.last_at - job.first_at
+    if job.trained_at is not None and dataset.first_at > job.trained_at:
+        return Finding("checkpoint load", 0.85, f"{what.evidence}, after it began to train")
+    if kinds.checkpoints * 2 > kinds.large:
+        return Finding("checkpoint load", 0.8, f"{what.evidence}, and of checkpoints")
+    if not started and age > SERVING and dataset.last_at - dataset.first_at > SERVING:
+        return Finding("inference", 0.6, f"{what.evidence}, still read {age:.0f} s after its start")
+    return Finding(
+        "model load",
+        0.85,
+        f"{what.evidence}, {max(0.0, dataset.first_at - job.first_at):.0f} s after its start",
+    )
+
+
+def _validation(job: Job, dataset: Dataset) -> Finding | None:
+    """A smaller set than the one it trains on, or one that was read once after the larger one's end."""
+    named = is_held_out(dataset.path)
+    words = f"{dataset.files} files of {dataset.path or 'the root'}"
+    if named:
+        words += ", by its name held out"
+    if job.training is not None:
+        smaller = max(dataset.seen, dataset.last_seen) < max(job.training.seen, job.training.last_seen)
+        if smaller or named:
+            value = 0.7 + 0.1 * smaller + 0.15 * named
+            return Finding("validation", value, f"{words}, beside the training set {job.training.path!r}")
+        return None
+    for other in job.datasets:
+        if other is dataset or role(other).kind == "model" or other.first_at > dataset.first_at:
+            continue
+        complete = (other.fraction or 0.0) >= 0.9 and other.last_at <= dataset.first_at + RECENT
+        if complete and other.seen > dataset.seen and dataset.review().kind != "shuffled":
+            return Finding("validation", 0.6 + 0.2 * named, f"{words}, after all of {other.path!r}")
+    if named and dataset.review().kind != "shuffled":
+        return Finding("validation", 0.5, words)
+    return None
+
+
+def _single_pass(job: Job, dataset: Dataset) -> Finding | None:
+    if job.model_at is not None and job.trained_at is None:
+        words = f"{dataset.files} files after a model was read"
+        return Finding("inference", 0.6, f"{words}, {dataset.review().kind} order")
+    order = dataset.review()
+    if order.kind in ("sorted", "listed", "reverse") and dataset.epoch == 1:
+        readers = len(dataset.readers)
+        words = (
+            f"{readers} process{'es' * (readers > 1)} read{'s' * (readers == 1)} {dataset.files} files once"
+        )
+        return Finding("data preparation", 0.6, f"{words}, in {order.kind} order")
+    return Finding("unknown", 0.0, UNKNOWN.evidence) if job.phase is UNKNOWN else None

@@ -1,0 +1,132 @@
+"""One process that reads a dataset: its way through it, its batches. Pure."""
+
+from __future__ import annotations
+
+from swmld.patterns.leaf import Leaf
+from swmld.patterns.order import Walk
+
+MOST_LENGTHS = 64
+"""Different run lengths counted; a reader in batches has one or two."""
+
+PAUSE = 6.0
+"""A gap this many times the usual one ends a burst: a worker that waits until its batch is taken."""
+
+LEAST_PAUSE = 0.012
+"""Seconds. Events carry the coarse clock, 4 ms at 250 Hz: shorter pauses are noise."""
+
+
+class Tally:
+    """Counts of small numbers, bounded."""
+
+    __slots__ = ("counts",)
+
+    def __init__(self) -> None:
+        self.counts: dict[int, int] = {}
+
+    def add(self, value: int) -> None:
+        counts = self.counts
+        if value in counts:
+            counts[value] += 1
+        elif len(counts) < MOST_LENGTHS:
+            counts[value] = 1
+        else:
+            # Halving keeps what comes again and again and makes room.
+            self.counts = {key: count // 2 for key, count in counts.items() if count > 1}
+            if len(self.counts) < MOST_LENGTHS:
+                self.counts[value] = 1
+
+    def absorb(self, other: Tally) -> None:
+        for value, count in other.counts.items():
+            if value in self.counts or len(self.counts) < MOST_LENGTHS:
+                self.counts[value] = self.counts.get(value, 0) + count
+
+    def mode(self) -> tuple[int, float, int]:
+        """The commonest value, its share, and how many there are; (0, 0.0, 0) of none."""
+        total = sum(self.counts.values())
+        if not total:
+            return 0, 0.0, 0
+        value = max(self.counts, key=lambda key: (self.counts[key], key))
+        return value, self.counts[value] / total, total
+
+
+class Reader:
+    """``leaf`` is the folder it read from last, ``index`` and so on the file's place there."""
+
+    __slots__ = (
+        "base",
+        "before",
+        "burst",
+        "bursts",
+        "count",
+        "gap",
+        "index",
+        "last_at",
+        "last_file",
+        "leaf",
+        "listed",
+        "name",
+        "pid",
+        "run",
+        "runs",
+        "sorted",
+        "worker",
+    )
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.worker = False
+        """It was forked to read."""
+        self.leaf: Leaf | None = None
+        self.index = -1
+        self.name = b""
+        self.last_file = -1
+        self.count = 0
+        """Files read in this epoch."""
+        self.sorted = Walk()
+        self.listed = Walk()
+        self.before = Walk()
+        self.base = 0
+        """Its smallest step forward: 1, or k where it reads every k-th file. Runs of it are batches."""
+        self.run = 0
+        self.runs = Tally()
+        self.last_at = 0.0
+        self.gap = -1.0
+        """Usual time between two files inside a burst, seconds; -1: not seen yet."""
+        self.burst = 0
+        self.bursts = Tally()
+
+    def stepped(self, delta: int) -> None:
+        """It went on by ``delta`` files in listing order: count runs."""
+        if delta == self.base:
+            self.run += 1
+        elif 0 < delta < self.base or not self.base:
+            self.base = delta if delta > 0 else 0
+            self.run = 1 if delta > 0 else 0
+        else:
+            self.runs.add(self.run + 1)
+            self.run = 0
+
+    def timed(self, at: float) -> None:
+        """It read the next file at ``at``: count bursts."""
+        gap = at - self.last_at
+        self.last_at = at
+        if not self.burst:
+            self.burst = 1
+        elif self.gap < 0:
+            self.gap = gap
+            self.burst = 2
+        elif gap > LEAST_PAUSE and gap > PAUSE * self.gap:
+            self.bursts.add(self.burst)
+            self.burst = 1
+        else:
+            self.burst += 1
+            self.gap += (gap - self.gap) / 8
+
+    def forget(self) -> None:
+        """An epoch begins: the way from the last file to the next one tells nothing."""
+        self.leaf = None
+        self.index = -1
+        self.name = b""
+        self.last_file = -1
+        self.before.last = -1
+        self.run = 0

@@ -1,0 +1,94 @@
+"""What a dataset's files are: samples, shards or a model. Names count, reading behaviour counts more.
+Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from swmld.patterns.views import Finding
+
+if TYPE_CHECKING:
+    from swmld.patterns.dataset import Dataset
+
+LARGE = 4 << 20
+"""Bytes from which a file is no single sample: one window of the probes."""
+
+MODEL_NAMES = (
+    b".safetensors", b".pt", b".pth", b".bin", b".ckpt", b".gguf", b".onnx", b".h5", b".pkl", b".distcp",
+    b".npz",
+)  # fmt: skip
+DATA_NAMES = (
+    b".tar", b".tfrecord", b".parquet", b".arrow", b".zip", b".csv", b".jsonl", b".rec", b".mds", b".npy",
+    b".zst", b".gz", b".lmdb", b".mdb", b".hdf5",
+)  # fmt: skip
+
+_CHECKPOINT = re.compile(
+    rb"ckpt|checkpoint|(^|[-_.])(epoch|step|iter|last|best|optim|optimizer|state)([-_.\d]|$)", re.I
+)
+_SPLIT = re.compile(
+    r"(^|[^a-z])(train|training|val|valid|validation|test|testing|eval|dev|holdout)([^a-z]|$)", re.I
+)
+_HELD_OUT = re.compile(r"(^|[^a-z])(val|valid|validation|test|testing|eval|dev|holdout)([^a-z]|$)", re.I)
+
+
+def is_split(name: str) -> bool:
+    """A directory's name says that it is a part for one purpose: train, val, test."""
+    return _SPLIT.search(name) is not None
+
+
+def is_held_out(path: str) -> bool:
+    """The last directories of a path say that it is for validation or test."""
+    return any(_HELD_OUT.search(part) for part in path.split("/")[-2:])
+
+
+def suffix_of(name: bytes) -> bytes:
+    """``.jpg`` of a name, lower case; b"" of a name without."""
+    stem, dot, suffix = name.rpartition(b".")
+    return dot + suffix.lower() if stem else b""
+
+
+class Kinds:
+    """Counts of a dataset's large files by name and by how they were read."""
+
+    __slots__ = ("checkpoints", "data", "in_order", "large", "large_bytes", "models", "scattered")
+
+    def __init__(self) -> None:
+        self.large = self.models = self.data = self.checkpoints = 0
+        self.large_bytes = 0
+        """Sizes of the large files that were opened."""
+        self.in_order = 0
+        """Pages read from large files in sequence, ``scattered`` at random."""
+        self.scattered = 0
+
+    def add(self, name: bytes, path: str, size: int) -> None:
+        """A large file was read for the first time in this epoch."""
+        self.large += 1
+        self.large_bytes += size
+        suffix = suffix_of(name)
+        self.models += suffix in MODEL_NAMES
+        self.data += suffix in DATA_NAMES
+        parts = (name, *path.encode(errors="surrogateescape").split(b"/")[-2:])
+        self.checkpoints += any(_CHECKPOINT.search(part) is not None for part in parts)
+
+    def absorb(self, other: Kinds) -> None:
+        for field in self.__slots__:
+            setattr(self, field, getattr(self, field) + getattr(other, field))
+
+
+def role(dataset: Dataset) -> Finding:
+    """samples, shards or model."""
+    kinds = dataset.kinds
+    if not kinds.large or kinds.large < 0.5 * max(dataset.seen, dataset.last_seen):
+        return Finding("samples", 0.9, f"{dataset.files} files, each about one sample")
+    scattered = kinds.scattered > kinds.in_order
+    what = f"{kinds.large} large file{'s' * (kinds.large > 1)}"
+    if scattered and kinds.scattered * 4096 > LARGE:
+        return Finding("shards", 0.8, f"{what} read at random places")
+    if kinds.models * 2 > kinds.large and dataset.epoch == 1:
+        return Finding("model", 0.9, f"{what} read once, with names of models")
+    if kinds.data * 2 > kinds.large:
+        return Finding("shards", 0.9, f"{what} with names of data sets, read from end to end")
+    if dataset.epoch > 1:
+        return Finding("shards", 0.8, f"{what} read {dataset.epoch} times")
+    return Finding("shards", 0.5, f"{what} read once")

@@ -1,0 +1,154 @@
+"""Which files were seen, in bounded memory. Pure.
+
+Where the folder is listed: one bit a file, exact. Where it is not: nodeids, exact up to ``EXACT`` of them,
+then a filter of bits that grows by the factor 4: of the files that are new, it takes up to 7 % for seen ones
+(each layer at most 2.4 % when it is full, and the largest layers hold most). It never forgets one.
+"""
+
+from __future__ import annotations
+
+EXACT = 4096
+"""Nodeids in a set: 0.4 MiB, and looked up in the listing in about 4 ms once there is one."""
+
+FIRST_BITS = 20
+LAST_BITS = 26
+"""Binary logarithm of the smallest and the largest layer: 128 KiB and 8 MiB."""
+
+PER_FILE = 12
+"""Bits a file: with two bits set for each, (1 - exp(-2/12))^2 = 2.4 % of others look alike in a full
+layer."""
+
+MOST_INDEX = 1 << 27
+"""Largest index that gets a bit (16 MiB of them); files beyond go to the filter."""
+
+_MIX = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: Fibonacci hashing
+_WORD = (1 << 64) - 1
+
+
+class Budget:
+    """Bytes that all bitmaps together may take."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def take(self, nbytes: int) -> bool:
+        """False if they are not there."""
+        if self.used + nbytes > self.limit:
+            return False
+        self.used += nbytes
+        return True
+
+    def give(self, nbytes: int) -> None:
+        self.used -= nbytes
+
+
+class Bits:
+    """One bit for each index of a listing."""
+
+    __slots__ = ("_bits", "_budget")
+
+    def __init__(self, budget: Budget) -> None:
+        self._bits = bytearray()
+        self._budget = budget
+
+    def add(self, index: int) -> bool | None:
+        """True if it is new, ``None`` if there is no room for its bit."""
+        place = index >> 3
+        mask = 1 << (index & 7)
+        try:
+            byte = self._bits[place]
+        except IndexError:
+            if not self._grow(place):
+                return None
+            byte = 0
+        if byte & mask:
+            return False
+        self._bits[place] = byte | mask
+        return True
+
+    def _grow(self, place: int) -> bool:
+        # By half at least, so that a folder of unknown size is not copied for every eighth file.
+        wanted = max(place + 1, len(self._bits) * 3 // 2, 16) - len(self._bits)
+        if place >= MOST_INDEX >> 3 or not self._budget.take(wanted):
+            return False
+        self._bits += bytes(wanted)
+        return True
+
+    def clear(self) -> None:
+        """All are unseen; their room is kept."""
+        self._bits[:] = bytes(len(self._bits))
+
+    def drop(self) -> None:
+        """As ``clear``, and gives the memory back."""
+        self._budget.give(len(self._bits))
+        self._bits = bytearray()
+
+
+class Filter:
+    """Nodeids, without a listing."""
+
+    __slots__ = ("_budget", "_exact", "_layers", "_left")
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._exact: set[int] | None = set()
+        self._layers: list[tuple[bytearray, int]] = []  # and its binary logarithm of bits
+        self._left = 0
+
+    @property
+    def exact(self) -> set[int] | None:
+        """The nodeids themselves, while they are few."""
+        return self._exact
+
+    def add(self, file: int) -> bool:
+        """True if it is new, or looks so."""
+        if self._exact is not None:
+            if file in self._exact:
+                return False
+            self._exact.add(file)
+            if len(self._exact) >= EXACT:
+                self._to_layers(self._exact)
+            return True
+        return self._insert(file)
+
+    def _to_layers(self, files: set[int]) -> None:
+        self._exact = None
+        for file in files:
+            self._insert(file)
+
+    def _insert(self, file: int) -> bool:
+        one = file * _MIX & _WORD
+        two = (one ^ one >> 29) * _MIX & _WORD
+        one >>= 32
+        two >>= 32
+        for bits, power in self._layers:
+            mask = (1 << power) - 1
+            a, b = one & mask, two & mask
+            if bits[a >> 3] >> (a & 7) & 1 and bits[b >> 3] >> (b & 7) & 1:
+                return False
+        if self._left <= 0:
+            self._extend()
+        if not self._layers:
+            return True  # no memory at all: everything looks new
+        bits, power = self._layers[-1]
+        mask = (1 << power) - 1
+        for bit in (one & mask, two & mask):
+            bits[bit >> 3] |= 1 << (bit & 7)
+        self._left -= 1
+        return True
+
+    def _extend(self) -> None:
+        power = min(FIRST_BITS + 2 * len(self._layers), LAST_BITS)
+        if self._budget.take(1 << power >> 3):
+            self._layers.append((bytearray(1 << power >> 3), power))
+            self._left = (1 << power) // PER_FILE
+
+    def clear(self) -> None:
+        for bits, _ in self._layers:
+            self._budget.give(len(bits))
+        self._layers = []
+        self._exact = set()
+        self._left = 0

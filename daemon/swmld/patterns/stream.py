@@ -1,0 +1,205 @@
+"""One file as read by one process: its books, from the kernel's events and counters. Pure.
+
+The kernel compares each read with the one before and says when something changed (``Touch``); its counters
+(``Cursor``) come about once a second. What ``shapes`` makes of them is the stream's pattern.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from swmld.patterns.feed import PAGE, Cursor, Shape, Tiers, Touch, TouchFlag, TouchKind
+from swmld.patterns.leaf import Leaf
+from swmld.patterns.meter import Meter
+
+_WHOLE = int(TouchFlag.WHOLE)
+_COLD = int(TouchFlag.COLD)
+_FAULT = int(TouchFlag.FAULT)
+_DIRECT = int(TouchFlag.DIRECT)
+
+
+class Counts(NamedTuple):
+    """Reads and faults, pages read, reads by what the page cache had, seconds waited."""
+
+    reads: int = 0
+    pages: int = 0
+    cold: int = 0
+    partial: int = 0
+    faults: int = 0
+    direct: int = 0
+    wait: float = 0.0
+
+    def plus(self, other: Counts) -> Counts:
+        a, b, c, d, e, f, g = self
+        h, i, j, k, m, n, o = other
+        return Counts(a + h, b + i, c + j, d + k, e + m, f + n, g + o)
+
+    def minus(self, other: Counts) -> Counts:
+        """Never below 0: of a file read in turns by two threads the kernel may have counted one twice."""
+        a, b, c, d, e, f, g = (max(0, mine - theirs) for mine, theirs in zip(self, other, strict=True))
+        return Counts(int(a), int(b), int(c), int(d), int(e), int(f), g)
+
+
+NOTHING = Counts()
+
+
+def counts_of(cursor: Cursor) -> Counts:
+    return Counts(
+        cursor.reads, cursor.pages, cursor.cold, cursor.partial, cursor.faults, cursor.direct, cursor.wait
+    )
+
+
+def counts_of_whole(touch: Touch, times: int = 1) -> Counts:
+    """What touches of a whole file say by themselves: no row of counters needs to follow."""
+    flags = int(touch.flags)
+    cold, fault, direct = (
+        times * (flags & _COLD > 0),
+        times * (flags & _FAULT > 0),
+        times * (flags & _DIRECT > 0),
+    )
+    return Counts(times, times * (touch.last - touch.first + 1), cold, 0, fault, direct)
+
+
+class Small(NamedTuple):
+    """A file read by single reads of all of it: no ``Stream`` is made for it. ``told``: reads since the
+    kernel began to follow it, ``total``: all reads; ``passes``: of these, how many were repetitions."""
+
+    touch: Touch
+    told: int
+    total: int
+    first_at: float
+
+
+class Stream:
+    """``counts`` since the process began to read the file, ``shape`` and ``stride`` (pages) of now."""
+
+    __slots__ = (
+        "_told",
+        "after_random",
+        "breaks",
+        "counts",
+        "cursor",
+        "file",
+        "first",
+        "first_at",
+        "firsts",
+        "head",
+        "home",
+        "last",
+        "last_at",
+        "meter",
+        "passes",
+        "pid",
+        "shape",
+        "size",
+        "stride",
+        "tiers",
+        "whole",
+    )
+
+    def __init__(self, pid: int, file: int, at: float) -> None:
+        self.pid = pid
+        self.file = file
+        self.home: Leaf | None = None
+        """The directory that its bytes count for."""
+        self.counts = NOTHING
+        self._told = NOTHING
+        """Of the present cursor, what ``counts`` already holds."""
+        self.tiers = Tiers(0, 0, 0, 0)
+        self.cursor: Cursor | None = None
+        self.meter: Meter | None = None
+        """From its second row of counters on: most files are read within one."""
+        self.shape = int(Shape.NEW)
+        self.stride = 0
+        self.size = 0
+        self.first = self.last = 0
+        """Pages of the latest read that we know of."""
+        self.head = -1
+        """First page of its first read, -1: not known."""
+        self.first_at = self.last_at = at
+        self.firsts = 0
+        """FIRST touches: more than one where the kernel forgot the stream meanwhile."""
+        self.passes = 0
+        """Times begun anew after its end had been read."""
+        self.breaks = 0
+        self.whole = False
+        """Its latest read covered the file."""
+        self.after_random = False
+
+    def touched(self, touch: Touch) -> Counts:
+        """An event of this stream; returns what it read by itself, not yet told by a cursor."""
+        kind = touch.kind
+        self.last_at = touch.at
+        self.first, self.last = touch.first, touch.last
+        self.size = touch.size or self.size
+        self.whole = bool(int(touch.flags) & _WHOLE)
+        if touch.shape != self.shape:
+            self.after_random = self.shape == Shape.RANDOM
+            self.shape = int(touch.shape)
+        self.stride = touch.stride if self.shape == Shape.STRIDED else 0
+        if kind == TouchKind.BREAK:
+            self.breaks += 1
+        elif kind == TouchKind.PASS:
+            self.passes += 1
+        elif kind == TouchKind.FIRST:
+            self.firsts += 1
+            self.passes += self.firsts > 1 and touch.first == 0
+            if self.head < 0:
+                self.head = touch.first
+            self.cursor = None
+            self._told = NOTHING
+        if not self.whole or kind > TouchKind.PASS:
+            return NOTHING
+        more = counts_of_whole(touch)
+        self._told = self._told.plus(more)
+        self.counts = self.counts.plus(more)
+        return more
+
+    def grown(self, small: Small) -> None:
+        """It was known as a small file; now there is more to say."""
+        self.touched(small.touch._replace(kind=TouchKind.FIRST))
+        self.firsts = 1
+        self.passes = small.total - 1
+        self._told = counts_of_whole(small.touch, small.told)
+        self.counts = counts_of_whole(small.touch, small.total)
+        self.first_at = small.first_at
+
+    def counted(self, cursor: Cursor) -> Counts:
+        """The kernel's counters; returns what they hold more than last time."""
+        now = counts_of(cursor)
+        if now.reads < self._told.reads or (
+            self.cursor is not None and cursor.first_at > self.cursor.last_at
+        ):
+            self._told = NOTHING  # forgotten and begun anew, and the FIRST touch was lost
+        more = now.minus(self._told)
+        self._told = now
+        self.counts = self.counts.plus(more)
+        if self.cursor is None and self.head < 0:
+            self.head = cursor.early[0] if cursor.early else -1
+        if self.firsts <= 1:
+            self.passes = max(self.passes, cursor.passes)
+        if self.cursor is not None and self.meter is None:
+            self.meter = Meter()
+        if self.meter is not None:
+            self.meter.add(cursor.last_at, 0, more.pages * PAGE)
+        self.cursor = cursor
+        self.size = cursor.size or self.size
+        if cursor.last_at >= self.last_at:
+            self.last_at = cursor.last_at
+            if cursor.kind != self.shape:
+                self.after_random = self.shape == Shape.RANDOM
+                self.shape = cursor.kind
+            self.stride = cursor.stride if self.shape == Shape.STRIDED else 0
+            self.first, self.last = cursor.start, max(cursor.start, cursor.next - 1)
+        self.first_at = min(self.first_at, cursor.first_at)
+        return more
+
+    @property
+    def progress(self) -> float:
+        """Share of the file that this pass has read, 0 to 1; by position where it goes forward, else by the
+        pages read."""
+        if self.whole or not self.size:
+            return 1.0 if self.whole else 0.0
+        if self.shape == Shape.SEQUENTIAL:
+            return min(1.0, (self.last + 1) / self.size)
+        return min(1.0, self._told.pages / self.size)

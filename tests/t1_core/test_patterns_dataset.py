@@ -1,0 +1,362 @@
+"""Datasets: order, epochs, workers and batches of the usual samplers, and which directories belong
+together."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from support.programs import Run, shuffled
+from swmld.patterns.feed import TouchKind
+from swmld.patterns.limits import Limits
+
+
+def ready(count: int = 1000, path: str = "train", **how: object) -> tuple[Run, int, list[int]]:
+    run = Run()
+    return run, run.program(), run.tree.images(path, count, **how)
+
+
+def test_sorted_order_by_one_process() -> None:
+    run, job, files = ready()
+    run.read(job, files[:43])
+    view = run.dataset(job, "train")
+    assert view.order.kind == "sorted"
+    assert view.order.evidence == "42 of 42 neighbouring reads go forward in listing order"
+    assert view.order.confidence > 0.9
+    assert (view.files_seen, view.files_total, view.epoch) == (43, 1000, 1)
+    assert view.fraction == pytest.approx(0.043)
+    assert view.sample_size == 100_000
+    assert view.bytes == 43 * 100_000
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 7, 16])
+@pytest.mark.parametrize("batch", [1, 4, 32])
+def test_sorted_order_by_workers(workers: int, batch: int) -> None:
+    run, job, files = ready(4000)
+    pids = run.workers(job, workers)
+    run.loader(pids, files[:2000], batch)
+    view = run.dataset(job, "train")
+    assert view.order.kind == "sorted"
+    assert view.workers == workers
+    if workers > 1:
+        assert view.batch == batch
+        assert view.batch_found.confidence > 0.5
+
+
+def test_kernel_order() -> None:
+    run, job, files = ready(2000, kernel_order=random.Random(1))
+    as_listed = sorted(files, key=lambda file: run.tree.places[file].listed or 0)
+    run.loader(run.workers(job, 3), as_listed[:400], 8)
+    view = run.dataset(job, "train")
+    assert view.order.kind == "listed"
+    assert view.batch == 8
+
+
+def test_reverse_order() -> None:
+    run, job, files = ready()
+    run.read(job, files[::-1][:50])
+    assert run.dataset(job, "train").order.kind == "reverse"
+
+
+@pytest.mark.parametrize("ranks", [2, 8, 64])
+def test_every_kth_file_is_listing_order(ranks: int) -> None:
+    """A DistributedSampler without shuffle."""
+    run, job, files = ready(4000)
+    workers = run.workers(job, ranks)
+    run.interleave([(pid, files[rank::ranks][:30]) for rank, pid in enumerate(workers)])
+    assert run.dataset(job, "train").order.kind == "sorted"
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("workers", [0, 1, 4, 8])
+def test_shuffled_before_5_percent(seed: int, workers: int) -> None:
+    run, job, files = ready()
+    pids = run.workers(job, workers) or [job]
+    run.loader(pids, shuffled(files, seed)[:50], 4)
+    view = run.dataset(job, "train")
+    assert view.order.kind == "shuffled"
+    assert "go back" in view.order.evidence
+
+
+@pytest.mark.parametrize("workers", [0, 4, 8])
+def test_ordered_before_5_percent(workers: int) -> None:
+    run, job, files = ready()
+    run.loader(run.workers(job, workers) or [job], files[:50], 4)
+    assert run.dataset(job, "train").order.kind == "sorted"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_from_order_to_shuffled_and_back_between_epochs(seed: int) -> None:
+    run, job, files = ready()
+    pids = run.workers(job, 4)
+    run.loader(pids, files, 8)
+    mixed = shuffled(files, seed)
+    run.loader(pids, mixed[:50], 8)
+    assert run.dataset(job, "train").order.kind == "shuffled"
+    run.loader(pids, mixed[50:], 8)
+    run.loader(pids, files[:50], 8)
+    view = run.dataset(job, "train")
+    assert view.order.kind == "sorted"
+    assert view.epoch == 3
+
+
+def test_other_fixed_order_shows_in_the_second_epoch() -> None:
+    run, job, files = ready()
+    order = shuffled(files, 3)
+    pids = run.workers(job, 4)
+    run.loader(pids, order, 8)
+    view = run.dataset(job, "train")
+    assert view.order.kind == "shuffled"
+    assert "shows in the next epoch" in view.order.evidence
+    run.loader(pids, order[:50], 8)
+    view = run.dataset(job, "train")
+    assert view.order.kind == "fixed"
+    run.loader(pids, order[50:], 8)
+    run.loader(pids, shuffled(files, 4)[:60], 8)
+    assert run.dataset(job, "train").order.kind == "shuffled"
+
+
+def test_shuffled_groups_of_neighbours() -> None:
+    run, job, files = ready(4000)
+    groups = [files[at : at + 16] for at in range(0, 4000, 16)]
+    random.Random(5).shuffle(groups)
+    run.loader(run.workers(job, 4), [file for group in groups for file in group][:2000], 16)
+    view = run.dataset(job, "train")
+    assert view.order.kind == "groups"
+    assert view.batch == 16
+
+
+def test_order_without_a_listing() -> None:
+    run, job, files = ready(1000, listed=False)
+    run.read(job, files[:20])
+    view = run.dataset(job, "train")
+    assert view.order.kind == "sorted"
+    assert view.files_total is None
+    assert view.fraction is None
+    assert view.files_seen == 20
+
+
+def test_a_listing_that_comes_late_keeps_what_was_seen() -> None:
+    run, job, files = ready(1000, listed=False)
+    run.read(job, files[:300])
+    run.tree.add("other", [])
+    for number, file in enumerate(files):
+        run.tree.places[file] = run.tree.places[file]._replace(index=number, listed=number)
+    directory = run.tree.directory("train")
+    run.tree.folders[directory] = run.tree.folders[directory]._replace(files=1000)
+    run.now += 2.0
+    run.read(job, files[300:400])
+    view = run.dataset(job, "train")
+    assert (view.files_seen, view.files_total) == (400, 1000)
+    run.read(job, files[100:130])
+    assert run.dataset(job, "train").files_seen == 400
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("kind", [TouchKind.FIRST, TouchKind.PASS])
+def test_epochs_are_counted(shuffle: bool, workers: int, kind: TouchKind) -> None:
+    run, job, files = ready(500)
+    pids = run.workers(job, workers) or [job]
+    for epoch in range(1, 6):
+        run.loader(pids, shuffled(files, epoch) if shuffle else files, 8)
+        view = run.dataset(job, "train")
+        assert view.epoch == epoch
+        assert view.fraction == pytest.approx(1.0, abs=0.02)
+
+
+def test_new_workers_each_epoch() -> None:
+    run, job, files = ready(500)
+    for epoch in range(1, 5):
+        pids = run.workers(job, 4)
+        run.loader(pids, shuffled(files, epoch), 8)
+        view = run.dataset(job, "train")
+        assert (view.epoch, view.workers) == (epoch, 4)
+        run.exit(*pids)
+
+
+def test_an_epoch_of_a_part_of_the_directory() -> None:
+    """A Subset, or one host's share: nothing but the repetition tells the end."""
+    run, job, files = ready(2000)
+    part = shuffled(files, 1)[:600]
+    pids = run.workers(job, 4)
+    for epoch in range(1, 5):
+        run.loader(pids, shuffled(part, epoch), 8)
+        assert run.dataset(job, "train").epoch in ((epoch, epoch - 1) if epoch > 1 else (1,))
+    view = run.dataset(job, "train")
+    assert view.epoch == 4
+    assert view.files_total == 600
+
+
+def test_single_files_read_again_do_not_end_an_epoch() -> None:
+    run, job, files = ready(500)
+    for number, file in enumerate(shuffled(files, 2)):
+        run.touch(job, file)
+        if number % 3 == 0:
+            run.touch(job, file, kind=TouchKind.PASS)
+        if number % 10 == 0:
+            run.touch(job, files[0])
+    assert run.dataset(job, "train").epoch == 1
+
+
+def test_two_groups_that_read_all_side_by_side_are_one_epoch() -> None:
+    """Two ranks without a sampler of their own."""
+    run, job, files = ready(1000)
+    one, other = run.workers(job, 2)
+    run.interleave([(one, shuffled(files, 1)), (other, shuffled(files, 2))])
+    assert run.dataset(job, "train").epoch <= 2
+    run.interleave([(one, shuffled(files, 3)[:300]), (other, shuffled(files, 4)[:300])])
+    assert run.dataset(job, "train").epoch == 2
+
+
+def test_batches_by_pauses() -> None:
+    """The job's own process reads 24 files, then computes."""
+    run, job, files = ready(480)
+    for at in range(0, 480, 24):
+        run.read(job, shuffled(files, 1)[at : at + 24])
+        run.now += 0.3
+    view = run.dataset(job, "train")
+    assert view.workers == 0
+    assert view.batch == 24
+
+
+def test_files_a_second() -> None:
+    run, job, files = ready(10_000)
+    run.read(job, files)
+    view = run.dataset(job, "train")
+    assert view.files_per_second == pytest.approx(1000, rel=0.05)
+    assert view.rate == pytest.approx(100_000_000, rel=0.05)
+    run.now += 60.0
+    assert run.dataset(job, "train").rate == 0.0
+
+
+# ---- which directories are one dataset
+
+
+def classes(run: Run, path: str, count: int, each: int) -> list[int]:
+    return [file for n in range(count) for file in run.tree.images(f"{path}/n{n:04d}", each)]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("workers", [0, 4])
+def test_directories_of_classes_are_one_dataset(shuffle: bool, workers: int) -> None:
+    run = Run()
+    job = run.program()
+    files = classes(run, "imagenet/train", 50, 40)
+    pids = run.workers(job, workers) or [job]
+    for epoch in (1, 2, 3):
+        run.loader(pids, shuffled(files, epoch) if shuffle else files, 8)
+        view = run.dataset(job, "imagenet/train")
+        assert len(run.job(job).datasets) == 1
+        assert view.epoch == epoch
+        assert view.order.kind == ("shuffled" if shuffle else "sorted")
+        assert view.files_seen == pytest.approx(2000, abs=20)
+        assert view.folders == 50
+
+
+def test_train_and_val_stay_apart() -> None:
+    run = Run()
+    job = run.program()
+    train = classes(run, "set/train", 10, 60)
+    val = classes(run, "set/val", 10, 10)
+    for epoch in (1, 2, 3):
+        run.loader(run.workers(job, 4), shuffled(train, epoch), 8)
+        run.loader(run.workers(job, 2), val, 8)
+    views = {view.path: view for view in run.job(job).datasets}
+    assert set(views) == {"set/train", "set/val"}
+    assert views["set/train"].epoch == 3
+    assert views["set/val"].epoch == 3
+    assert views["set/train"].order.kind == "shuffled"
+    assert views["set/val"].order.kind == "sorted"
+
+
+def test_two_directories_read_in_turns_are_one_dataset() -> None:
+    run = Run()
+    job = run.program()
+    images = run.tree.images("coco/images", 200)
+    labels = run.tree.add("coco/labels", [f"{n:07d}.txt" for n in range(200)], 500)
+    for image, label in zip(images, labels, strict=True):
+        run.read(job, [image, label])
+    (view,) = run.job(job).datasets
+    assert view.path == "coco"
+    assert view.files_seen == 400
+
+
+def test_a_tree_of_hashes_is_one_dataset() -> None:
+    run = Run()
+    job = run.program()
+    files = [
+        file for a in range(16) for b in range(16) for file in run.tree.images(f"blobs/{a:02x}/{b:02x}", 3)
+    ]
+    run.read(job, shuffled(files, 1))
+    (view,) = run.job(job).datasets
+    assert view.path == "blobs"
+    assert view.files_seen == 768
+    assert view.order.kind == "shuffled"
+
+
+def test_directories_of_other_kinds_stay_apart() -> None:
+    run = Run()
+    job = run.program("bash", "bash")
+    for name, suffix in (("a", "jpg"), ("b", "py"), ("c", "log"), ("d", "bin"), ("e", "txt")):
+        files = run.tree.add(name, [f"{n}.{suffix}" for n in range(10)])
+        run.read(run.program("cat", "cat", job), files)
+    assert len(run.job(job).datasets) == 5
+
+
+def test_more_directories_than_may_be_followed() -> None:
+    run = Run(Limits(folders=20))
+    job = run.program()
+    files = classes(run, "set", 100, 10)
+    for epoch in (1, 2):
+        run.read(job, shuffled(files, epoch))
+        (view,) = run.job(job).datasets
+        assert view.files_seen == pytest.approx(1000, abs=20)
+        assert view.epoch == epoch
+        assert view.folders <= 20
+
+
+def test_two_jobs_have_datasets_of_their_own() -> None:
+    run = Run()
+    one, other = run.program(), run.program()
+    files = run.tree.images("set", 300)
+    run.interleave([(one, files), (other, shuffled(files, 1))])
+    assert run.dataset(one, "set").order.kind == "sorted"
+    assert run.dataset(other, "set").order.kind == "shuffled"
+    view = run.patterns.dataset_of(files[0], other)
+    assert view is not None
+    assert view.order.kind == "shuffled"
+    assert run.patterns.dataset_of(files[0], 99999) is None
+
+
+# ---- shards
+
+
+def test_shards_by_bytes() -> None:
+    run = Run()
+    job = run.program()
+    shards = run.tree.add("wds", [f"shard-{n:04d}.tar" for n in range(8)], 64 << 20)
+    for shard in shards[:2]:
+        run.front_to_back(job, shard)
+    run.large(job, shards[2], [(at, at + 63) for at in range(0, 8192, 64)])
+    view = run.dataset(job, "wds")
+    assert view.role.kind == "shards"
+    assert view.fraction == pytest.approx(2.5 / 8, abs=0.02)
+    for shard in shards[3:]:
+        run.front_to_back(job, shard)
+    assert run.dataset(job, "wds").epoch == 1
+    for shard in shards[:3]:
+        run.front_to_back(job, shard)
+    view = run.dataset(job, "wds")
+    assert view.epoch == 2
+    assert view.fraction == pytest.approx(3 / 8, abs=0.02)
+
+
+def test_several_readers_of_one_large_file_are_no_epochs() -> None:
+    run = Run()
+    job = run.program()
+    (file,) = run.tree.add("big", ["data.tfrecord"], 256 << 20)
+    for number, pid in enumerate(run.workers(job, 4)):
+        first = number * 16384
+        run.large(pid, file, [(at, at + 63) for at in range(first, first + 4096, 64)])
+    assert run.dataset(job, "big").epoch == 1
