@@ -60,8 +60,8 @@ class _Entry:
 class ProcessTable:
     """``patterns.feed.Processes``. Loop-only; nothing raises for a process that is gone.
 
-    ``limit`` processes (35 MB) and as many threads are kept; those that ended first go first. Reading a process
-    takes 20 to 50 microseconds, once, and once after each exec.
+    ``limit`` processes (35 MB) and as many threads are kept; those that ended first go first. Reading a
+    process takes 20 to 50 microseconds, once, and once after each exec.
     """
 
     def __init__(self, proc: Path = Path("/proc"), limit: int = LIMIT) -> None:
