@@ -7,7 +7,7 @@ from swmld.patterns.epoch import Boundary
 from swmld.patterns.feed import Place
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.meter import Meter
-from swmld.patterns.order import _ODD_FORWARD, CLAMP, MEMORY, History, Track, judge
+from swmld.patterns.order import _ODD_FORWARD, CLAMP, History, Track, judge
 from swmld.patterns.readers import Reader, Tally
 from swmld.patterns.roles import Kinds
 from swmld.patterns.views import UNKNOWN, Finding
@@ -21,6 +21,8 @@ has."""
 
 WHOLE = 0.9
 """Share of a large file that was read, from which its next reading counts as another epoch's."""
+
+SAMPLE = -1
 
 UNKNOWN_PLACE = 0.02
 """Below this share of an epoch its number of workers is still the last epoch's."""
@@ -56,6 +58,8 @@ class Dataset:
         self.history = History()
         self.boundary = Boundary()
         self.readers: dict[int, Reader] = {}
+        self.processes = 0
+        """Processes that ever read from it."""
         self.runs = Tally()
         self.bursts = Tally()
         self.active: set[int] = set()
@@ -105,6 +109,7 @@ class Dataset:
         self.last_at = max(self.last_at, other.last_at)
         self.bytes += other.bytes
         self.files += other.files
+        self.processes = max(self.processes, other.processes)
         self.sizes += other.sizes
         if other.rest is not None:
             other.rest.drop()
@@ -130,12 +135,13 @@ class Dataset:
             if len(self.readers) >= MOST_READERS:
                 self.left(next(iter(self.readers)))
             reader = self.readers[pid] = Reader(pid)
+            self.processes += 1
             reader.worker = worker
         return reader
 
-    def opened(self, reader: Reader, leaf: Leaf, file: int, place: Place, at: float, whole: bool) -> bool:
-        """A process began to read a file; ``whole``: one that is read as a whole. True if the epoch had not
-        seen it."""
+    def opened(self, reader: Reader, leaf: Leaf, file: int, place: Place, at: float, page: int) -> bool:
+        """A process began to read a file: at ``page``, or ``SAMPLE`` for one that is read as a whole. True if
+        the epoch had not seen it."""
         self.last_at = at
         if not reader.count:
             self._joined(reader)
@@ -156,16 +162,16 @@ class Dataset:
                 self.boundary.new()
             self._walk(reader, leaf, file, place)
         else:
-            self._again(reader, leaf, file, place, at, whole)
-        if not whole and len(self.progress) < MOST_PROGRESS:
+            self._again(reader, leaf, file, place, at, page)
+        if page != SAMPLE and len(self.progress) < MOST_PROGRESS:
             self.progress.setdefault(file, 0.0)
         reader.last_file = file
         reader.timed(at)
         return new
 
-    def _again(self, reader: Reader, leaf: Leaf, file: int, place: Place, at: float, whole: bool) -> None:
-        if not whole and self.progress.get(file, 1.0) < WHOLE:
-            return  # another process joins in, or the same one again, before it was read
+    def _again(self, reader: Reader, leaf: Leaf, file: int, place: Place, at: float, page: int) -> None:
+        if page > 0 or (page == 0 and self.progress.get(file, 1.0) < WHOLE):
+            return  # another process joins in, or goes on, before or after it was read
         expected, sure = self.expected()
         index = -1 if place.index is None else place.index
         if self.boundary.seen(leaf, file, index, self.seen, self.reads, expected, sure):
@@ -243,9 +249,10 @@ class Dataset:
             if listed is not None and (listed != index or self.twisted):
                 delta = self._walk_as_listed(reader, leaf, listed, delta)
             reader.stepped(delta)
-        if self.epoch > 1:
-            self._walk_as_before(reader, file)
-        self.history.add(file)
+        if not self.history.full:
+            if self.epoch > 1:
+                self._walk_as_before(reader, file)
+            self.history.add(file)
         reader.leaf = leaf
         if index is None:
             reader.index = -1
@@ -280,7 +287,7 @@ class Dataset:
     def _walk_as_before(self, reader: Reader, file: int) -> None:
         history = self.history
         track = self.as_before
-        if history.length >= min(MEMORY, len(history.last)):
+        if history.length >= len(history.last):
             return
         place = history.last.get(file)
         if place is None:

@@ -6,9 +6,11 @@ take the short way through: no ``Stream`` is made for them.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from swmld.patterns import phases, present
+from swmld.patterns.dataset import SAMPLE
 from swmld.patterns.feed import (
     PAGE,
     Cursor,
@@ -28,11 +30,12 @@ from swmld.patterns.leaf import Leaf
 from swmld.patterns.limits import Limits
 from swmld.patterns.roles import LARGE
 from swmld.patterns.seen import Budget
-from swmld.patterns.stream import Counts, Small, Stream, counts_of_whole
+from swmld.patterns.stream import Counts, Small, Stream, again, as_small
 from swmld.patterns.views import DatasetView, Snapshot, StreamView
 
 _PASS = int(TouchKind.PASS)
 _WHOLE = int(TouchFlag.WHOLE)
+_COLD = int(TouchFlag.COLD)
 _bits = int.__and__  # of an IntFlag, without making another one: ten times faster
 
 ASK = 1.0
@@ -52,9 +55,16 @@ class Patterns:
         self._room = Room(self._limits.folders, Budget(self._limits.seen_bytes))
         self._jobs: dict[int, Job] = {}
         self._members: dict[int, Member] = {}
-        self._streams: dict[tuple[int, int], Stream] = {}  # least recently used first, as _small
-        self._small: dict[tuple[int, int], Small] = {}
+        # Least recently used first. Ordered ones: the first key of a dict that loses its first keys is found
+        # by a search over all that were there.
+        self._streams: OrderedDict[tuple[int, int], Stream] = OrderedDict()
+        self._small: OrderedDict[tuple[int, int], Touch | Small] = OrderedDict()
         self._now = 0.0
+
+    @property
+    def seen_bytes(self) -> int:
+        """Memory of the bitmaps of files seen, bytes: at most ``Limits.seen_bytes``."""
+        return self._room.budget.used
 
     # ---- what comes in
 
@@ -71,7 +81,7 @@ class Patterns:
         touched: set[Job] = set()
         for pid, file, cursor in rows:
             small = self._small.get((pid, file))
-            if small is not None and cursor.reads <= small.told:
+            if small is not None and cursor.reads <= as_small(small).told:
                 continue  # nothing that its touches did not say
             member = self._members.get(pid) or self._member(pid, cursor.last_at)
             stream = self._stream(member, file, cursor.last_at)
@@ -136,8 +146,8 @@ class Patterns:
             small = self._small.get((pid, file))
             if small is None:
                 return None
-            stream = Stream(pid, file, small.first_at)
-            stream.grown(small)
+            stream = Stream(pid, file, self._now)
+            stream.grown(as_small(small))
         return present.stream_view(stream, self._names, self._now)
 
     def dataset_of(self, file: int, job: int) -> DatasetView | None:
@@ -169,7 +179,9 @@ class Patterns:
             if place is not None and place.size < nbytes:
                 nbytes = place.size
             self._note_small(key, touch)
-            job.read(counts_of_whole(touch), nbytes, at)
+            job.reads += 1
+            job.cold += _bits(flags, _COLD) > 0
+            job.bytes += nbytes
             stream = None
         else:
             stream = self._stream(member, file, at)
@@ -199,8 +211,10 @@ class Patterns:
             assert dataset is not None
         pid = member.pid
         reader = dataset.readers.get(pid) or dataset.reader(pid, member.worker)
-        sample = whole or place.size < LARGE
-        new = dataset.opened(reader, leaf, touch.file, place, touch.at, sample)
+        page = SAMPLE if whole or place.size < LARGE else touch.first
+        if page == 0 and touch.kind == _PASS:
+            dataset.progress[touch.file] = 1.0  # its last page was read, whatever the counters said last
+        new = dataset.opened(reader, leaf, touch.file, place, touch.at, page)
         if new and place.size >= LARGE and dataset.epoch == 1:
             dataset.kinds.add(place.name, leaf.path, place.size)
         dataset.bytes += nbytes
@@ -208,14 +222,14 @@ class Patterns:
 
     def _note_small(self, key: tuple[int, int], touch: Touch) -> None:
         small = self._small
-        before = small.pop(key, None)
+        before = small.get(key)
         if before is None:
-            small[key] = Small(touch, 1, 1, touch.at)
+            small[key] = touch
             if len(small) > self._limits.small:
-                del small[next(iter(small))]
+                small.popitem(last=False)
         else:
-            told = before.told + 1 if touch.kind == _PASS else 1
-            small[key] = Small(touch, told, before.total + 1, before.first_at)
+            small[key] = again(before, touch)
+            small.move_to_end(key)
 
     def _went_on(self, touch: Touch) -> None:
         kind = touch.kind
@@ -280,15 +294,17 @@ class Patterns:
 
     def _stream(self, member: Member, file: int, at: float) -> Stream:
         key = (member.pid, file)
-        stream = self._streams.pop(key, None)
-        if stream is None:
+        stream = self._streams.get(key)
+        if stream is not None:
+            self._streams.move_to_end(key)
+        else:
             stream = Stream(member.pid, file, at)
             small = self._small.pop(key, None)
             if small is not None:
-                stream.grown(small)
+                stream.grown(as_small(small))
             if len(self._streams) >= self._limits.streams:
-                del self._streams[next(iter(self._streams))]
-        self._streams[key] = stream
+                self._streams.popitem(last=False)
+            self._streams[key] = stream
         return stream
 
     def _member(self, pid: int, at: float) -> Member:

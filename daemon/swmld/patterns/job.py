@@ -55,7 +55,7 @@ class Job:
         self.grouping = Grouping(number, names, room, datasets)
         self.grouping.on_drop = self._moved
         self.first_at = self.last_at = at
-        self.counts = Counts()
+        self.reads = self.cold = self.partial = 0
         self.tiers = Tiers(0, 0, 0, 0)
         self.bytes = 0
         self.comms: set[str] = set()
@@ -70,6 +70,7 @@ class Job:
         self.shares: deque[tuple[float, float]] = deque([(at, 0.0)], maxlen=64)
         """(time, seconds waited until then), one a batch of rows."""
         self.trained_at: float | None = None
+        """When it first read from the data that it trains on."""
         self.training: Dataset | None = None
         """The dataset that it trains on, once that is known."""
         self.model_at: float | None = None
@@ -111,7 +112,9 @@ class Job:
             self.grouping.switched(before, dataset)
 
     def read(self, counts: Counts, nbytes: int, at: float) -> None:
-        self.counts = self.counts.plus(counts)
+        self.reads += counts.reads
+        self.cold += counts.cold
+        self.partial += counts.partial
         self.bytes += nbytes
         self.last_at = max(self.last_at, at)
 

@@ -41,7 +41,7 @@ class Meter:
         """Files a second and bytes a second."""
         if self._second < 0 or now >= self._second + SPAN + 1:
             return 0.0, 0.0
-        oldest = int(now) - SPAN + 1
+        oldest = int(now) - SPAN
         rows = [row for row in self._older if row[0] >= oldest]
         if self._second >= oldest:
             rows.append((self._second, self.files, self.nbytes))

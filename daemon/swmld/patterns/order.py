@@ -123,18 +123,21 @@ order, and 5 % of an epoch of 160,000."""
 class History:
     """The order of the first files of this epoch and of the last one."""
 
-    __slots__ = ("_now", "last")
+    __slots__ = ("_now", "full", "last")
 
     def __init__(self) -> None:
         self.last: dict[int, int] = {}
         self._now: dict[int, int] = {}
+        self.full = False
+        """The rest of this epoch is not remembered, and not compared with the last one."""
 
     def add(self, file: int) -> None:
-        if len(self._now) < MEMORY:
-            self._now.setdefault(file, len(self._now))
+        self._now.setdefault(file, len(self._now))
+        self.full = len(self._now) >= MEMORY
 
     def begin(self) -> None:
         self.last, self._now = self._now, {}
+        self.full = False
 
     @property
     def length(self) -> int:

@@ -73,7 +73,7 @@ def _learn(job: Job) -> None:
                 best = size, dataset
     job.training = best[1] if best else None
     if job.training is not None and job.trained_at is None:
-        job.trained_at = job.last_at
+        job.trained_at = job.training.first_at
 
 
 def trains(dataset: Dataset) -> Finding | None:

@@ -138,7 +138,6 @@ def job_view(job: Job, streams: list[Stream], most: int, names: Names, now: floa
     views = tuple(dataset_view(dataset, now) for dataset in shown)
     main = max(views, key=lambda view: (view.rate, view.last_at), default=None)
     process = job.process
-    counts = job.counts
     return JobView(
         job=job.number,
         comm=process.comm if process else "",
@@ -149,12 +148,12 @@ def job_view(job: Job, streams: list[Stream], most: int, names: Names, now: floa
         phase=phase,
         workers=main.workers if main else 0,
         batch=main.batch if main else None,
-        reads=counts.reads,
+        reads=job.reads,
         bytes=job.bytes,
         rate=sum(dataset.meter.rates(now)[1] for dataset in job.datasets),
-        hits=max(0, counts.reads - counts.cold - counts.partial),
-        cold=counts.cold,
-        partial=counts.partial,
+        hits=max(0, job.reads - job.cold - job.partial),
+        cold=job.cold,
+        partial=job.partial,
         disk_reads=job.tiers.disk_reads,
         disk_bytes=job.tiers.disk_bytes,
         source_reads=job.tiers.source_reads,

@@ -85,8 +85,9 @@ def role(dataset: Dataset) -> Finding:
     what = f"{kinds.large} large file{'s' * (kinds.large > 1)}"
     if scattered and kinds.scattered * 4096 > LARGE:
         return Finding("shards", 0.8, f"{what} read at random places")
-    if kinds.models * 2 > kinds.large and dataset.epoch == 1:
-        return Finding("model", 0.9, f"{what} read once, with names of models")
+    if kinds.models * 2 > kinds.large and dataset.epoch <= max(1, dataset.processes):
+        by = f" by each of {dataset.processes} processes" if dataset.epoch > 1 else ""
+        return Finding("model", 0.9, f"{what} read once{by}, with names of models")
     if kinds.data * 2 > kinds.large:
         return Finding("shards", 0.9, f"{what} with names of data sets, read from end to end")
     if dataset.epoch > 1:

@@ -21,7 +21,9 @@ layer."""
 MOST_INDEX = 1 << 27
 """Largest index that gets a bit (16 MiB of them); files beyond go to the filter."""
 
-_MIX = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: Fibonacci hashing
+# The finishing steps of splitmix64 (Steele, Lea and Flood 2014): nodeids are inode numbers, in series.
+_MIX = 0xBF58476D1CE4E5B9
+_MIX_AGAIN = 0x94D049BB133111EB
 _WORD = (1 << 64) - 1
 
 
@@ -120,10 +122,10 @@ class Filter:
             self._insert(file)
 
     def _insert(self, file: int) -> bool:
-        one = file * _MIX & _WORD
-        two = (one ^ one >> 29) * _MIX & _WORD
-        one >>= 32
-        two >>= 32
+        word = (file ^ file >> 30) * _MIX & _WORD
+        word = (word ^ word >> 27) * _MIX_AGAIN & _WORD
+        one = word >> 32
+        two = word ^ word >> 31
         for bits, power in self._layers:
             mask = (1 << power) - 1
             a, b = one & mask, two & mask

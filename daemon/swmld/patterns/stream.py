@@ -70,6 +70,18 @@ class Small(NamedTuple):
     first_at: float
 
 
+def as_small(known: Touch | Small) -> Small:
+    """A file that was read once is kept as the touch that said so."""
+    return known if isinstance(known, Small) else Small(known, 1, 1, known.at)
+
+
+def again(known: Touch | Small, touch: Touch) -> Small:
+    """It was read once more. FIRST: the kernel had forgotten it meanwhile."""
+    before = as_small(known)
+    told = before.told + 1 if touch.kind == TouchKind.PASS else 1
+    return Small(touch, told, before.total + 1, before.first_at)
+
+
 class Stream:
     """``counts`` since the process began to read the file, ``shape`` and ``stride`` (pages) of now."""
 

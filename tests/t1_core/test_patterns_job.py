@@ -1,0 +1,346 @@
+"""Jobs: phases, waiting, tiers, and processes that come and go."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from support.programs import Run, shuffled
+from swmld.patterns.feed import Shape, Tiers, Touch, TouchFlag, TouchKind, Wait
+from swmld.patterns.limits import Limits
+from swmld.patterns.views import as_json, quantile
+
+MIB = 1 << 20
+
+
+def training(run: Run, epochs: int = 2, count: int = 600) -> tuple[int, list[int]]:
+    job = run.program()
+    files = run.tree.images("set/train", count)
+    for epoch in range(epochs):
+        run.loader(run.workers(job, 4), shuffled(files, epoch), 8)
+    return job, files
+
+
+def model(run: Run, path: str = "models/llama", count: int = 4) -> list[int]:
+    names = [f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(count)]
+    return run.tree.add(path, names, 64 * MIB)
+
+
+def test_training_shuffled_within_the_first_epoch() -> None:
+    run = Run()
+    job = run.program()
+    files = run.tree.images("train", 2000)
+    run.loader(run.workers(job, 4), shuffled(files, 1)[:100], 8)
+    phase = run.job(job).phase
+    assert phase.kind == "training"
+    assert "shuffled" in phase.evidence
+    assert phase.confidence >= 0.8
+
+
+def test_training_by_epochs_in_order() -> None:
+    run = Run()
+    job = run.program()
+    files = run.tree.images("train", 200)
+    run.read(job, files)
+    assert run.phase(job) != "training"
+    run.read(job, files[:80])
+    phase = run.job(job).phase
+    assert phase.kind == "training"
+    assert phase.evidence == "epoch 2 of 200 files, 40% of it read"
+
+
+def test_validation_between_epochs() -> None:
+    run = Run()
+    job = run.program()
+    train = run.tree.images("set/train", 600)
+    val = run.tree.images("set/val", 100)
+    for epoch in range(3):
+        run.loader(run.workers(job, 4), shuffled(train, epoch), 8)
+        assert run.phase(job) == "training"
+        run.now += 1.0
+        run.loader(run.workers(job, 2), val, 8)
+        phase = run.job(job).phase
+        assert phase.kind == "validation"
+        assert "set/val" in phase.evidence
+        run.now += 1.0
+
+
+def test_validation_without_names_that_say_so() -> None:
+    run = Run()
+    job = run.program()
+    big, small = run.tree.images("a", 600), run.tree.images("b", 100)
+    run.loader(run.workers(job, 4), shuffled(big, 1), 8)
+    run.now += 3.0
+    run.loader(run.workers(job, 4), small, 8)
+    assert run.phase(job) == "validation"
+
+
+def test_model_load() -> None:
+    run = Run()
+    job = run.program(command="python3 serve.py")
+    for file in model(run):
+        run.front_to_back(job, file)
+    phase = run.job(job).phase
+    assert phase.kind == "model load"
+    assert "read once" in phase.evidence
+    assert "names of models" in phase.evidence
+    (view,) = run.job(job).datasets
+    assert view.role.kind == "model"
+
+
+def test_a_model_that_each_rank_loads() -> None:
+    run = Run()
+    job = run.program("torchrun", "torchrun serve.py")
+    files = model(run)
+    for _ in range(4):
+        rank = run.program("python3", "python3 serve.py", job)
+        for file in files:
+            run.front_to_back(rank, file)
+    assert run.phase(job) == "model load"
+
+
+def test_checkpoint_load_after_training_began() -> None:
+    run = Run()
+    job, _ = training(run)
+    run.now += 3.0
+    (file,) = run.tree.add("out", ["weights.pt"], 64 * MIB)
+    run.front_to_back(job, file)
+    assert run.phase(job) == "checkpoint load"
+
+
+def test_checkpoint_load_by_name() -> None:
+    run = Run()
+    job = run.program()
+    (file,) = run.tree.add("run1/checkpoint-500", ["model.safetensors"], 64 * MIB)
+    run.front_to_back(job, file)
+    phase = run.job(job).phase
+    assert phase.kind == "checkpoint load"
+    assert phase.confidence < 0.9
+
+
+def test_a_file_with_a_models_name_that_is_read_at_random_is_no_model() -> None:
+    """A tokenised corpus, train.bin, through numpy.memmap."""
+    run = Run()
+    job = run.program()
+    (file,) = run.tree.add("openwebtext", ["train.bin"], 1024 * MIB)
+    source = random.Random(1)
+    starts = [source.randrange(262_000) for _ in range(3000)]
+    run.large(job, file, [(at, at + 1) for at in starts], fault=True)
+    view = run.job(job)
+    assert view.datasets[0].role.kind == "shards"
+    assert view.phase.kind == "training"
+
+
+def test_checkpoint_save() -> None:
+    run = Run()
+    job, _ = training(run)
+    run.writes(job, 10)
+    run.now += 1.0
+    run.writes(job, 500)
+    phase = run.job(job).phase
+    assert phase.kind == "checkpoint save"
+    assert "500 writes" in phase.evidence
+    run.now += 10.0
+    run.read(run.workers(job, 1)[0], run.tree.images("set/train2", 5))
+    assert run.phase(job) != "checkpoint save"
+
+
+def test_checkpoint_save_of_a_job_that_reads_nothing() -> None:
+    run = Run()
+    job = run.program(command="python3 save.py")
+    run.writes(job, 100)
+    assert run.phase(job) == "checkpoint save"
+
+
+@pytest.mark.parametrize("tool", ["cp", "grep", "tar", "md5sum"])
+def test_tools_prepare_data(tool: str) -> None:
+    run = Run()
+    job = run.program(tool, f"{tool} -r data")
+    run.read(job, run.tree.images("data", 300))
+    phase = run.job(job).phase
+    assert phase.kind == "data preparation"
+    assert tool in phase.evidence
+
+
+def test_one_pass_in_order_by_one_process_prepares_data() -> None:
+    run = Run()
+    job = run.program("python3", "python3 resize.py")
+    run.read(job, run.tree.images("data", 300))
+    phase = run.job(job).phase
+    assert phase.kind == "data preparation"
+    assert phase.evidence == "1 process reads 300 files once, in sorted order"
+
+
+def test_inference_after_a_model() -> None:
+    run = Run()
+    job = run.program("python3", "python3 infer.py")
+    for file in model(run):
+        run.front_to_back(job, file)
+    assert run.phase(job) == "model load"
+    run.now += 5.0
+    run.read(job, run.tree.images("questions", 200)[:100])
+    phase = run.job(job).phase
+    assert phase.kind == "inference"
+    assert "after a model" in phase.evidence
+
+
+def test_a_server_that_goes_on_reading_its_model() -> None:
+    run = Run()
+    job = run.program("python3", "python3 serve.py")
+    files = model(run)
+    for file in files:
+        run.front_to_back(job, file)
+    assert run.phase(job) == "model load"
+    run.now += 60.0
+    source = random.Random(1)
+    for _ in range(20):
+        run.now += 2.0
+        start = source.randrange(16_000)
+        run.large(job, source.choice(files), [(start, start + 3)], fault=True)
+    assert run.phase(job) == "inference"
+
+
+def test_a_phase_stays_while_nothing_is_read() -> None:
+    run = Run()
+    job, _ = training(run)
+    assert run.phase(job) == "training"
+    run.now += 300.0
+    assert run.phase(job) == "training"
+
+
+# ---- counters
+
+
+def wait(seconds: float, waits: int) -> Wait:
+    return Wait(seconds, waits, 0.0, 0, 0.0, 0, 0.0, 0, (*(0,) * 9, waits, *(0,) * 14))
+
+
+def test_share_of_waiting() -> None:
+    run = Run()
+    job = run.program()
+    one, other = run.workers(job, 2)
+    files = run.tree.images("train", 100)
+    run.interleave([(one, files[:50]), (other, files[50:])])
+    for second in range(1, 9):
+        run.now = 1000.0 + second
+        run.patterns.waits([(one, wait(0.5 * second, second)), (other, wait(0.1 * second, second))], run.now)
+    view = run.job(job)
+    assert view.wait == pytest.approx(4.8)
+    assert view.wait_share == pytest.approx(0.3, rel=0.02)
+    assert view.waits == 16
+    assert view.wait_p50 == view.wait_p99 == pytest.approx(0.001024)
+    run.now += 100.0
+    assert run.job(job).wait_share == 0.0
+
+
+def test_quantile_of_a_histogram() -> None:
+    histogram = (90, 0, 0, 10)
+    assert quantile(histogram, 0.5) == 2e-6
+    assert quantile(histogram, 0.99) == 16e-6
+    assert quantile((), 0.5) == 0.0
+    assert quantile((0,) * 24, 0.5) == 0.0
+
+
+def test_hits_by_tier() -> None:
+    run = Run()
+    job = run.program()
+    files = run.tree.images("train", 10)
+    for file in files[:4]:
+        run.touch(job, file, flags=int(TouchFlag.WHOLE | TouchFlag.COLD))
+    run.read(job, files[4:])
+    run.patterns.tiers([(job, files[0], Tiers(1, 50_000, 1, 50_000))])
+    run.patterns.tiers([(job, files[0], Tiers(1, 50_000, 3, 90_000))])
+    view = run.job(job)
+    assert (view.reads, view.hits, view.cold) == (10, 6, 4)
+    assert (view.disk_reads, view.source_reads, view.source_bytes) == (1, 3, 90_000)
+    assert view.bytes == 1_000_000
+
+
+# ---- processes
+
+
+def test_processes_of_a_tree_are_one_job() -> None:
+    run = Run()
+    job = run.program("torchrun", "torchrun train.py")
+    ranks = [run.program("python3", "python3 train.py", job) for _ in range(2)]
+    workers = [pid for rank in ranks for pid in run.workers(rank, 3)]
+    files = run.tree.images("train", 600)
+    run.loader(workers, shuffled(files, 1)[:300], 8)
+    view = run.job(job)
+    assert view.workers == 6
+    assert set(view.pids) == set(workers)
+    assert view.command == "torchrun train.py"
+    run.exit(*workers)
+    view = run.job(job)
+    assert view.ended
+    assert view.pids == ()
+    assert view.workers == 6
+
+
+def test_processes_one_after_the_other_are_no_workers_side_by_side() -> None:
+    """find -exec grep."""
+    run = Run()
+    job = run.program("find", "find . -exec grep")
+    for file in run.tree.images("data", 60):
+        pid = run.program("grep", "grep x", job)
+        run.touch(pid, file)
+        run.exit(pid)
+    assert run.dataset(job, "data").workers <= 1
+
+
+def test_a_pid_that_comes_again_is_another_process() -> None:
+    run = Run()
+    first = run.program("cp", "cp a b")
+    files = run.tree.images("data", 10)
+    run.read(first, files[:5])
+    run.exit(first)
+    other = run.program("python3", "python3 x.py")
+    run.table.processes[first] = run.table.processes[other]._replace(pid=first)
+    fork = Touch(TouchKind.FORK, run.now, other, first, 0, 0, 0, 0, TouchFlag(0), Shape.NEW)
+    run.patterns.touch([fork])
+    run.read(first, files[5:])
+    assert run.job(other).reads == 5
+    assert run.job(first).reads == 5
+
+
+def test_unknown_processes_and_files() -> None:
+    run = Run()
+    files = run.tree.images("data", 3)
+    run.touch(4242, files[0])
+    nobody = Touch(TouchKind.FIRST, run.now, 4242, 5, 0, 24, 25, 0, TouchFlag.WHOLE, Shape.NEW)
+    run.patterns.touch([nobody])
+    view = run.job(4242)
+    assert view.comm == ""
+    assert view.reads == 2
+    assert run.patterns.stream(4242, 5) is not None
+
+
+def test_jobs_are_bounded_and_ended_ones_go_first() -> None:
+    run = Run(Limits(jobs=4))
+    files = run.tree.images("data", 3)
+    old = run.program()
+    run.read(old, files)
+    for _ in range(20):
+        pid = run.program("cat", "cat")
+        run.read(pid, files)
+        run.exit(pid)
+    jobs = {view.job for view in run.patterns.snapshot(run.now).jobs}
+    assert len(jobs) == 4
+    assert old in jobs
+
+
+def test_json_of_everything() -> None:
+    run = Run()
+    job, _ = training(run)
+    (file,) = run.tree.add("odd", ["x"], 8 * MIB)
+    run.tree.places[file] = run.tree.places[file]._replace(name=b"caf\xe9.bin")
+    run.front_to_back(job, file)
+    value = as_json(run.patterns.snapshot(run.now))
+    back = json.loads(json.dumps(value))
+    (found,) = back["jobs"]
+    assert found["phase"]["kind"]
+    assert {"kind", "confidence", "evidence"} == set(found["datasets"][0]["order"])
+    paths = {stream["path"] for stream in found["streams"]}
+    assert "odd/caf\udce9.bin" in paths
+    assert found["job"] == job
