@@ -181,7 +181,7 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 		c = open_cursor(g, &k, now);
 	if (!c)
 		return 0;
-	if (asked - first >= BATCH || c->pending || !c->next) {
+	if (asked - first >= BATCH || c->pending || !c->next || (asked == c->asked && first > c->start)) {
 		t = threads.lookup(&tid);
 		if (t && t->missed) {
 			missed = 1;

@@ -165,6 +165,7 @@ struct sw_view_row {
 	uint64_t disk_reads, disk_bytes, source_reads, source_bytes; /* of all READs: answered from the cache, or not */
 };
 void sw_view(sw_session *s, int level); /* 0 off, 1 what the probes cannot see, 2 everything */
+int sw_view_fd(sw_session *s); /* eventfd: readable while sw_view_events has something */
 int sw_view_events(sw_session *s, struct swp_event *out, int max, uint64_t *lost);
 int sw_view_rows(sw_session *s, struct sw_view_row *out, int max); /* streams read since they were last returned */
 /* stream.h, for tests: enters one read; see there. `c` is zeroed before the first. */

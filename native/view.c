@@ -6,6 +6,8 @@
 
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #define STREAMS 8192           /* beyond it the one that was quiet for longest is forgotten */
 #define BUCKETS 4096
@@ -26,6 +28,7 @@ struct view {
 	struct swp_event ring[RING];
 	uint32_t head, tail;
 	uint64_t lost;
+	int wake_fd;               /* eventfd: there are events */
 };
 
 int view_init(sw_session *s)
@@ -34,6 +37,11 @@ int view_init(sw_session *s)
 
 	if (!v)
 		return -ENOMEM;
+	v->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (v->wake_fd < 0) {
+		free(v);
+		return -errno;
+	}
 	pthread_mutex_init(&v->lock, NULL);
 	v->recent.prev = v->recent.next = &v->recent;
 	v->changed_tail = &v->changed;
@@ -52,6 +60,7 @@ void view_free(sw_session *s)
 		free(x);
 	}
 	pthread_mutex_destroy(&v->lock);
+	close(v->wake_fd);
 	free(v);
 }
 
@@ -121,10 +130,13 @@ static struct stream *stream_of(struct view *v, const struct swp_key *k, uint64_
 /* Under the view's lock. */
 static void tell(struct view *v, const struct swp_event *e)
 {
-	if (v->head - v->tail == RING)
+	if (v->head - v->tail == RING) {
 		v->lost++;
-	else
-		v->ring[v->head++ % RING] = *e;
+		return;
+	}
+	if (v->head == v->tail)
+		eventfd_write(v->wake_fd, 1);
+	v->ring[v->head++ % RING] = *e;
 }
 
 static void enter(struct view *v, struct stream *x, const struct fuse_read_in *r, uint64_t pages, uint32_t pid, uint64_t now)
@@ -198,14 +210,22 @@ void sw_view(sw_session *s, int level)
 	s->view->level = level;
 }
 
+int sw_view_fd(sw_session *s)
+{
+	return s->view->wake_fd;
+}
+
 int sw_view_events(sw_session *s, struct swp_event *out, int max, uint64_t *lost)
 {
 	struct view *v = s->view;
+	eventfd_t told;
 	int n = 0;
 
 	pthread_mutex_lock(&v->lock);
 	while (n < max && v->tail != v->head)
 		out[n++] = v->ring[v->tail++ % RING];
+	if (v->tail == v->head)
+		eventfd_read(v->wake_fd, &told);
 	*lost = v->lost;
 	pthread_mutex_unlock(&v->lock);
 	return n;

@@ -55,6 +55,7 @@ class Status(TypedDict):
     cache_dir: str
     mode: str  # passthrough, native or python: the fastest way that reads are served
     engine: str  # uring or threads
+    probe: str  # btf, tracepoint, fentry, kprobe: how eBPF sees reads; fuse or off; loading: not known yet
     read_only: bool
     metrics: str  # HOST:PORT as bound, or off
     uptime: float  # seconds

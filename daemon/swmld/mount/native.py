@@ -378,6 +378,11 @@ class Native:
         """What C notes of the READs that FUSE sees: 0 nothing, 1 O_DIRECT and tiers, 2 everything."""
         lib.sw_view(self._s, level)
 
+    @property
+    def view_fd(self) -> int:
+        """Readable while ``view_events`` has something."""
+        return int(lib.sw_view_fd(self._s))
+
     def view_events(self, events: Any, count: int) -> tuple[int, int]:
         """Fills ``struct swp_event``s; (how many, how many were lost so far)."""
         lost = ffi.new("uint64_t *")

@@ -134,7 +134,8 @@ class Loading:
     def __init__(self, state: Path, way: str = "auto") -> None:
         self._way = way
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        arguments = ("-m", "swmld.observe.loader", "--state", str(state), "--way", way)
+        # -P: a types.py in the working directory is nobody's business here.
+        arguments = ("-P", "-m", "swmld.observe.loader", "--state", str(state), "--way", way)
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
             self._pid = os.posix_spawn(
