@@ -106,8 +106,9 @@ def dataset(**fields: Any) -> dict[str, Any]:
 
 def job(**fields: Any) -> dict[str, Any]:
     return {
-        "job": 4242, "comm": "python", "command": "python train.py --epochs 90", "container": "", "ended": False,
-        "pids": [4243, 4244], "phase": finding("training", 0.95, "epochs of the same files, shuffled"),
+        "job": 4242, "comm": "python", "command": "python train.py --epochs 90", "container": "",
+        "ended": False, "pids": [4243, 4244],
+        "phase": finding("training", 0.95, "epochs of the same files, shuffled"),
         "workers": 4, "batch": 64, "reads": 10_000, "bytes": 6 << 30, "rate": 250e6, "hits": 9_000,
         "cold": 900, "partial": 100, "disk_reads": 10, "disk_bytes": 1 << 20, "source_reads": 30,
         "source_bytes": 3 << 20, "writes": 0, "wait": 12.5, "wait_share": 0.12, "waits": 1000,
@@ -131,6 +132,7 @@ class FakeFeed:
     def __init__(self) -> None:
         self.names = self.processes = Table()
         self.found = snapshot()
+        self.left = trio.Event()
         self.taken = 0
         self.subscribed = trio.Event()
         self._to: list[trio.MemorySendChannel[Raw]] = []
@@ -153,6 +155,7 @@ class FakeFeed:
                 yield receive
         finally:
             self._to.remove(send)
+            self.left.set()
 
     def send(self, raw: Raw) -> None:
         for one in self._to:

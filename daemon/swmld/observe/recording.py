@@ -13,6 +13,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
@@ -83,6 +84,8 @@ class Writer:
             self._zip.close()
             self._file.close()
         except OSError as error:
+            with suppress(OSError):
+                self._file.close()
             raise HostError(f"{self.path}: {error.strerror}") from error
 
 
