@@ -63,7 +63,7 @@ def test_filter_is_exact_for_few_and_nearly_for_many() -> None:
     assert all(seen.add(file) for file in files[: EXACT - 1])
     assert seen.exact is not None
     missed = sum(not seen.add(file) for file in files[EXACT - 1 :])
-    assert missed / len(files) < 0.02
+    assert missed / len(files) < 0.02, "1.4 % in a full layer"
     assert not any(seen.add(file) for file in files)
     assert budget.used < 1 << 20
 

@@ -45,10 +45,9 @@ class Dataset:
         """When the last epoch ended."""
         self.seen = 0
         self.last_seen = 0
-        self.reads = 0
-        """Files read in this epoch, again or not."""
-        self.since_leaf = 0
-        """Files read since a directory was new."""
+        self._before_epoch = 0
+        """Files read, again or not, before this epoch; ``_before_leaf``: before its last directory came."""
+        self._before_leaf = 0
         self.order: Finding = UNKNOWN
         self.by_name = Track()
         self.as_listed = Track()
@@ -82,7 +81,7 @@ class Dataset:
         self.leaves[leaf.number] = leaf
         self.catalog.add(leaf)
         leaf.dataset = self
-        self.since_leaf = 0
+        self._before_leaf = self.files
         self._resize()
 
     def listed(self, leaf: Leaf, before: int | None) -> None:
@@ -104,13 +103,14 @@ class Dataset:
             leaf.epoch = self.epoch if current else 0
             self.seen += leaf.seen if current else 0
         self._resize()
-        self.since_leaf = 0
         self.first_at = min(self.first_at, other.first_at)
         self.last_at = max(self.last_at, other.last_at)
         self.bytes += other.bytes
         self.files += other.files
         self.processes = max(self.processes, other.processes)
         self.sizes += other.sizes
+        self._before_epoch += other._before_epoch
+        self._before_leaf = self.files
         if other.rest is not None:
             other.rest.drop()
         self.twisted |= other.twisted
@@ -152,9 +152,7 @@ class Dataset:
         if file == reader.last_file:
             return False
         self.files += 1
-        self.reads += 1
         self.sizes += place.size
-        self.since_leaf += 1
         new = leaf.add(file, index)
         if new:
             self.seen += 1
@@ -174,7 +172,7 @@ class Dataset:
             return  # another process joins in, or goes on, before or after it was read
         expected, sure = self.expected()
         index = -1 if place.index is None else place.index
-        if self.boundary.seen(leaf, file, index, self.seen, self.reads, expected, sure):
+        if self.boundary.seen(leaf, file, index, self.seen, self.files - self._before_epoch, expected, sure):
             self._turn(at)
         else:
             self._walk(reader, leaf, file, place)
@@ -188,8 +186,7 @@ class Dataset:
         """The process has ended."""
         reader = self.readers.pop(pid, None)
         if reader is not None:
-            self.runs.absorb(reader.runs)
-            self.bursts.absorb(reader.bursts)
+            reader.tell(self.runs, self.bursts)
         self.active.discard(pid)
         self.leaders.discard(pid)
 
@@ -200,7 +197,7 @@ class Dataset:
         total = self.catalog.total
         if not total or (self.seen == 1 and total > 1 and self.progress):
             return None, False
-        settled = len(self.leaves) == 1 or self.since_leaf > 64 + 8 * len(self.leaves)
+        settled = len(self.leaves) == 1 or self.files - self._before_leaf > 64 + 8 * len(self.leaves)
         return total, settled and self.rest is None
 
     def _turn(self, at: float) -> None:
@@ -211,7 +208,7 @@ class Dataset:
         self.ended_at = self.epoch_at = at
         self.last_seen = self.seen
         self.seen = 0
-        self.reads = len(self.boundary.again)
+        self._before_epoch = self.files - len(self.boundary.again)
         for track in (self.by_name, self.as_listed, self.as_before):
             track.begin()
         self.history.begin()
@@ -301,9 +298,10 @@ class Dataset:
         reader.before.last = place
 
     def _judged(self) -> Finding | None:
-        runs = Tally()
-        for tally in (self.runs, *(reader.runs for reader in self.readers.values())):
-            runs.absorb(tally)
+        runs, bursts = Tally(), Tally()
+        runs.absorb(self.runs)
+        for reader in self.readers.values():
+            reader.tell(runs, bursts)
         length, share, _ = runs.mode()
         found = judge(
             self.by_name,

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from swmld.patterns import phases, present
-from swmld.patterns.dataset import SAMPLE
+from swmld.patterns.dataset import SAMPLE, Dataset
 from swmld.patterns.feed import (
     PAGE,
     Cursor,
@@ -28,6 +28,7 @@ from swmld.patterns.grouping import Room
 from swmld.patterns.job import Job, Member, is_worker
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.limits import Limits
+from swmld.patterns.readers import Reader
 from swmld.patterns.roles import LARGE
 from swmld.patterns.seen import Budget
 from swmld.patterns.stream import Counts, Small, Stream, again, as_small
@@ -162,7 +163,7 @@ class Patterns:
     # ---- touches
 
     def _opened(self, touch: Touch) -> None:
-        """FIRST and PASS."""
+        """FIRST and PASS: 30,000 a second, so that some calls are written out here."""
         _, at, pid, file, first, last, _, _, flags, _ = touch
         if at > self._now:
             self._now = at
@@ -171,18 +172,18 @@ class Patterns:
         if at > job.last_at:
             job.last_at = at
         place = self._names.place(file)
-        whole = bool(_bits(flags, _WHOLE))
+        whole = _bits(flags, _WHOLE)
         key = (pid, file)
-        nbytes = 0
+        stream: Stream | None = None
         if whole and key not in self._streams:
             nbytes = (last - first + 1) * PAGE
             if place is not None and place.size < nbytes:
                 nbytes = place.size
-            self._note_small(key, touch)
             job.reads += 1
-            job.cold += _bits(flags, _COLD) > 0
             job.bytes += nbytes
-            stream = None
+            if _bits(flags, _COLD):
+                job.cold += 1
+            self._note_small(key, touch)
         else:
             stream = self._stream(member, file, at)
             more = stream.touched(touch)
@@ -192,33 +193,41 @@ class Patterns:
         if place is None:
             return
         leaf = job.grouping.leaves.get(place.directory) or job.grouping.leaf(place, at)
-        if leaf is None or leaf.dataset is None:
+        if leaf is None:
             return
         if stream is not None:
             stream.home = leaf
-        self._read(member, leaf, place, touch, nbytes, whole)
-
-    def _read(self, member: Member, leaf: Leaf, place: Place, touch: Touch, nbytes: int, whole: bool) -> None:
-        dataset = leaf.dataset
-        assert dataset is not None
+        index = place.index
         if leaf.number != place.directory:
             place = place._replace(index=None, listed=None)
-        elif leaf.files is None or (place.index is not None and place.index >= leaf.files):
-            self._ask(leaf, touch.at)
-        if member.dataset is not dataset:
-            member.job.reads_from(member, dataset)
+        elif leaf.files is None or (index is not None and index >= leaf.files):
+            self._ask(leaf, at)
+        dataset = leaf.dataset
+        if dataset is not member.dataset and dataset is not None:
+            job.reads_from(member, dataset)
             dataset = leaf.dataset
-            assert dataset is not None
-        pid = member.pid
+        if dataset is None:
+            return
         reader = dataset.readers.get(pid) or dataset.reader(pid, member.worker)
-        page = SAMPLE if whole or place.size < LARGE else touch.first
-        if page == 0 and touch.kind == _PASS:
-            dataset.progress[touch.file] = 1.0  # its last page was read, whatever the counters said last
-        new = dataset.opened(reader, leaf, touch.file, place, touch.at, page)
-        if new and place.size >= LARGE and dataset.epoch == 1:
-            dataset.kinds.add(place.name, leaf.path, place.size)
+        if place.size < LARGE:
+            dataset.opened(reader, leaf, file, place, at, SAMPLE)
+        else:
+            self._opened_large(dataset, reader, leaf, place, touch)
         dataset.bytes += nbytes
-        dataset.meter.add(touch.at, 1, nbytes)
+        meter = dataset.meter
+        if at >= meter.until:
+            meter.turn(int(at))
+        meter.files += 1
+        meter.nbytes += nbytes
+
+    def _opened_large(self, dataset: Dataset, reader: Reader, leaf: Leaf, place: Place, touch: Touch) -> None:
+        file = touch.file
+        if touch.kind == _PASS and file in dataset.progress:
+            dataset.progress[file] = 1.0  # its last page was read, whatever the counters said last
+        page = SAMPLE if _bits(touch.flags, _WHOLE) else touch.first
+        new = dataset.opened(reader, leaf, file, place, touch.at, page)
+        if new and dataset.epoch == 1:
+            dataset.kinds.add(place.name, leaf.path, place.size)
 
     def _note_small(self, key: tuple[int, int], touch: Touch) -> None:
         small = self._small

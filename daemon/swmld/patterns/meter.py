@@ -11,24 +11,27 @@ SPAN = 5
 class Meter:
     """Counts files and bytes by second; gives both a second over about the last ``SPAN`` seconds."""
 
-    __slots__ = ("_older", "_second", "_since", "files", "nbytes")
+    __slots__ = ("_older", "_second", "_since", "files", "nbytes", "until")
 
     def __init__(self) -> None:
         self.files = 0
         """Of the current second, as ``nbytes``."""
         self.nbytes = 0
+        self.until = 0.0
+        """When the current second ends: ``turn`` is due."""
         self._second = -1
         self._since = -1
         self._older: deque[tuple[int, int, int]] = deque(maxlen=SPAN + 1)
 
     def add(self, at: float, files: int, nbytes: int) -> None:
         """``at`` in seconds; an earlier second than the last one counts as the last one."""
-        if at >= self._second + 1:
-            self._turn(int(at))
+        if at >= self.until:
+            self.turn(int(at))
         self.files += files
         self.nbytes += nbytes
 
-    def _turn(self, second: int) -> None:
+    def turn(self, second: int) -> None:
+        """Another second begins."""
         if self._second < 0 or second > self._second + SPAN:
             self._since = second
             self._older.clear()
@@ -36,6 +39,7 @@ class Meter:
             self._older.append((self._second, self.files, self.nbytes))
         self.files = self.nbytes = 0
         self._second = second
+        self.until = float(second + 1)
 
     def rates(self, now: float) -> tuple[float, float]:
         """Files a second and bytes a second."""
@@ -51,7 +55,7 @@ class Meter:
     def absorb(self, other: Meter) -> None:
         """The other's current second and past count here too."""
         if other._second > self._second:
-            self._turn(other._second)
+            self.turn(other._second)
         if other._second == self._second:
             self.files += other.files
             self.nbytes += other.nbytes

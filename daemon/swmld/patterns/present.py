@@ -79,8 +79,7 @@ def batch(dataset: Dataset) -> tuple[int | None, Finding]:
     runs.absorb(dataset.runs)
     bursts.absorb(dataset.bursts)
     for reader in dataset.readers.values():
-        runs.absorb(reader.runs)
-        bursts.absorb(reader.bursts)
+        reader.tell(runs, bursts)
     kind = dataset.order.kind
     if kind in ("sorted", "listed", "groups"):
         length, share, total = runs.mode()
@@ -88,7 +87,12 @@ def batch(dataset: Dataset) -> tuple[int | None, Finding]:
             words = f"{share:.0%} of {total} runs of neighbouring files have length {length}"
             return length, Finding(str(length), round(min(0.95, share), 3), words)
         bases = [reader.base for reader in dataset.readers.values() if reader.worker and reader.count > 3]
-        if kind != "groups" and len(bases) >= 2 and all(base == len(bases) for base in bases) and not total:
+        if (
+            kind != "groups"
+            and len(bases) >= 2
+            and all(base == len(bases) for base in bases)
+            and total <= len(bases)
+        ):
             words = f"each of {len(bases)} workers reads every {len(bases)}th file"
             return 1, Finding("1", 0.8, words)
     length, share, total = bursts.mode()

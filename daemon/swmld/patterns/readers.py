@@ -23,22 +23,23 @@ class Tally:
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
 
-    def add(self, value: int) -> None:
+    def add(self, value: int, times: int = 1) -> None:
         counts = self.counts
         if value in counts:
-            counts[value] += 1
+            counts[value] += times
+        elif not times:
+            return
         elif len(counts) < MOST_LENGTHS:
-            counts[value] = 1
+            counts[value] = times
         else:
             # Halving keeps what comes again and again and makes room.
             self.counts = {key: count // 2 for key, count in counts.items() if count > 1}
             if len(self.counts) < MOST_LENGTHS:
-                self.counts[value] = 1
+                self.counts[value] = times
 
     def absorb(self, other: Tally) -> None:
         for value, count in other.counts.items():
-            if value in self.counts or len(self.counts) < MOST_LENGTHS:
-                self.counts[value] = self.counts.get(value, 0) + count
+            self.add(value, count)
 
     def mode(self) -> tuple[int, float, int]:
         """The commonest value, its share, and how many there are; (0, 0.0, 0) of none."""
@@ -68,6 +69,7 @@ class Reader:
         "pid",
         "run",
         "runs",
+        "singles",
         "sorted",
         "worker",
     )
@@ -89,6 +91,8 @@ class Reader:
         """Its smallest step forward: 1, or k where it reads every k-th file. Runs of it are batches."""
         self.run = 0
         self.runs = Tally()
+        self.singles = 0
+        """Runs of one file, too many of them in shuffled order to be counted like the others."""
         self.last_at = 0.0
         self.gap = -1.0
         """Usual time between two files inside a burst, seconds; -1: not seen yet."""
@@ -102,9 +106,17 @@ class Reader:
         elif 0 < delta < self.base or not self.base:
             self.base = delta if delta > 0 else 0
             self.run = 1 if delta > 0 else 0
-        else:
+        elif self.run:
             self.runs.add(self.run + 1)
             self.run = 0
+        else:
+            self.singles += 1
+
+    def tell(self, runs: Tally, bursts: Tally) -> None:
+        """Adds what it counted."""
+        runs.absorb(self.runs)
+        runs.add(1, self.singles)
+        bursts.absorb(self.bursts)
 
     def timed(self, at: float) -> None:
         """It read the next file at ``at``: count bursts."""
