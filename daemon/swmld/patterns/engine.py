@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from heapq import nlargest
+from itertools import islice
+from operator import itemgetter
 
 from swmld.patterns import phases, present
 from swmld.patterns.dataset import SAMPLE, Dataset
@@ -25,14 +28,15 @@ from swmld.patterns.feed import (
     Wait,
 )
 from swmld.patterns.grouping import Room
-from swmld.patterns.job import Job, Member, is_worker
+from swmld.patterns.job import Job, Member
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.limits import Limits
+from swmld.patterns.population import Population
 from swmld.patterns.readers import Reader
 from swmld.patterns.roles import LARGE
 from swmld.patterns.seen import Budget
 from swmld.patterns.stream import Counts, Small, Stream, again, as_small
-from swmld.patterns.views import DatasetView, Snapshot, StreamView
+from swmld.patterns.views import DatasetView, JobView, Snapshot, StreamView
 
 _PASS = int(TouchKind.PASS)
 _WHOLE = int(TouchFlag.WHOLE)
@@ -46,16 +50,23 @@ ACTIVE = 2.0
 """Seconds after its last read for which a job's phase is looked at with each batch of rows."""
 
 
+IDLE = 10.0
+"""Seconds without a read after which a job's view is the same each time: all its rates are 0."""
+
+LOOK = 512
+"""Streams, touched last of all, among which the most active ones are looked for."""
+
+
 class Patterns:
     """See the module. ``names`` and ``processes`` answer from memory."""
 
     def __init__(self, names: Names, processes: Processes, limits: Limits | None = None) -> None:
         self._names = names
-        self._processes = processes
         self._limits = limits or Limits()
         self._room = Room(self._limits.folders, Budget(self._limits.seen_bytes))
-        self._jobs: dict[int, Job] = {}
-        self._members: dict[int, Member] = {}
+        self._population = Population(names, processes, self._room, self._limits)
+        self._jobs = self._population.jobs
+        self._members = self._population.members
         # Least recently used first. Ordered ones: the first key of a dict that loses its first keys is found
         # by a search over all that were there.
         self._streams: OrderedDict[tuple[int, int], Stream] = OrderedDict()
@@ -79,24 +90,26 @@ class Patterns:
 
     def cursors(self, rows: Iterable[tuple[int, int, Cursor]]) -> None:
         """(pid, file, counters) of streams read since the last call; about once a second."""
-        touched: set[Job] = set()
+        most = self._limits.shown_streams
+        read: dict[Job, list[tuple[int, Stream]]] = {}
         for pid, file, cursor in rows:
             small = self._small.get((pid, file))
             if small is not None and cursor.reads <= as_small(small).told:
                 continue  # nothing that its touches did not say
-            member = self._members.get(pid) or self._member(pid, cursor.last_at)
+            member = self._members.get(pid) or self._population.member(pid, cursor.last_at)
             stream = self._stream(member, file, cursor.last_at)
             more = stream.counted(cursor)
             self._now = max(self._now, cursor.last_at)
             self._count(member.job, stream, more, cursor)
-            touched.add(member.job)
-        for job in touched:
+            read.setdefault(member.job, []).append((more.pages, stream))
+        for job, counts in read.items():
+            job.busy = [stream for _, stream in nlargest(most, counts, key=itemgetter(0))]
             phases.review(job, self._now)
 
     def tiers(self, rows: Iterable[tuple[int, int, Tiers]]) -> None:
         """(pid, file, sums of what FUSE answered) of streams that FUSE saw since the last call."""
         for pid, file, tiers in rows:
-            member = self._members.get(pid) or self._member(pid, self._now)
+            member = self._members.get(pid) or self._population.member(pid, self._now)
             stream = self._stream(member, file, self._now)
             before = stream.tiers
             if tiers.disk_reads < before.disk_reads or tiers.source_reads < before.source_reads:
@@ -113,7 +126,7 @@ class Patterns:
         at = self._now if now is None else now
         self._now = max(self._now, at)
         for pid, wait in rows:
-            member = self._members.get(pid) or self._member(pid, at)
+            member = self._members.get(pid) or self._population.member(pid, at)
             member.job.waited_for(member, wait, at)
         for job in self._jobs.values():
             job.mark(at)
@@ -123,22 +136,29 @@ class Patterns:
     # ---- what goes out
 
     def snapshot(self, now: float) -> Snapshot:
-        """All jobs with their datasets and most active streams."""
-        most = self._limits.shown_streams
-        busy: dict[Job, list[tuple[int, float, Stream]]] = {}
-        for stream in self._streams.values():
+        """The jobs with their datasets and most active streams."""
+        recent = self._recent()
+        jobs = nlargest(self._limits.shown_jobs, self._jobs.values(), key=lambda job: job.last_at)
+        return Snapshot(tuple(self._view(job, recent.get(job, []), now) for job in jobs), now)
+
+    def _recent(self) -> dict[Job, list[Stream]]:
+        """Streams by job: the busiest of the latest rows, and those touched last."""
+        found = {job: dict.fromkeys(job.busy) for job in self._jobs.values()}
+        for stream in islice(reversed(self._streams.values()), LOOK):
             member = self._members.get(stream.pid)
             if member is not None:
-                nbytes = (
-                    stream.meter.nbytes if stream.meter is not None and stream.last_at > now - ACTIVE else 0
-                )
-                busy.setdefault(member.job, []).append((nbytes, stream.last_at, stream))
-        views = []
-        for job in sorted(self._jobs.values(), key=lambda job: -job.last_at):
-            rows = sorted(busy.get(job, ()), key=lambda row: (-row[0], -row[1]))
-            streams = [stream for _, _, stream in rows[:most]]
-            views.append(present.job_view(job, streams, self._limits.shown_datasets, self._names, now))
-        return Snapshot(tuple(views), now)
+                found[member.job][stream] = None
+        return {job: list(streams) for job, streams in found.items()}
+
+    def _view(self, job: Job, streams: list[Stream], now: float) -> JobView:
+        state = (job.last_at, len(job.members))
+        if job.shown is not None and job.shown[0] == state:
+            return job.shown[1]
+        streams = nlargest(self._limits.shown_streams, streams, key=lambda stream: stream.activity(now))
+        view = present.job_view(job, streams, self._limits.shown_datasets, self._names, now)
+        if job.last_at < now - IDLE:
+            job.shown = state, view
+        return view
 
     def stream(self, pid: int, file: int) -> StreamView | None:
         """One file as read by one process; ``None`` if nothing is remembered of it."""
@@ -167,7 +187,7 @@ class Patterns:
         _, at, pid, file, first, last, _, _, flags, _ = touch
         if at > self._now:
             self._now = at
-        member = self._members.get(pid) or self._member(pid, at)
+        member = self._members.get(pid) or self._population.member(pid, at)
         job = member.job
         if at > job.last_at:
             job.last_at = at
@@ -245,13 +265,13 @@ class Patterns:
         if touch.at > self._now:
             self._now = touch.at
         if kind == TouchKind.EXIT:
-            self._exit(touch.pid)
+            self._population.exit(touch.pid)
         elif kind == TouchKind.FORK:
             self._members.pop(touch.file, None)
         elif kind == TouchKind.EXEC:
-            self._exit(touch.pid)
+            self._population.exit(touch.pid)
         elif kind != TouchKind.CLOSE:
-            member = self._members.get(touch.pid) or self._member(touch.pid, touch.at)
+            member = self._members.get(touch.pid) or self._population.member(touch.pid, touch.at)
             member.job.last_at = max(member.job.last_at, touch.at)
             stream = self._stream(member, touch.file, touch.at)
             stream.touched(touch)
@@ -299,8 +319,6 @@ class Patterns:
             if leaf.dataset is not None:
                 leaf.dataset.listed(leaf, before)
 
-    # ---- who reads
-
     def _stream(self, member: Member, file: int, at: float) -> Stream:
         key = (member.pid, file)
         stream = self._streams.get(key)
@@ -315,40 +333,3 @@ class Patterns:
                 self._streams.popitem(last=False)
             self._streams[key] = stream
         return stream
-
-    def _member(self, pid: int, at: float) -> Member:
-        process = self._processes.of(pid)
-        number = process.job if process is not None else pid
-        job = self._jobs.get(number)
-        if job is None:
-            job = self._new_job(number, at)
-        elif job.process is None:
-            job.process = self._processes.of(number)
-        parent = self._processes.of(process.parent) if process is not None else None
-        member = Member(pid, job, is_worker(process, parent))
-        member.comm = process.comm if process is not None else ""
-        if len(self._members) >= self._limits.processes:
-            self._exit(next(iter(self._members)))
-        self._members[pid] = member
-        job.join(member)
-        return member
-
-    def _new_job(self, number: int, at: float) -> Job:
-        if len(self._jobs) >= self._limits.jobs:
-            oldest = min(self._jobs.values(), key=lambda job: (not job.ended, job.last_at))
-            self._forget(oldest)
-        process = self._processes.of(number)
-        job = Job(number, process, self._names, self._room, self._limits.datasets, at)
-        self._jobs[number] = job
-        return job
-
-    def _exit(self, pid: int) -> None:
-        member = self._members.pop(pid, None)
-        if member is not None:
-            member.job.leave(pid)
-
-    def _forget(self, job: Job) -> None:
-        for pid in list(job.members):
-            self._members.pop(pid, None)
-        job.grouping.forget_all()
-        del self._jobs[job.number]

@@ -7,8 +7,8 @@ from collections import deque
 from swmld.patterns.dataset import Dataset
 from swmld.patterns.feed import Names, Process, Tiers, Wait
 from swmld.patterns.grouping import Grouping, Room
-from swmld.patterns.stream import Counts
-from swmld.patterns.views import UNKNOWN, Finding
+from swmld.patterns.stream import Counts, Stream
+from swmld.patterns.views import UNKNOWN, Finding, JobView
 
 SPAN = 5.0
 """Seconds over which the share of waiting is taken."""
@@ -69,6 +69,10 @@ class Job:
         self.last_write_at = float("-inf")
         self.shares: deque[tuple[float, float]] = deque([(at, 0.0)], maxlen=64)
         """(time, seconds waited until then), one a batch of rows."""
+        self.busy: list[Stream] = []
+        """Its busiest streams by the latest rows of counters."""
+        self.shown: tuple[tuple[float, int], JobView] | None = None
+        """The view of it while it is idle, and what it depends on."""
         self.trained_at: float | None = None
         """When it first read from the data that it trains on."""
         self.training: Dataset | None = None

@@ -14,7 +14,8 @@ class Limits:
     and reading processes, ended ones go first. ``folders``: directories of all jobs, about 0.8 KiB each;
     a job that reads from more counts the rest together. ``datasets``: of one job, before they are merged.
     ``seen_bytes``: bitmaps of files seen, all together; 10 million files take 1.3 MB where the folder is
-    listed, 19 MB where it is not. ``shown_streams``, ``shown_datasets``: in a view of one job.
+    listed, 19 MB where it is not. ``shown_jobs``: in one snapshot, the most recently active;
+    ``shown_streams``, ``shown_datasets``: in a view of one job.
     """
 
     streams: int = 16384
@@ -24,5 +25,6 @@ class Limits:
     folders: int = 65536
     datasets: int = 64
     seen_bytes: int = 128 << 20
+    shown_jobs: int = 64
     shown_streams: int = 16
     shown_datasets: int = 16

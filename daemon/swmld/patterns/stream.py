@@ -36,8 +36,12 @@ class Counts(NamedTuple):
 
     def minus(self, other: Counts) -> Counts:
         """Never below 0: of a file read in turns by two threads the kernel may have counted one twice."""
-        a, b, c, d, e, f, g = (max(0, mine - theirs) for mine, theirs in zip(self, other, strict=True))
-        return Counts(int(a), int(b), int(c), int(d), int(e), int(f), g)
+        a, b, c, d, e, f, g = self
+        h, i, j, k, m, n, o = other
+        if a >= h and b >= i and c >= j and d >= k and e >= m and f >= n and g >= o:
+            return Counts(a - h, b - i, c - j, d - k, e - m, f - n, g - o)
+        less = (max(0, a - h), max(0, b - i), max(0, c - j), max(0, d - k), max(0, e - m), max(0, f - n))
+        return Counts(*less, max(0.0, g - o))
 
 
 NOTHING = Counts()
@@ -205,6 +209,10 @@ class Stream:
             self.first, self.last = cursor.start, max(cursor.start, cursor.next - 1)
         self.first_at = min(self.first_at, cursor.first_at)
         return more
+
+    def activity(self, now: float) -> tuple[float, float]:
+        """What the busier of two streams has more of: bytes a second, else later reads."""
+        return self.meter.rates(now)[1] if self.meter is not None else 0.0, self.last_at
 
     @property
     def progress(self) -> float:

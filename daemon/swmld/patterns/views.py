@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 
@@ -161,10 +161,17 @@ def as_json(value: Any) -> Any:
     Findings are objects of kind, confidence and evidence. Paths that are not UTF-8 keep their undecodable
     bytes as surrogates, as ``os.fsdecode`` gives them.
     """
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, Finding):
-        return {**value._asdict(), "confidence": round(value.confidence, 3)}
-    if is_dataclass(value) and not isinstance(value, type):
-        return {entry.name: as_json(getattr(value, entry.name)) for entry in fields(value)}
+        return {"kind": value.kind, "confidence": round(value.confidence, 3), "evidence": value.evidence}
     if isinstance(value, tuple):
         return [as_json(item) for item in value]
-    return value
+    names = _FIELDS.get(type(value))
+    if names is None:
+        names = _FIELDS[type(value)] = tuple(entry.name for entry in fields(value))
+    return {name: as_json(getattr(value, name)) for name in names}
+
+
+_PLAIN = (int, str, float, bool, type(None))
+_FIELDS: dict[type, tuple[str, ...]] = {}
