@@ -360,3 +360,19 @@ def test_several_readers_of_one_large_file_are_no_epochs() -> None:
         first = number * 16384
         run.large(pid, file, [(at, at + 63) for at in range(first, first + 4096, 64)])
     assert run.dataset(job, "big").epoch == 1
+
+
+def test_samples_of_several_reads() -> None:
+    """An image decoder that reads in blocks of 64 KiB: bytes come with the counters."""
+    run, job, files = ready(300)
+    pids = run.workers(job, 2)
+    for epoch in (1, 2):
+        order = shuffled(files, epoch)
+        for number, file in enumerate(order):
+            run.large(pids[number // 8 % 2], file, [(0, 15), (16, 24)])
+        view = run.dataset(job, "train")
+        assert view.epoch == epoch
+        assert view.order.kind == "shuffled"
+        assert view.role.kind == "samples"
+        assert view.sample_size == 100_000
+        assert view.bytes == epoch * 300 * 25 * 4096

@@ -89,6 +89,17 @@ def test_model_load() -> None:
     assert view.role.kind == "model"
 
 
+def test_a_model_among_small_files() -> None:
+    run = Run()
+    job = run.program(command="python3 serve.py")
+    small = [f"{name}.json" for name in ("config", "tokenizer", "merges", "vocab", "generation", "special")]
+    *texts, file = run.tree.add("hub/gpt", [*small, "model.safetensors"])
+    run.tree.places[file] = run.tree.places[file]._replace(size=500 * MIB)
+    run.read(job, texts)
+    run.front_to_back(job, file)
+    assert run.phase(job) == "model load"
+
+
 def test_a_model_that_each_rank_loads() -> None:
     run = Run()
     job = run.program("torchrun", "torchrun serve.py")
@@ -129,6 +140,7 @@ def test_a_file_with_a_models_name_that_is_read_at_random_is_no_model() -> None:
     run.large(job, file, [(at, at + 1) for at in starts], fault=True)
     view = run.job(job)
     assert view.datasets[0].role.kind == "shards"
+    assert view.datasets[0].order.kind == "shuffled"
     assert view.phase.kind == "training"
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from swmld.patterns.catalog import Catalog
 from swmld.patterns.epoch import Boundary
-from swmld.patterns.feed import Place
+from swmld.patterns.feed import PAGE, Place
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.meter import Meter
 from swmld.patterns.order import _ODD_FORWARD, CLAMP, History, Track, judge
 from swmld.patterns.readers import Reader, Tally
-from swmld.patterns.roles import Kinds
+from swmld.patterns.roles import LARGE, Kinds
 from swmld.patterns.views import UNKNOWN, Finding
 
 MOST_READERS = 1024
@@ -314,7 +314,19 @@ class Dataset:
     def review(self) -> Finding:
         """The order of this epoch, else of the one before, if that is known."""
         self.order = self._judged() or self.order
-        return self.order
+        return self._within_files() if self.order is UNKNOWN else self.order
+
+    def _within_files(self) -> Finding:
+        """The order of few large files is that of the places in them."""
+        kinds = self.kinds
+        if max(kinds.scattered, kinds.in_order) * PAGE < LARGE:
+            return UNKNOWN
+        files = f"{kinds.large} large file{'s' * (kinds.large > 1)}"
+        if kinds.scattered > 3 * kinds.in_order:
+            return Finding("shuffled", 0.7, f"{kinds.scattered} pages at random places of {files}")
+        if kinds.in_order > 3 * kinds.scattered and kinds.large == 1:
+            return Finding("sorted", 0.6, f"{kinds.in_order} pages one after the other of {files}")
+        return UNKNOWN
 
     @property
     def fraction(self) -> float | None:

@@ -245,9 +245,10 @@ class Patterns:
         if touch.kind == _PASS and file in dataset.progress:
             dataset.progress[file] = 1.0  # its last page was read, whatever the counters said last
         page = SAMPLE if _bits(touch.flags, _WHOLE) else touch.first
+        dataset.kinds.opened += place.size
         new = dataset.opened(reader, leaf, file, place, touch.at, page)
         if new and dataset.epoch == 1:
-            dataset.kinds.add(place.name, leaf.path, place.size)
+            dataset.kinds.add(place.name, leaf.path)
 
     def _note_small(self, key: tuple[int, int], touch: Touch) -> None:
         small = self._small
@@ -267,7 +268,7 @@ class Patterns:
         if kind == TouchKind.EXIT:
             self._population.exit(touch.pid)
         elif kind == TouchKind.FORK:
-            self._members.pop(touch.file, None)
+            self._population.exit(touch.file)  # one that had this pid before, if its end was missed
         elif kind == TouchKind.EXEC:
             self._population.exit(touch.pid)
         elif kind != TouchKind.CLOSE:

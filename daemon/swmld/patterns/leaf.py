@@ -43,7 +43,7 @@ class Leaf:
         self.seen = 0
         self._budget = budget
         self._bits: Bits | None = None
-        self._filter = Filter(budget)
+        self._filter: Filter | None = None
         if folder.files is not None:
             self._bits = Bits(budget)
 
@@ -53,6 +53,8 @@ class Leaf:
         if index is not None and self._bits is not None:
             new = self._bits.add(index)
         if new is None:
+            if self._filter is None:
+                self._filter = Filter(self._budget)
             new = self._filter.add(file)
         if new and (self.files is None or self.seen < self.files):
             self.seen += 1
@@ -62,7 +64,7 @@ class Leaf:
         """Forget what the last epoch saw."""
         self.epoch = epoch
         self.seen = 0
-        self._filter.clear()
+        self._clear_filter()
         if self._bits is not None:
             self._bits.clear()
         elif self.files is not None:
@@ -71,7 +73,7 @@ class Leaf:
     def listed(self, files: int, names: Names) -> None:
         """The directory was listed: from now on by index, if what was seen can be looked up."""
         self.files = files
-        exact = self._filter.exact
+        exact = self._filter.exact if self._filter is not None else set()
         if self._bits is not None or exact is None:
             return
         bits = Bits(self._budget)
@@ -81,14 +83,21 @@ class Leaf:
             if place is None or place.index is None or bits.add(place.index) is None:
                 left.add(file)
         self._bits = bits
-        self._filter.clear()
-        for file in left:
-            self._filter.add(file)
+        self._clear_filter()
+        if left:
+            self._filter = Filter(self._budget)
+            for file in left:
+                self._filter.add(file)
         self.seen = min(self.seen, files)
 
     def drop(self) -> None:
         """Gives its memory back; it belongs to no dataset any more."""
         self.dataset = None
-        self._filter.clear()
+        self._clear_filter()
         if self._bits is not None:
             self._bits.drop()
+
+    def _clear_filter(self) -> None:
+        if self._filter is not None:
+            self._filter.clear()
+            self._filter = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 SPAN = 5
 """Seconds that a rate looks back: long enough for rows that come once a second, short enough to watch."""
 
@@ -21,7 +19,7 @@ class Meter:
         """When the current second ends: ``turn`` is due."""
         self._second = -1
         self._since = -1
-        self._older: deque[tuple[int, int, int]] = deque(maxlen=SPAN + 1)
+        self._older: list[tuple[int, int, int]] = []
 
     def add(self, at: float, files: int, nbytes: int) -> None:
         """``at`` in seconds; an earlier second than the last one counts as the last one."""
@@ -37,6 +35,8 @@ class Meter:
             self._older.clear()
         else:
             self._older.append((self._second, self.files, self.nbytes))
+            if len(self._older) > SPAN + 1:
+                del self._older[0]
         self.files = self.nbytes = 0
         self._second = second
         self.until = float(second + 1)

@@ -51,20 +51,19 @@ def suffix_of(name: bytes) -> bytes:
 class Kinds:
     """Counts of a dataset's large files by name and by how they were read."""
 
-    __slots__ = ("checkpoints", "data", "in_order", "large", "large_bytes", "models", "scattered")
+    __slots__ = ("checkpoints", "data", "in_order", "large", "models", "opened", "scattered")
 
     def __init__(self) -> None:
         self.large = self.models = self.data = self.checkpoints = 0
-        self.large_bytes = 0
-        """Sizes of the large files that were opened."""
+        self.opened = 0
+        """Bytes: the size of each large file, as often as it was opened."""
         self.in_order = 0
         """Pages read from large files in sequence, ``scattered`` at random."""
         self.scattered = 0
 
-    def add(self, name: bytes, path: str, size: int) -> None:
+    def add(self, name: bytes, path: str) -> None:
         """A large file was read for the first time in this epoch."""
         self.large += 1
-        self.large_bytes += size
         suffix = suffix_of(name)
         self.models += suffix in MODEL_NAMES
         self.data += suffix in DATA_NAMES
@@ -79,7 +78,7 @@ class Kinds:
 def role(dataset: Dataset) -> Finding:
     """samples, shards or model."""
     kinds = dataset.kinds
-    if not kinds.large or kinds.large < 0.5 * max(dataset.seen, dataset.last_seen):
+    if not kinds.large or kinds.opened < 0.5 * dataset.sizes:
         return Finding("samples", 0.9, f"{dataset.files} files, each about one sample")
     scattered = kinds.scattered > kinds.in_order
     what = f"{kinds.large} large file{'s' * (kinds.large > 1)}"
