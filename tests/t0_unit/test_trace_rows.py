@@ -216,6 +216,17 @@ def test_some_files_are_those_of_shards_and_outside_of_datasets() -> None:
     assert files("none") == []
 
 
+def test_a_dataset_of_one_file_says_nothing_more() -> None:
+    sets = [dataset(path="", files_seen=1, order=finding("unknown", 0.0)), dataset(path="a", files_seen=1)]
+    one = snapshot(job(datasets=sets, streams=[]))
+    assert [name for _, name in keys(rows(one))] == ["python 4242", "a/"]
+    assert [name for _, name in keys(rows(one, files="all", sort="name"))] == ["python 4242", "/", "a/"]
+
+
+def test_a_process_that_was_gone_before_it_could_be_named() -> None:
+    assert rows(snapshot(job(comm="")))[0].name == "process 4242"
+
+
 def test_finding() -> None:
     found = snapshot(
         job(comm="train", datasets=[], streams=[stream(path="a.npy"), stream(path="b.npy")]),
@@ -247,7 +258,7 @@ def test_why_there_is_nothing() -> None:
     assert (
         trace_rows.explained({**snapshot(), "jobs": [], "probe": off}) == "The probes are off: switched off"
     )
-    assert trace_rows.explained({**snapshot(), "jobs": []}) == "Nothing has read this mount yet."
+    assert trace_rows.explained({**snapshot(), "jobs": []}) == "Nothing has been read here yet."
     assert trace_rows.explained(snapshot()) == ""
 
 
@@ -322,15 +333,26 @@ def batches(table: Table, *raws: Raw) -> History:
 def test_offsets_come_from_events_and_counters() -> None:
     table = Table()
     early = (9, 4, *(NOT_EARLY,) * 6)
-    one = cursor(3.0, first_at=1.0, start=30, next=40, early=early)
+    one = cursor(3.0, first_at=2.5, start=30, next=40, early=early)
     history = batches(table, Raw(3.0, [
         touch(2.0, 5, 10, kind=TouchKind.WINDOW, first=20, last=21), touch(2.0, 6, 10), touch(2.0, 5, 11),
         touch(2.0, 0, 10, kind=TouchKind.CLOSE),
     ], [(5, 10, one)]))  # fmt: skip
     assert history.offsets(5, 10) == [
-        Mark(2.0, 20 * PAGE, 21 * PAGE), Mark(1.0, 9 * PAGE, 9 * PAGE), Mark(1.0, 4 * PAGE, 4 * PAGE),
+        Mark(2.0, 20 * PAGE, 21 * PAGE), Mark(2.5, 9 * PAGE, 9 * PAGE), Mark(2.5, 4 * PAGE, 4 * PAGE),
         Mark(3.0, 30 * PAGE, 39 * PAGE),
     ]  # fmt: skip
+
+
+def test_where_a_stream_began_is_news_only_of_new_ones() -> None:
+    early = (9, *(NOT_EARLY,) * 7)
+    rows_of = [
+        (5, 10, cursor(100.0, first_at=1.0, early=early)),
+        (5, 11, cursor(100.0, first_at=99.5, early=early)),
+    ]
+    history = batches(Table(), Raw(100.0, [], rows_of))
+    assert [mark.at for mark in history.offsets(5, 10)] == [100.0]
+    assert [mark.at for mark in history.offsets(5, 11)] == [99.5, 100.0]
 
 
 def test_files_in_order_of_the_listing_make_a_line() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -31,18 +32,21 @@ class History:
 
     def __init__(self) -> None:
         self._reads: deque[_Read] = deque(maxlen=KEPT)
+        self._since = math.inf
         self._names: Names | None = None
         self._processes: Processes | None = None
 
     def add(self, batch: Batch) -> None:
         """Take what ``batch`` says."""
         self._names, self._processes = batch.names, batch.processes
+        self._since = min(self._since, batch.raw.at - 1.0)
         for touch in batch.raw.touches:
             if touch.kind in _PLACES:
                 begins = touch.kind in _BEGINNINGS
                 self._reads.append(_Read(touch.at, touch.pid, touch.file, touch.first, touch.last, begins))
         for pid, file, cursor in batch.raw.cursors:
-            for page in cursor.early:
+            # Where a stream began is told with each of its rows: it is news of those that began since.
+            for page in cursor.early if cursor.first_at >= self._since else ():
                 if page != NOT_EARLY:
                     self._reads.append(_Read(cursor.first_at, pid, file, page, page, False))
             self._reads.append(

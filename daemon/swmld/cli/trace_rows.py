@@ -67,7 +67,7 @@ def rows(snapshot: dict[str, Any], *, sort: str = "rate", find: str = "", files:
     """
     found: list[Row] = []
     for job, view in _ordered([(job_row(view), view) for view in snapshot["jobs"]], sort):
-        below = [(dataset_row(one), one) for one in view["datasets"]]
+        below = [(dataset_row(one), one) for one in view["datasets"] if files == "all" or _is_set(one)]
         below += [(stream_row(one, view["job"]), one) for one in _files(view, files)]
         shown = [row for row, _ in _ordered(below, sort)]
         if find and not job.matches(find):
@@ -87,6 +87,11 @@ def _ordered(pairs: list[tuple[Row, dict[str, Any]]], sort: str) -> list[tuple[R
         return row.kind == "stream", -value, row.name
 
     return sorted(pairs, key=order)
+
+
+def _is_set(dataset: dict[str, Any]) -> bool:
+    """Whether it says more than its one file does."""
+    return bool(dataset["files_seen"] > 1 or dataset["order"]["kind"] != "unknown")
 
 
 def _files(job: dict[str, Any], files: str) -> list[dict[str, Any]]:
@@ -115,7 +120,7 @@ def job_row(view: dict[str, Any]) -> Row:
     words = [f"{workers}w" if workers else "", f"batch {batch}" if batch else ""]
     return Row(
         key=("job", view["job"], ""), kind="job", job=view["job"],
-        name=f"{view['comm']} {view['job']}" + (" (ended)" if view["ended"] else ""),
+        name=f"{view['comm'] or 'process'} {view['job']}" + (" (ended)" if view["ended"] else ""),
         count="", fraction=None, beside=" ".join(filter(None, words)),
         reads=view["reads"], shares=shares(view),
         wait=f"{100 * view['wait_share']:.0f}%", waiting=view["wait_share"],
@@ -125,7 +130,8 @@ def job_row(view: dict[str, Any]) -> Row:
 
 def dataset_row(view: dict[str, Any]) -> Row:
     """A dataset: in which order, how far."""
-    beside = f"{view['files_seen']} files" if view["fraction"] is None else ""
+    seen = view["files_seen"]
+    beside = f"{seen} file{'s' if seen != 1 else ''}" if view["fraction"] is None else ""
     return Row(
         key=("dataset", view["job"], view["path"]), kind="dataset", job=view["job"], name=view["path"] + "/",
         count=f"e{view['epoch']}", fraction=view["fraction"], beside=beside,
@@ -323,7 +329,7 @@ def explained(snapshot: dict[str, Any]) -> str:
     probe = snapshot["probe"]
     if probe and probe["how"] == "off":
         return f"The probes are off: {probe['why']}"
-    return "Nothing has read this mount yet." if not snapshot["jobs"] else ""
+    return "Nothing has been read here yet." if not snapshot["jobs"] else ""
 
 
 def details(row: Row) -> Sequence[tuple[str, str]]:

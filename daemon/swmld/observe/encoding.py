@@ -44,7 +44,7 @@ from swmld.patterns.feed import (
     Wait,
 )
 
-ROWS = 4096
+ROWS = 1024
 """Most rows of a table in a line: it stays below a megabyte, and other work of the loop comes between two
 lines.
 """
@@ -59,7 +59,7 @@ PROCESSES = 1 << 14
 
 # Listings that came late are looked for in this many folders a batch, and so many files announced again.
 LATE_FOLDERS = 500
-LATE_FILES = 2000
+LATE_FILES = 1000
 
 _EARLY = 8
 _BUCKETS = 24
