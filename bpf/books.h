@@ -17,7 +17,6 @@ BPF_TABLE("lru_hash", u64, struct swp_request, requests, 8192);
 BPF_TABLE("array", u32, struct swp_cursor, blank, 1); /* never written: a cursor is too large for the stack */
 BPF_TABLE("array", u32, u64, lost, SWP_LOST_MAX);
 BPF_TABLE("array", u32, u64, asleep, 1); /* threads that wait: 0 spares a lookup at every switch */
-BPF_TABLE("array", u32, struct swp_clock, clock, 1);
 BPF_RINGBUF_OUTPUT(events, SWP_RING_PAGES);
 
 static __always_inline u32 parent_pid(void); /* the including program's way */
@@ -31,20 +30,16 @@ static __always_inline void count_lost(u32 what)
 }
 
 /* The time of the first call in this tick: twenty ns saved on nearly all reads. */
-static __always_inline u64 coarse_ns(void)
+static __always_inline u64 coarse_ns(struct swp_config *g)
 {
 #ifdef SWP_JIFFIES /* the helper is there: since kernel 5.6 */
-	u32 zero = 0;
 	u64 tick = bpf_jiffies64();
-	struct swp_clock *c = clock.lookup(&zero);
 
-	if (!c)
-		return 0;
-	if (c->tick != tick) {
-		c->ns = bpf_ktime_get_ns();
-		c->tick = tick;
+	if (g->tick != tick) {
+		g->tick_ns = bpf_ktime_get_ns();
+		g->tick = tick;
 	}
-	return c->ns;
+	return g->tick_ns;
 #else
 	return bpf_ktime_get_ns();
 #endif
@@ -56,7 +51,7 @@ static __always_inline u32 self_pid(void)
 }
 
 /* Is this file one that we serve? Asked of each read on the machine, so cheapest first. */
-static __always_inline struct swp_config *ours(u32 dev, u64 ino)
+static __always_inline struct swp_config *ours(u32 dev, u64 ino, u32 pid)
 {
 	u32 zero = 0, word = (ino & (SWP_FILTER_BITS - 1)) / 64;
 	struct swp_config *g = config.lookup(&zero);
@@ -71,7 +66,7 @@ static __always_inline struct swp_config *ours(u32 dev, u64 ino)
 		if (!bits || !(*bits >> (ino & 63) & 1))
 			return NULL;
 	}
-	return self_pid() == g->self ? NULL : g;
+	return pid == g->self ? NULL : g;
 }
 
 static __always_inline void tell(struct swp_key *k, struct swp_cursor *c, int kind, u32 flags)
@@ -95,7 +90,7 @@ static __always_inline void tell_process(u32 pid, u64 other, int kind)
 		return;
 	}
 	__builtin_memset(e, 0, sizeof *e);
-	e->ns = coarse_ns();
+	e->ns = bpf_ktime_get_ns();
 	e->ino = other;
 	e->pid = pid;
 	e->kind = kind;
@@ -165,9 +160,10 @@ static __always_inline int goes_on(struct swp_thread *t, struct swp_key *k, stru
 /* Pages first..asked were read, all of them there by now. size: of the file in bytes, 0 where that is not known. */
 static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 size, u32 flags)
 {
-	struct swp_config *g = ours(dev, ino);
-	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
-	u32 tid = (u32)bpf_get_current_pid_tgid(), missed = 0;
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tid = (u32)id, missed = 0;
+	struct swp_config *g = ours(dev, ino, id >> 32);
+	struct swp_key k = {.ino = ino, .dev = dev, .pid = id >> 32};
 	struct swp_thread *t;
 	struct swp_cursor *c;
 	u64 now;
@@ -175,12 +171,19 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 
 	if (!g)
 		return 0;
-	now = coarse_ns();
+	now = coarse_ns(g);
 	c = cursors.lookup(&k);
 	if (!c)
 		c = open_cursor(g, &k, now);
 	if (!c)
 		return 0;
+#ifdef SWP_ENTRY /* seen when it begins: in one piece, and what it misses comes after it */
+	t = flags & SWP_FAULT ? NULL : thread_of(tid);
+	if (t) {
+		t->stream = k;
+		t->fault = 1;
+	}
+#else
 	if (asked - first >= BATCH || c->pending || !c->next || (asked == c->asked && first > c->start)) {
 		t = threads.lookup(&tid);
 		if (t && t->missed) {
@@ -205,6 +208,7 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 			t->fault = 0;
 		}
 	}
+#endif
 	c->missed = missed;
 	if (missed)
 		__sync_fetch_and_add(&c->cold, 1);
@@ -224,7 +228,7 @@ static __always_inline int on_miss(u32 dev, u64 ino, u64 first, int fault_only)
 	struct swp_thread *t;
 	struct swp_cursor *c;
 
-	if (!ours(dev, ino))
+	if (!ours(dev, ino, k.pid))
 		return 0;
 	t = threads.lookup(&tid);
 	if (fault_only && !(t && t->fault)) /* readahead that a read asked for, seen as page_cache_sync_ra */
@@ -254,7 +258,7 @@ static __always_inline int on_fault(u32 dev, u64 ino, u64 page, u64 size)
 {
 	struct swp_thread *t;
 
-	if (!ours(dev, ino))
+	if (!ours(dev, ino, self_pid()))
 		return 0;
 	on_read(dev, ino, page, page, size, SWP_FAULT);
 	t = thread_of((u32)bpf_get_current_pid_tgid());

@@ -66,13 +66,16 @@ SWP_INLINE void swp_begin(struct swp_cursor *c, unsigned long long node, unsigne
 		c->early[i] = ~0u;
 }
 
+/* Threads that read one file at once write one cursor. An atomic addition costs 10 ns and there are two a read, so they
+ * are made only once a second thread was seen; in that very moment a count may be lost. */
+#define SWP_ADD(c, field, n) do { if ((c)->shared) __sync_fetch_and_add(&(c)->field, n); else (c)->field += (n); } while (0)
+
 /* Enters the read of pages first..asked of a file of `size` pages (0: not known; then asked counts in full). The first
  * read of a cursor is entered after swp_begin. Returns an event kind or 0. */
 SWP_INLINE int swp_enter(struct swp_cursor *c, unsigned long long first, unsigned long long asked,
 			 unsigned long long size, unsigned long long now, unsigned int tid)
 {
 	unsigned long long last = size && asked >= size ? size - 1 : asked, from = first;
-	unsigned long long reads = __sync_fetch_and_add(&c->reads, 1);
 	int event = 0;
 
 	if (last < first)
@@ -81,22 +84,22 @@ SWP_INLINE int swp_enter(struct swp_cursor *c, unsigned long long first, unsigne
 	if (!c->run && !c->next)
 		event = SWP_EV_FIRST;
 	else if (swp_passes(c, first, now)) {
-		c->passes++;
+		SWP_ADD(c, passes, 1);
 		event = SWP_EV_PASS;
 	} else {
 		unsigned short relation = swp_relation(c, first, asked, last);
 
 		if (relation == SWP_SEQUENTIAL) {
-			c->sequential++;
+			SWP_ADD(c, sequential, 1);
 			from = c->next <= last ? c->next : last + 1;
 		} else if (relation == SWP_REVERSE)
-			c->reverse++;
+			SWP_ADD(c, reverse, 1);
 		else if (relation == SWP_STRIDED)
-			c->strided++;
+			SWP_ADD(c, strided, 1);
 		else if (relation == SWP_RANDOM)
-			c->random++;
+			SWP_ADD(c, random, 1);
 		else {
-			c->same++;
+			SWP_ADD(c, same, 1);
 			from = last + 1;
 		}
 		if (relation)
@@ -104,8 +107,10 @@ SWP_INLINE int swp_enter(struct swp_cursor *c, unsigned long long first, unsigne
 		if (event == SWP_EV_BREAK && now == c->event_ns)
 			event = 0; /* one a tick is enough */
 	}
-	if (reads < SWP_EARLY)
-		c->early[reads & (SWP_EARLY - 1)] = first > 0xfffffffeull ? ~0u : (unsigned int)first;
+	if (c->early_reads < SWP_EARLY) {
+		c->early[c->early_reads & (SWP_EARLY - 1)] = first > 0xfffffffeull ? ~0u : (unsigned int)first;
+		c->early_reads++;
+	}
 	if (event != SWP_EV_FIRST && event != SWP_EV_PASS && first != c->start)
 		c->stride = (long long)(first - c->start);
 	c->start = first;
@@ -113,9 +118,13 @@ SWP_INLINE int swp_enter(struct swp_cursor *c, unsigned long long first, unsigne
 	c->next = last + 1;
 	c->low = first < c->low ? first : c->low;
 	c->high = last > c->high ? last : c->high;
-	__sync_fetch_and_add(&c->pages, last + 1 - from);
+	if (from <= last)
+		SWP_ADD(c, pages, last + 1 - from);
 	c->last_ns = now;
-	c->tid = tid;
+	if (c->tid != tid) {
+		c->shared |= c->tid != 0;
+		c->tid = tid;
+	}
 	if (!event && c->pages - c->event_pages >= SWP_WINDOW && now != c->event_ns)
 		event = SWP_EV_WINDOW;
 	if (event) {
@@ -123,6 +132,12 @@ SWP_INLINE int swp_enter(struct swp_cursor *c, unsigned long long first, unsigne
 		c->event_pages = c->pages;
 	}
 	return event;
+}
+
+/* Read calls and faults. */
+SWP_INLINE unsigned long long swp_reads(const struct swp_cursor *c)
+{
+	return !!c->next + c->passes + c->sequential + c->reverse + c->strided + c->random + c->same;
 }
 
 SWP_INLINE void swp_event_of(struct swp_event *e, const struct swp_key *k, const struct swp_cursor *c, int kind,

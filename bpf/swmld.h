@@ -42,32 +42,36 @@ struct swp_key { /* one stream: a file as read by a process */
 };
 
 struct swp_cursor {
-	unsigned long long node;      /* nodeid where the file is a cache file; 0: the mount's own inode */
-	unsigned long long first_ns, last_ns;
-	unsigned long long event_ns;  /* of the last event */
+	/* What each read touches, in two cache lines: the pages that a reader copies push them out of the first cache. */
 	unsigned long long next;      /* page after the last one read */
 	unsigned long long start;     /* first page of the last read */
 	unsigned long long asked;     /* last page that the last read asked for, not cut at the end of the file */
 	long long stride;             /* from start to start of the last two reads */
 	unsigned long long size;      /* pages; 0: not known */
 	unsigned long long low, high; /* lowest and highest page read */
-	unsigned long long reads;     /* read calls and faults; = hits + cold + partial */
+	unsigned long long last_ns;
 	unsigned long long pages;     /* read; a page read again by the next small read is counted once */
-	unsigned long long cold;      /* reads whose first page was not in the page cache */
-	unsigned long long partial;   /* reads that missed a later page only */
-	unsigned long long faults;    /* of the reads: page faults */
-	unsigned long long direct;    /* of the reads: O_DIRECT */
-	unsigned long long wait_ns;   /* asleep for pages of it, exact clock */
-	/* Reads by how they lie to the one before; with the first read and the passes they are `reads`. */
-	unsigned long long sequential, reverse, strided, random, same;
 	unsigned long long event_pages; /* value of pages at the last event */
 	unsigned int run;             /* reads in a row that fit `guess` */
 	unsigned int tid;             /* thread of the last read */
 	unsigned short kind;          /* enum swp_kind, established */
 	unsigned short guess;         /* what the last read looked like */
 	unsigned int pending;         /* reads under way that missed a page */
-	unsigned int passes;          /* times begun anew at page 0 after the last page was read */
+	unsigned int shared;          /* threads read it at once */
 	unsigned int missed;          /* flags of the current read: 1 cold, 2 partial */
+	/* Reads by how they lie to the one before; with the first read and the passes they are `reads`. */
+	unsigned long long random, sequential, strided, reverse, same;
+	unsigned long long reads;     /* read calls and faults; = hits + cold + partial; summed up when it is asked for */
+	unsigned long long node;      /* nodeid where the file is a cache file; 0: the mount's own inode */
+	unsigned long long first_ns;
+	unsigned long long event_ns;  /* of the last event */
+	unsigned long long cold;      /* reads whose first page was not in the page cache */
+	unsigned long long partial;   /* reads that missed a later page only */
+	unsigned long long faults;    /* of the reads: page faults */
+	unsigned long long direct;    /* of the reads: O_DIRECT */
+	unsigned long long wait_ns;   /* asleep for pages of it, exact clock */
+	unsigned int passes;          /* times begun anew at page 0 after the last page was read */
+	unsigned int early_reads;     /* how many of `early` are set */
 	unsigned int early[SWP_EARLY]; /* first pages of the first reads, 0xffffffff: none or beyond */
 };
 
@@ -112,13 +116,11 @@ struct swp_request { /* by address of the kernel's request */
 	unsigned int pid, opcode;
 };
 
-struct swp_clock { unsigned long long tick, ns; };
-
 struct swp_config { /* one element */
 	unsigned int mount_dev, cache_dev, source_dev;
 	unsigned int self;            /* pid whose reads are not looked at */
-	unsigned int connection;      /* FUSE connection */
-	unsigned int pad;
+	unsigned int pad[2];
+	unsigned long long tick, tick_ns; /* of the last read: see coarse_ns */
 };
 
 struct swp_file { unsigned long long ino; unsigned int dev, pad; };

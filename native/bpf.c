@@ -1,6 +1,7 @@
 /* bpf.c: the maps and the ring of the probes, by the bpf(2) system call alone: bcc and its compiler live in a child
  * process that has ended by now. Formats: include/uapi/linux/bpf.h and Documentation/bpf/ringbuf.rst. */
 #include "internal.h"
+#include "../bpf/stream.h"
 
 #include <linux/bpf.h>
 #include <stdlib.h>
@@ -115,14 +116,15 @@ int sw_cursors(int map_fd, uint64_t since_ns, struct swp_row *rows, int max)
 		for (int i = 0; i < got; i++) {
 			const struct swp_cursor *c = &values[i];
 
-			if (c->last_ns < since_ns || (c->reads <= 1 && !c->wait_ns && !c->cold && c->size && c->next >= c->size))
+			if (c->last_ns < since_ns || (swp_reads(c) <= 1 && !c->wait_ns && !c->cold && c->size && c->next >= c->size))
 				continue;
 			if (n == max) {
 				n = -ENOSPC;
 				break;
 			}
 			rows[n].key = keys[i];
-			rows[n++].cursor = *c;
+			rows[n].cursor = *c;
+			rows[n++].cursor.reads = swp_reads(c);
 		}
 	}
 	free(keys);

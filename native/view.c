@@ -244,7 +244,8 @@ int sw_view_rows(sw_session *s, struct sw_view_row *out, int max)
 		if (!v->changed)
 			v->changed_tail = &v->changed;
 		x->in_changed = 0;
-		out[n++] = x->row;
+		out[n] = x->row;
+		out[n++].cursor.reads = swp_reads(&x->row.cursor);
 	}
 	pthread_mutex_unlock(&v->lock);
 	return n;
@@ -252,7 +253,11 @@ int sw_view_rows(sw_session *s, struct sw_view_row *out, int max)
 
 int sw_stream_enter(struct swp_cursor *c, uint64_t first, uint64_t asked, uint64_t size, uint64_t now_ns)
 {
+	int kind;
+
 	if (!c->next)
 		swp_begin(c, 0, now_ns);
-	return swp_enter(c, first, asked, size, now_ns, 1);
+	kind = swp_enter(c, first, asked, size, now_ns, 1);
+	c->reads = swp_reads(c);
+	return kind;
 }

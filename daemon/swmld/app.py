@@ -204,8 +204,9 @@ class Daemon:
         )
         self._cache.usage_of = lambda identity: native.usage(native.node_of(identity.dev, identity.ino))
         self._observer = Observer(
-            native, listings, self._disk, mode=settings.probe, state=settings.state_dir, prefetch=self._prefetched
-        )
+            native, listings, self._disk,
+            mode=settings.probe, state=settings.state_dir, prefetch=self._prefetched,
+        )  # fmt: skip
         names = Namespace(native, self._gate, self._cache, self._source.fd, acl=self._source.acl)
         self._service = Service(
             settings=settings, version=__version__, source=self._source, native=native, cache=self._cache,

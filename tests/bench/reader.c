@@ -7,6 +7,7 @@
  *   reader stat LIST                 lstat(2) of each file                 -> files seconds
  *   reader list DIR                  readdir(3) with lstat of each entry   -> entries seconds
  *   reader write FILE BYTES SYNC     1 MiB writes, fsync at the end if 1   -> bytes seconds
+ *   reader getpid COUNT              the cheapest system call              -> calls seconds
  *   reader make DIR FIRST COUNT SIZE files DIR/fNNNNNNN of random bytes    -> files seconds
  * Prints "COUNT SECONDS"; exits 1 with a message on any error. */
 #define _GNU_SOURCE
@@ -19,6 +20,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -244,6 +246,9 @@ int main(int argc, char **argv)
 		n = list(argv[2]);
 	else if (!strcmp(what, "write"))
 		n = write_file(argv[2], atof(argv[3]), atoi(argv[4]));
+	else if (!strcmp(what, "getpid"))
+		for (long i = atol(argv[2]); i > 0; i--, n++)
+			syscall(SYS_getpid);
 	else if (!strcmp(what, "make"))
 		n = make(argv[2], atol(argv[3]), atol(argv[4]), (size_t)atol(argv[5]));
 	else

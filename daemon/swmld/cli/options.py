@@ -23,7 +23,7 @@ METAVARS = {
     "neighbours": "auto|off", "log_level": "debug|info|warning|error", "log_format": "text|json",
     "check_interval": "TIME", "metadata_timeout": "TIME", "fetch_timeout": "TIME",
     "fetch_parallel": "N", "prefetch_parallel": "N", "neighbours_max_files": "N",
-    "metrics_address": "HOST:PORT|off", "probe": "auto|ebpf|fuse|off",
+    "metrics_address": "HOST:PORT|off", "probe": "auto|ebpf|fuse|off|WAY",
 }  # fmt: skip
 SIZES = frozenset(key for key, metavar in METAVARS.items() if metavar == "SIZE")
 TIMES = frozenset(key for key, metavar in METAVARS.items() if metavar == "TIME")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -35,6 +35,7 @@ STATE_DIR = Path("/var/lib/swmld")
 # A socket path holds 107 bytes (sun_path in unix(7)); "/run/swmld/" and ".sock" take 16 of them.
 MAX_NAME = 88
 
+Probe = Literal["auto", "ebpf", "btf", "tracepoint", "fentry", "kprobe", "fuse", "off"]
 CheckMode = Annotated[Check, choice("strict", "relaxed", "immutable")]
 Interval = Annotated[float, duration(0, 86400)]
 _FROZEN = ConfigDict(frozen=True, extra="forbid", validate_default=False, arbitrary_types_allowed=True)
@@ -148,13 +149,13 @@ class Settings(BaseModel):
     neighbours_max_files: Annotated[int, count(1, 1_000_000)] = Field(
         default=512, description="Most files fetched ahead in one directory."
     )
-    probe: Annotated[Literal["auto", "ebpf", "fuse", "off"], choice("auto", "ebpf", "fuse", "off")] = Field(
+    probe: Annotated[Probe, choice(*get_args(Probe))] = Field(
         default="auto",
-        description="How reads are seen: ebpf (page-cache hits included), fuse (what reaches the daemon), off; "
-        "auto tries ebpf first.",
+        description="How reads are seen: ebpf (page-cache hits included; or one way of it, btf, tracepoint, "
+        "fentry, kprobe), fuse (what reaches the daemon), off; auto: ebpf if this host can, else fuse.",
     )
     state_dir: Directory = Field(
-        default=STATE_DIR, description="Directory of what outlives the daemon, such as headers for the probes."
+        default=STATE_DIR, description="Directory of what outlives the daemon: headers for the probes."
     )
     metrics_address: Address = Field(
         default="127.0.0.1:9617", description="Where Prometheus metrics are served, as HOST:PORT, or off."

@@ -2,9 +2,10 @@
 
     python -m swmld.observe.loader --state DIR --way auto [--socket FD]
 
-bcc brings a compiler of 130 MB; the daemon keeps descriptors alone. What is loaded lives as long as a descriptor
-of it: closed, or killed, the daemon leaves nothing behind. With a socket the descriptors are sent on it, with
-one line of JSON (``Report``); without, the line is printed and everything goes away: ``swmld doctor`` asks so.
+bcc brings a compiler of 130 MB; the daemon keeps descriptors alone. What is loaded lives as long as a
+descriptor of it: closed, or killed, the daemon leaves nothing behind. With a socket the descriptors are sent
+on it, with one line of JSON (``Report``); without, the line is printed and everything goes away: ``swmld
+doctor`` asks so.
 """
 
 from __future__ import annotations

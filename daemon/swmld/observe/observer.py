@@ -22,6 +22,7 @@ from swmld.observe.encoding import Raw
 from swmld.observe.names import NodeNames
 from swmld.observe.probe import EVENTS, Loading, Probe
 from swmld.observe.processes import ProcessTable
+from swmld.observe.programs import WAYS
 from swmld.observe.records import Row
 from swmld.patterns.engine import Patterns
 from swmld.patterns.feed import Cursor, Names, Processes, Tiers, Touch, TouchKind, Wait
@@ -57,7 +58,7 @@ class Devices:
 class Observer:
     """``api.patterns.Feed``. Loop-only.
 
-    ``mode``: auto, ebpf (auto, and a HostError where there is none), fuse or off.
+    ``mode``: auto, ebpf or one of ``programs.WAYS`` (a HostError where it cannot be had), fuse or off.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class Observer:
         self.names: Names = self._known
         self.processes: Processes = self._people
         self.patterns = Patterns(self.names, self.processes)
-        self._loading = Loading(state) if mode in ("auto", "ebpf") else None
+        self._loading: Loading | None = None
+        if mode not in ("fuse", "off"):
+            self._loading = Loading(state, mode if mode in WAYS else "auto")
         self._probe: Probe | None = None
         self._why = "switched off" if mode == "off" else ""
         self._view = ffi.new("struct swp_event[]", EVENTS)
@@ -115,7 +118,7 @@ class Observer:
             try:
                 self._probe = await self._loading.result()
             except HostError as error:
-                if self._mode == "ebpf":
+                if self._mode != "auto":
                     raise HostError(f"no probes: {error}") from None
                 self._why = str(error)
                 log.warning("no eBPF probes, reads are known as FUSE sees them: %s", error)
@@ -177,7 +180,7 @@ class Observer:
             await trio.lowlevel.checkpoint()
 
     def _named(self, data: memoryview, *, threads: bool) -> list[Touch]:
-        """With nodeids for inode numbers, pids for threads; events of files that have no name are left out."""
+        """With nodeids for inode numbers, pids for threads; without events of files that have no name."""
         found = list(records.events(data))
         unknown = [ino for ino, node, touch in found if not node and touch.kind < TouchKind.FORK]
         nodes = dict(zip(unknown, self._native.nodes_of(unknown), strict=True)) if unknown else {}
@@ -287,9 +290,11 @@ class Observer:
 
     def probe(self) -> dict[str, Any]:
         """How reads are seen, why so, and what was lost."""
-        lost = self._probe.lost() if self._probe is not None else {"events": 0, "cursors": 0, "processes": 0}
+        lost = {"events": 0, "cursors": 0, "processes": 0}
+        how = "off" if self._mode == "off" else "fuse"
+        if self._probe is not None:
+            lost, how = self._probe.lost(), self._probe.report["way"]
         lost["events"] += self._view_lost
-        how = "off" if self._mode == "off" else self._probe.report["way"] if self._probe is not None else "fuse"
         return {"how": how, "why": self._why, "lost": lost}
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The probes as the daemon has them: loaded by a child process, then maps, a ring and descriptors to hold on to."""
+"""The probes as the daemon has them: loaded by a child process, then maps, a ring and descriptors to hold."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Probe:
 
     def configure(self, mount_dev: int, cache_dev: int, source_dev: int) -> None:
         """Reads are seen from now on: of the mount's device, and of watched files on the two others."""
-        value = records.CONFIG.pack(mount_dev, cache_dev, source_dev, os.getpid(), 0, 0)
+        value = records.CONFIG.pack(mount_dev, cache_dev, source_dev, os.getpid(), 0, 0, 0, 0)
         self._must(lib.sw_map_update(self._maps["config"], ffi.new("uint32_t *", 0), value))
 
     def events(self) -> memoryview:
@@ -73,7 +73,7 @@ class Probe:
         return memoryview(ffi.buffer(self._events, count * records.EVENT.size))
 
     def cursors(self, since: float) -> bytes:
-        """``struct swp_row``s of streams read since then (seconds, CLOCK_MONOTONIC). Blocking, up to 30 ms."""
+        """``struct swp_row``s of streams read since then (seconds, CLOCK_MONOTONIC). Blocking: 30 ms."""
         most = SIZES["SWP_CURSORS"]
         while True:
             rows = ffi.new("struct swp_row[]", most)

@@ -10,14 +10,15 @@ from swmld.patterns.feed import Cursor, Shape, Tiers, Touch, TouchFlag, TouchKin
 
 EVENT = Struct("=6Qq2I2HI")
 KEY = Struct("=Q2I")
-CURSOR = Struct("=7Qq16Q2I2H3I8I")
+CURSOR = Struct("=3Qq6Q2I2H3I14Q2I8I")
 ROW = Struct(KEY.format + CURSOR.format[1:])
 VIEW_ROW = Struct(ROW.format + "4Q")
 PROCESS = Struct("=10Q24Q2I16s")
-CONFIG = Struct("=6I")
+CONFIG = Struct("=6I2Q")
 WATCH = Struct("=Q")
 
 _NS = 1e-9
+_NODE = 26  # of a row's values
 _KINDS = {kind.value: kind for kind in TouchKind}
 _FLAGS = [TouchFlag(bits) for bits in range(16)]
 _SHAPES = list(Shape)
@@ -59,26 +60,25 @@ def events(data: bytes | memoryview) -> Iterator[tuple[int, int, Touch]]:
 def rows(data: bytes | memoryview) -> Iterator[Row]:
     """Of ``struct swp_row``."""
     for values in ROW.iter_unpack(data):
-        yield Row(values[0], values[2], values[3], _cursor(values), None)
+        yield Row(values[0], values[2], values[_NODE], _cursor(values), None)
 
 
 def view_rows(data: bytes | memoryview) -> Iterator[Row]:
     """Of ``struct sw_view_row``."""
     for values in VIEW_ROW.iter_unpack(data):
-        yield Row(values[0], values[2], values[3], _cursor(values), Tiers(*values[-4:]))
+        yield Row(values[0], values[2], values[_NODE], _cursor(values), Tiers(*values[-4:]))
 
 
 def _cursor(values: tuple[int, ...]) -> Cursor:
-    # Field 3 is the node; the fields then follow the struct.
     (
-        first_ns, last_ns, event_ns, following, start, asked, stride, size, low, high, reads, pages, cold,
-        partial, faults, direct, wait_ns, sequential, reverse, strided, random, same, event_pages, run, tid,
-        kind, guess, pending, passes, missed,
-    ) = values[4:34]  # fmt: skip
+        following, start, asked, stride, size, low, high, last_ns, pages, event_pages, run, tid, kind, guess,
+        pending, _, missed, random, sequential, strided, reverse, same, reads, _, first_ns, event_ns, cold,
+        partial, faults, direct, wait_ns, passes, _,
+    ) = values[3:36]  # fmt: skip
     return Cursor(
         first_ns * _NS, last_ns * _NS, event_ns * _NS, following, start, asked, stride, size, low, high,
         reads, pages, cold, partial, faults, direct, wait_ns * _NS, sequential, reverse, strided, random,
-        same, event_pages, run, tid, kind, guess, pending, passes, missed, values[34:42],
+        same, event_pages, run, tid, kind, guess, pending, passes, missed, values[36:44],
     )  # fmt: skip
 
 
