@@ -7,6 +7,7 @@ import random
 
 import pytest
 from support.programs import Run, shuffled
+from support.streams import StreamModel
 from swmld.patterns.feed import TouchKind
 from swmld.patterns.limits import Limits
 
@@ -199,6 +200,16 @@ def test_single_files_read_again_do_not_end_an_epoch() -> None:
     assert run.dataset(job, "train").epoch == 1
 
 
+def test_each_file_read_twice_in_a_row_is_one_epoch() -> None:
+    """Verified, then decoded."""
+    run, job, files = ready(100)
+    for file in files:
+        run.touch(job, file)
+        run.touch(job, file, kind=TouchKind.PASS)
+    view = run.dataset(job, "train")
+    assert (view.epoch, view.files_seen) == (1, 100)
+
+
 def test_two_groups_that_read_all_side_by_side_are_one_epoch() -> None:
     """Two ranks without a sampler of their own."""
     run, job, files = ready(1000)
@@ -304,6 +315,22 @@ def test_directories_of_other_kinds_stay_apart() -> None:
     assert len(run.job(job).datasets) == 5
 
 
+def test_three_directories_one_after_the_other_stay_apart() -> None:
+    run = Run()
+    job = run.program()
+    for name in ("old", "mid", "new"):
+        run.read(job, run.tree.images(f"set/{name}", 50))
+    assert len(run.job(job).datasets) == 3
+
+
+def test_a_split_beside_classes_stays_apart() -> None:
+    run = Run()
+    job = run.program()
+    run.read(job, shuffled(classes(run, "set", 6, 30), 1))
+    run.read(job, run.tree.images("set/val", 30))
+    assert {view.path for view in run.job(job).datasets} == {"set", "set/val"}
+
+
 def test_more_directories_than_may_be_followed() -> None:
     run = Run(Limits(folders=20))
     job = run.program()
@@ -350,6 +377,20 @@ def test_shards_by_bytes() -> None:
     view = run.dataset(job, "wds")
     assert view.epoch == 2
     assert view.fraction == pytest.approx(3 / 8, abs=0.02)
+
+
+def test_epochs_of_shards_by_events_alone() -> None:
+    """8 MiB each, read faster than counters come."""
+    run = Run()
+    job = run.program()
+    shards = run.tree.add("wds", [f"{n}.tar" for n in range(4)], 8 << 20)
+    models = [StreamModel(job, shard, 2048) for shard in shards]
+    for epoch in (1, 2, 3):
+        for model in models:
+            for at in range(0, 2048, 32):
+                run.now += 0.005
+                run.patterns.touch(model.read(at, at + 31, run.now))
+        assert run.dataset(job, "wds").epoch == epoch
 
 
 def test_several_readers_of_one_large_file_are_no_epochs() -> None:

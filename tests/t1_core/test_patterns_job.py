@@ -290,6 +290,25 @@ def test_processes_of_a_tree_are_one_job() -> None:
     assert view.workers == 6
 
 
+@pytest.mark.parametrize("command", ["from multiprocessing.spawn import spawn_main", "python3 train.py"])
+def test_workers_spawned_or_forked(command: str) -> None:
+    run = Run()
+    job = run.program()
+    files = run.tree.images("train", 200)
+    pids = [run.program("python3", command, job) for _ in range(3)]
+    run.loader(pids, files, 8)
+    view = run.dataset(job, "train")
+    assert view.workers == 3
+    assert "3 processes below" in view.workers_found.evidence
+
+
+def test_a_program_that_the_job_runs_is_no_worker() -> None:
+    run = Run()
+    job = run.program("bash", "bash run.sh")
+    run.read(run.program("python3", "python3 train.py", job), run.tree.images("train", 200))
+    assert run.dataset(job, "train").workers == 0
+
+
 def test_processes_one_after_the_other_are_no_workers_side_by_side() -> None:
     """find -exec grep."""
     run = Run()

@@ -75,6 +75,27 @@ def test_a_small_file_in_several_reads() -> None:
     assert view.bytes == 23 * 4096
 
 
+def test_the_way_to_the_end_is_no_jump_to_the_tail() -> None:
+    assert view_of(in_order(0, 3, 16), 48 * 4096, "a.zip").pattern.kind == "whole-file"
+
+
+def test_books_that_the_kernel_began_anew_go_on() -> None:
+    """It forgot the stream, and its FIRST event was lost: counters are lower than before."""
+    run = Run()
+    pid = run.program()
+    (file,) = run.tree.add("d", ["data"], GIB)
+    run.large(pid, file, in_order(0, 50, 32))
+    fresh = StreamModel(pid, file, GIB // 4096)
+    run.now += 1.0
+    for first, last in in_order(1600, 20, 32):
+        fresh.read(first, last, run.now)
+    run.patterns.cursors([(pid, file, fresh.cursor)])
+    view = run.patterns.stream(pid, file)
+    assert view is not None
+    assert view.reads == 70
+    assert view.bytes == 70 * 32 * 4096
+
+
 def test_a_small_file_in_one_read_and_again() -> None:
     run = Run()
     pid = run.program()
