@@ -149,12 +149,17 @@ static __always_inline struct swp_thread *thread_of(u32 tid)
 	return threads.lookup(&tid);
 }
 
-/* A piece of a read that was counted before. */
+/* A piece of a read that was counted before: it goes up to the same page. So may a read that begins in the page where the
+ * one before ended; a short one is therefore a piece only where the thread had to wait in between. */
 static __always_inline int goes_on(struct swp_thread *t, struct swp_key *k, struct swp_cursor *c, u64 first, u64 asked,
-				   u32 tid)
+				   u32 tid, u32 missed)
 {
-	return t->stream.ino == k->ino && t->stream.dev == k->dev && t->asked == asked && first > t->start &&
-	       (c->tid != tid || c->asked == asked);
+	int last = c->tid == tid, same = t->stream.ino == k->ino && t->stream.dev == k->dev; /* the last read is its own */
+	u64 start = last ? c->start : t->start;
+
+	if (first <= start || asked != (last ? c->asked : t->asked))
+		return 0;
+	return asked - start >= BATCH ? same && asked == t->asked : missed || t->woken_ns >= c->last_ns;
 }
 
 /* Pages first..asked were read, all of them there by now. size: of the file in bytes, 0 where that is not known. */
@@ -184,7 +189,7 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 		t->fault = 1;
 	}
 #else
-	if (asked - first >= BATCH || c->pending || !c->next || (asked == c->asked && first > c->start)) {
+	if (asked - first >= BATCH || c->pending || c->shared || !c->next || (asked == c->asked && first > c->start)) {
 		t = threads.lookup(&tid);
 		if (t && t->missed) {
 			missed = 1;
@@ -192,14 +197,14 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 			if (c->pending)
 				__sync_fetch_and_add(&c->pending, -1);
 		}
-		if (t && !(flags & SWP_FAULT) && goes_on(t, &k, c, first, asked, tid)) {
+		if (t && !(flags & SWP_FAULT) && goes_on(t, &k, c, first, asked, tid, missed)) {
 			if (missed && !c->missed)
 				__sync_fetch_and_add(&c->partial, 1);
 			c->missed |= missed << 1;
 			c->last_ns = now;
 			return 0;
 		}
-		if (!t && asked - first >= BATCH)
+		if (!t && (asked - first >= BATCH || c->shared))
 			t = thread_of(tid);
 		if (t) {
 			t->stream = k;

@@ -21,11 +21,11 @@ SWP_INLINE int swp_passes(const struct swp_cursor *c, unsigned long long first, 
 SWP_INLINE unsigned short swp_relation(const struct swp_cursor *c, unsigned long long first, unsigned long long asked,
 				       unsigned long long last)
 {
-	/* A read that begins inside the last page begins there where the one before ended, for all we see. */
-	if (first == c->next || (first + 1 == c->next && asked > c->asked))
-		return SWP_SEQUENTIAL;
 	if (first == c->start && asked == c->asked)
 		return SWP_NEW; /* the same pages: says nothing */
+	/* A read that begins inside the last page begins there where the one before ended, for all we see. */
+	if (first == c->next || (first + 1 == c->next && asked >= c->asked))
+		return SWP_SEQUENTIAL;
 	if (last + 1 == c->start || (last == c->start && first < c->start))
 		return SWP_REVERSE;
 	if ((long long)(first - c->start) == c->stride && c->stride)

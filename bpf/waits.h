@@ -48,6 +48,7 @@ static __always_inline int on_switch(u32 from, u64 state, u32 to)
 	if (now > t->asleep_ns)
 		enter_wait(t, now - t->asleep_ns, now);
 	t->asleep_ns = 0;
+	t->woken_ns = now;
 	if (*n)
 		__sync_fetch_and_add(n, -1);
 	return 0;

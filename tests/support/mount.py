@@ -105,6 +105,10 @@ class Daemon:
             args += ["--source", str(self.source)]
         if self.config is not None:
             args += ["--config", str(self.config)]
+        if "--state-dir" not in self.options:
+            args += ["--state-dir", str(self.base / "state")]
+        if "--probe" not in self.options:  # a compiler at each start; t4_bpf is where the probes are tested
+            args += ["--probe", "off"]
         if "--metrics-address" not in self.options:
             args += ["--metrics-address", "127.0.0.1:0"]
         return args + self.options
