@@ -34,11 +34,14 @@ SWP_INLINE unsigned short swp_relation(const struct swp_cursor *c, unsigned long
 }
 
 /* Relations in a row that make a kind. A stride needs two equal distances, which is one relation and three reads; what
- * has been random must fit longer, since among random reads of a small file neighbours meet by chance. */
+ * has been random must fit longer, since among random reads of a small file neighbours meet by chance. Two jumps do not
+ * make a stream random that had a kind: the third may show them to be a stride. */
 SWP_INLINE unsigned int swp_needed(unsigned short kind, unsigned short guess)
 {
 	if (kind == SWP_RANDOM && guess != SWP_RANDOM)
 		return 4;
+	if (guess == SWP_RANDOM && kind != SWP_NEW)
+		return 3;
 	return guess == SWP_STRIDED ? 1 : 2;
 }
 

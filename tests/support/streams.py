@@ -20,6 +20,8 @@ def needed(kind: Shape, guess: Shape) -> int:
     """Relations in a row that make a kind. A stride needs two equal distances: one relation."""
     if kind == Shape.RANDOM and guess != Shape.RANDOM:
         return 4
+    if guess == Shape.RANDOM and kind != Shape.NEW:
+        return 3
     return 1 if guess == Shape.STRIDED else 2
 
 
@@ -100,10 +102,10 @@ class StreamModel:
         return self.next >= self.size if self.size > 1 else at != self.last_at
 
     def _relation(self, first: int, asked: int, last: int) -> Shape:
-        if first == self.next or (first + 1 == self.next and asked > self.asked):
-            return Shape.SEQUENTIAL
         if first == self.start and asked == self.asked:
             return SAME
+        if first == self.next or (first + 1 == self.next and asked >= self.asked):
+            return Shape.SEQUENTIAL
         if last + 1 == self.start or (last == self.start and first < self.start):
             return Shape.REVERSE
         if self.stride and first - self.start == self.stride:

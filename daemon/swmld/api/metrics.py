@@ -42,6 +42,9 @@ class Snapshot:
     errors: Mapping[str, int] = field(default_factory=dict)
     prefetch_used_bytes: int | None = None
     prefetch_wasted_bytes: int | None = None
+    patterns: Mapping[str, int] = field(default_factory=dict)
+    tiers: Mapping[str, int] = field(default_factory=dict)
+    lost: Mapping[str, int] = field(default_factory=dict)
     parked_reads: int | None = None
     cache_bytes: int | None = None
     cache_files: int | None = None
@@ -153,6 +156,12 @@ METRICS: tuple[Definition, ...] = (
                _fetch(lambda f: f.dropped)),
     Definition("swmld_prefetch_promoted_total", "counter", "Prefetches that a reader came to wait for.", (),
                _fetch(lambda f: f.promoted)),
+    Definition("swmld_seen_reads_total", "counter", "Reads that were seen, page-cache hits included.",
+               ("pattern",), _worded(lambda s: s.patterns)),
+    Definition("swmld_seen_tier_reads_total", "counter", "The same, by what had to answer them.", ("tier",),
+               _worded(lambda s: s.tiers)),
+    Definition("swmld_seen_lost_total", "counter", "Events and counters that did not fit.", ("kind",),
+               _worded(lambda s: s.lost)),
     Definition("swmld_parked_reads", "gauge", "Reads that wait for their chunk now.", (),
                _one(lambda s: s.parked_reads)),
     Definition("swmld_cache_bytes", "gauge", "Bytes in the cache.", (), _one(lambda s: s.cache_bytes)),

@@ -166,6 +166,7 @@ class Service:
             evictions=self.cache.evicted,
             open_files=self.files.count,
             known_nodes=c["nodes"],
+            **self.observer.counters(),
             prefetch_used_bytes=own.prefetch_used * self.settings.chunk_size,
             prefetch_wasted_bytes=own.prefetch_wasted * self.settings.chunk_size,
         )

@@ -25,7 +25,7 @@ from swmld.observe.processes import ProcessTable
 from swmld.observe.programs import WAYS
 from swmld.observe.records import Row
 from swmld.patterns.engine import Patterns
-from swmld.patterns.feed import Cursor, Names, Processes, Tiers, Touch, TouchKind, Wait
+from swmld.patterns.feed import Cursor, Names, Processes, Shape, Tiers, Touch, TouchKind, Wait
 from swmld.patterns.views import as_json
 
 log = logging.getLogger(__name__)
@@ -251,7 +251,7 @@ class Observer:
                 tiers.append((pid, file, row.tiers))
         self.patterns.cursors(cursors)
         self.patterns.tiers(tiers)
-        self.patterns.waits(waits)
+        self.patterns.waits(waits, time.monotonic())
         if cursors or tiers or waits:
             self._tell(cursors=cursors, tiers=tiers, waits=waits)
 
@@ -287,6 +287,17 @@ class Observer:
         """The patterns as JSON, how they were seen, and what prefetch brought."""
         found: dict[str, Any] = as_json(self.patterns.snapshot(time.monotonic()))
         return found | {"probe": self.probe(), "prefetch": self._prefetch()}
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """For the metrics: reads by pattern and by tier, and what was lost. Empty when switched off."""
+        if self._mode == "off":
+            return {}
+        totals = self.patterns.totals
+        patterns = {"whole": totals.whole, "single": totals.shapes[Shape.NEW]}
+        patterns |= {shape.name.lower(): totals.shapes[shape] for shape in Shape if shape is not Shape.NEW}
+        hits = sum(patterns.values()) - totals.missed
+        tiers = {"page_cache": hits, "missed": totals.missed, "source": totals.source}
+        return {"patterns": patterns, "tiers": tiers, "lost": self.probe()["lost"]}
 
     def probe(self) -> dict[str, Any]:
         """How reads are seen, why so, and what was lost."""

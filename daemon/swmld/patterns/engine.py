@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import islice
 from operator import itemgetter
@@ -57,6 +58,21 @@ LOOK = 512
 """Streams, touched last of all, among which the most active ones are looked for."""
 
 
+@dataclass(slots=True)
+class Totals:
+    """Reads since the start. ``whole``: of a file in one read; ``shapes``: others, by ``Shape``. ``missed``:
+    not all of their pages were in the page cache; ``source``: FUSE's READs that waited for the source."""
+
+    whole: int = 0
+    shapes: list[int] = field(default_factory=lambda: [0] * len(Shape))
+    missed: int = 0
+    source: int = 0
+
+    def read(self, counts: Counts, shape: int) -> None:
+        self.shapes[shape] += counts.reads
+        self.missed += counts.cold + counts.partial
+
+
 class Patterns:
     """See the module. ``names`` and ``processes`` answer from memory."""
 
@@ -72,6 +88,7 @@ class Patterns:
         self._streams: OrderedDict[tuple[int, int], Stream] = OrderedDict()
         self._small: OrderedDict[tuple[int, int], Touch | Small] = OrderedDict()
         self._now = 0.0
+        self.totals = Totals()
 
     @property
     def seen_bytes(self) -> int:
@@ -115,6 +132,7 @@ class Patterns:
             if tiers.disk_reads < before.disk_reads or tiers.source_reads < before.source_reads:
                 before = Tiers(0, 0, 0, 0)
             stream.tiers = tiers
+            self.totals.source += max(0, tiers.source_reads - before.source_reads)
             job = member.job
             job.tiers = Tiers(
                 *(total + max(0, new - old) for total, new, old in zip(job.tiers, tiers, before, strict=True))
@@ -200,9 +218,11 @@ class Patterns:
             if place is not None and place.size < nbytes:
                 nbytes = place.size
             job.reads += 1
+            self.totals.whole += 1
             job.bytes += nbytes
             if _bits(flags, _COLD):
                 job.cold += 1
+                self.totals.missed += 1
             self._note_small(key, touch)
         else:
             stream = self._stream(member, file, at)
@@ -210,6 +230,7 @@ class Patterns:
             nbytes = more.pages * PAGE
             if more.reads:
                 job.read(more, nbytes, at)
+                self.totals.read(more, int(touch.shape))
         if place is None:
             return
         leaf = job.grouping.leaves.get(place.directory) or job.grouping.leaf(place, at)
@@ -290,6 +311,7 @@ class Patterns:
     def _count(self, job: Job, stream: Stream, more: Counts, cursor: Cursor) -> None:
         nbytes = more.pages * PAGE
         job.read(more, nbytes, cursor.last_at)
+        self.totals.read(more, cursor.kind)
         if stream.home is None:
             stream.home = self._home(job, stream.file, cursor.last_at)
         dataset = stream.home.dataset if stream.home is not None else None

@@ -1,0 +1,147 @@
+"""What the probes cost a reader: ns per read, and in per cent, without a mount in between.
+
+    .venv/bin/python tests/bench/probe_cost.py [--rounds 8] [--way btf --way tracepoint] [--dir DIR] [--nice -20]
+
+A file on the disk is watched as a cache file is when passthrough reads it; the same loop (``reader.c``, one
+process, warm page cache) reads it with the probes detached and attached, a file beside it that nobody watches,
+and calls getpid. Within a round detached and attached take turns; per cent are medians of the rounds' ratios, ns
+the difference of the best samples. fio's own loop is slower than this one, and the mount's, too: there the same ns
+are fewer per cent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import trio
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.mount import Daemon
+from support.slowfs import compile_c
+from swmld._native import ffi, lib
+from swmld.observe.probe import Loading, Probe, device_of
+
+SIZE = 64 << 20
+LOADS = {
+    "watched 4 KiB random": ("rand", "watched", "4096", "400000"),
+    "watched 64 KiB random": ("rand", "watched", "65536", "40000"),
+    "watched 1 MiB sequential": ("seq", "watched", "1048576"),
+    "watched mmap": ("mmap", "watched"),
+    "elsewhere 4 KiB random": ("rand", "other", "4096", "400000"),
+    "getpid": ("getpid", "4000000"),
+}
+
+
+def watch(probe: Probe, path: Path) -> None:
+    """As native/bpf.c does for a backing file; the reader is another process than this one."""
+    fd = os.open(path, os.O_RDONLY)
+    dev, ino = device_of(fd), os.fstat(fd).st_ino
+    os.close(fd)
+    probe.configure(0xFFFFFFFF, dev, dev)
+    key = ffi.new("struct swp_file *", {"ino": ino, "dev": dev})
+    assert not lib.sw_map_update(probe.watched_fd, key, ffi.new("struct swp_watch *", {"node": 7}))
+    word = ffi.new("uint32_t *", (ino & (262144 - 1)) // 64)
+    assert not lib.sw_map_update(probe.filter_fd, word, ffi.new("uint64_t *", 1 << (ino & 63)))
+
+
+def sample(reader: Path, directory: Path, load: tuple[str, ...], nice: int) -> float:
+    """Seconds per operation; per page for loads that count bytes."""
+    argv = [str(directory / a) if a in ("watched", "other") else a for a in load]
+    out = subprocess.run(["nice", "-n", str(nice), str(reader), *argv], capture_output=True, text=True, check=True)
+    count, seconds = map(float, out.stdout.split())
+    return seconds / (count / 4096 if load[0] in ("seq", "mmap") else count)
+
+
+def measure(way: str, rounds: int, directory: Path, nice: int) -> None:
+    reader = compile_c(Path(__file__).with_name("reader.c"))
+    for name in ("watched", "other"):
+        (directory / name).write_bytes(os.urandom(SIZE))
+    os.sync()
+    off: dict[str, list[float]] = {name: [] for name in LOADS}
+    on: dict[str, list[float]] = {name: [] for name in LOADS}
+    for _ in range(rounds):
+        probe = trio.run(Loading(directory / "state", way).result)
+        watch(probe, directory / "watched")
+        for name, load in LOADS.items():
+            on[name].append(sample(reader, directory, load, nice))
+        lost = probe.lost()
+        probe.close()
+        for name, load in LOADS.items():
+            off[name].append(sample(reader, directory, load, nice))
+        assert not any(lost.values()), lost
+    print(f"\n{way}, {rounds} rounds: {os.uname().release}, load {os.getloadavg()[0]:.1f}")
+    print(f"{'load':26}{'off ns':>9}{'on ns':>9}{'more ns':>9}{'median':>9}{'best':>8}")
+    for name in LOADS:
+        a, b = min(off[name]), min(on[name])
+        median = statistics.median(y / x for x, y in zip(off[name], on[name], strict=True))
+        print(f"{name:26}{a * 1e9:9.1f}{b * 1e9:9.1f}{(b - a) * 1e9:9.1f}{median - 1:9.1%}{b / a - 1:8.1%}")
+
+
+def fio(path: Path, seconds: int, nice: int) -> float:
+    """Seconds per read of 4 KiB cached random reads by fio."""
+    argv = [
+        "nice", "-n", str(nice), "fio", "--name=r", f"--filename={path}", "--rw=randread", "--bs=4k", "--readonly",
+        "--ioengine=psync", "--invalidate=0", "--time_based", f"--runtime={seconds}", "--output-format=json",
+    ]  # fmt: skip
+    out = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return 1 / json.loads(out.stdout)["jobs"][0]["read"]["iops"]
+
+
+def mounted(way: str, rounds: int, directory: Path, nice: int) -> None:
+    """The same through a mount, with the daemon's own work: passthrough reads by fio."""
+    source = directory / "source"
+    source.mkdir()
+    (source / "file").write_bytes(os.urandom(SIZE))
+    found: dict[str, list[float]] = {"off": [], way: []}
+    used: list[float] = []
+    for number in range(rounds):
+        for probe in ("off", way) if number % 2 else (way, "off"):
+            base = directory / f"{probe}{number}"
+            base.mkdir()
+            with Daemon(base, source=source, options=["--probe", probe, "--check", "immutable"]) as daemon:
+                path = daemon.mount / "file"
+                path.read_bytes()
+                path.read_bytes()
+                while probe != "off" and "probes:" not in daemon.log.read_text():
+                    time.sleep(0.1)
+                before = cpu(daemon)
+                found[probe].append(fio(path, 3, nice))
+                if probe != "off":
+                    used.append((cpu(daemon) - before) / 3)
+    a, b = min(found["off"]), min(found[way])
+    median = statistics.median(y / x for x, y in zip(found["off"], found[way], strict=True))
+    print(f"{'mount, fio 4 KiB random':26}{a * 1e9:9.1f}{b * 1e9:9.1f}{(b - a) * 1e9:9.1f}{median - 1:9.1%}{b / a - 1:8.1%}")
+    print(f"daemon: {statistics.median(used):.1%} of a core at {1 / b:,.0f} reads a second")
+
+
+def cpu(daemon: Daemon) -> float:
+    """Seconds of CPU that the daemon has used."""
+    fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--way", action="append")
+    parser.add_argument("--dir", type=Path)
+    parser.add_argument("--nice", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.dir) as directory:
+        for way in options.way or ["btf", "tracepoint"]:
+            measure(way, options.rounds, Path(directory), options.nice)
+        for way in options.way or ["btf"]:
+            mounted(way, options.rounds, Path(directory), options.nice)
+
+
+if __name__ == "__main__":
+    main()
