@@ -5,6 +5,9 @@
 
 #define BATCH 8 /* pages; a read of more may come in pieces: a folio batch holds 15 (31 since kernel 6.10) */
 #define ACTIVE_NS 1000000000ull /* a thread that read the mount within a second is reading it */
+#define MISSED 1 /* swp_thread.missed: pages are not in the page cache */
+#define TORN 2   /* it waited for a page: what was there before comes as a piece of its own */
+#define AHEAD 4  /* it met the page where readahead goes on, which is the last one of its piece */
 #define UNINTERRUPTIBLE 2 /* TASK_UNINTERRUPTIBLE, include/linux/sched.h */
 
 BPF_F_TABLE("array", u32, struct swp_config, config, 1, 0);
@@ -149,24 +152,51 @@ static __always_inline struct swp_thread *thread_of(u32 tid)
 	return threads.lookup(&tid);
 }
 
-/* A piece of a read that was counted before: it goes up to the same page. So may a read that begins in the page where the
- * one before ended; a short one is therefore a piece only where the thread had to wait in between. */
-static __always_inline int goes_on(struct swp_thread *t, struct swp_key *k, struct swp_cursor *c, u64 first, u64 asked,
-				   u32 tid, u32 missed)
+static __always_inline int is_of(struct swp_thread *t, struct swp_key *k)
 {
-	int last = c->tid == tid, same = t->stream.ino == k->ino && t->stream.dev == k->dev; /* the last read is its own */
-	u64 start = last ? c->start : t->start;
+	return t->stream.ino == k->ino && t->stream.dev == k->dev;
+}
 
-	if (first <= start || asked != (last ? c->asked : t->asked))
-		return 0;
-	return asked - start >= BATCH ? same && asked == t->asked : missed || t->woken_ns >= c->last_ns;
+/* What came before the read under way is told of, in thread and cursor: MISSED or TORN. */
+static __always_inline void note(struct swp_thread *t, struct swp_key *k, struct swp_cursor *c, u32 what)
+{
+	struct swp_cursor *old;
+
+	if (!is_of(t, k)) {
+		old = t->missed ? cursors.lookup(&t->stream) : NULL;
+		if (old && old->pending)
+			__sync_fetch_and_add(&old->pending, -1);
+		t->stream = *k;
+		t->asked = 0;
+		t->missed = 0;
+	}
+	if (c && !t->missed)
+		__sync_fetch_and_add(&c->pending, 1);
+	t->missed |= what;
+}
+
+/* A piece of a read that was counted before: it goes up to the same page. So may a new read that begins in the page
+ * where the one before ended; pieces of a short read are therefore known by what tears it. */
+static __always_inline int goes_on(struct swp_thread *t, struct swp_key *k, struct swp_cursor *c, u64 first, u64 asked,
+				   u32 tid, u32 noted)
+{
+	int known = is_of(t, k) && t->asked == asked && first > t->start;
+
+	if (c->tid == tid) { /* the last read of the stream is its own */
+		if (c->asked != asked || first <= c->start)
+			return 0;
+		if (noted & (MISSED | TORN)) /* not so if its first page was the last one of the read before */
+			return 1;
+		known = known && t->start == c->start;
+	}
+	return known && (asked - t->start >= BATCH || (t->torn | noted) & (MISSED | TORN) || (t->torn && first > t->ahead));
 }
 
 /* Pages first..asked were read, all of them there by now. size: of the file in bytes, 0 where that is not known. */
 static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 size, u32 flags)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	u32 tid = (u32)id, missed = 0;
+	u32 tid = (u32)id, noted = 0, missed;
 	struct swp_config *g = ours(dev, ino, id >> 32);
 	struct swp_key k = {.ino = ino, .dev = dev, .pid = id >> 32};
 	struct swp_thread *t;
@@ -191,16 +221,17 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 #else
 	if (asked - first >= BATCH || c->pending || c->shared || !c->next || (asked == c->asked && first > c->start)) {
 		t = threads.lookup(&tid);
-		if (t && t->missed) {
-			missed = 1;
+		if (t && t->missed && is_of(t, &k)) {
+			noted = t->missed;
 			t->missed = 0;
 			if (c->pending)
 				__sync_fetch_and_add(&c->pending, -1);
 		}
-		if (t && !(flags & SWP_FAULT) && goes_on(t, &k, c, first, asked, tid, missed)) {
-			if (missed && !c->missed)
+		if (t && !(flags & SWP_FAULT) && goes_on(t, &k, c, first, asked, tid, noted)) {
+			if (noted & MISSED && !c->missed)
 				__sync_fetch_and_add(&c->partial, 1);
-			c->missed |= missed << 1;
+			c->missed |= (noted & MISSED) << 1;
+			t->torn |= noted;
 			c->last_ns = now;
 			return 0;
 		}
@@ -210,10 +241,12 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 			t->stream = k;
 			t->start = first;
 			t->asked = flags & SWP_FAULT ? 0 : asked;
+			t->torn = noted;
 			t->fault = 0;
 		}
 	}
 #endif
+	missed = noted & MISSED;
 	c->missed = missed;
 	if (missed)
 		__sync_fetch_and_add(&c->cold, 1);
@@ -225,54 +258,88 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 	return 0;
 }
 
+/* O_DIRECT of a file that is passed through: the mount's own is seen by FUSE. */
+static __always_inline int on_direct(u32 dev, u64 ino, u64 offset, u64 length, u64 size)
+{
+	u64 id = bpf_get_current_pid_tgid(), now;
+	struct swp_config *g = ours(dev, ino, id >> 32);
+	struct swp_key k = {.ino = ino, .dev = dev, .pid = id >> 32};
+	struct swp_cursor *c;
+	int event;
+
+	if (!g || dev == g->mount_dev || !length || offset >= size)
+		return 0;
+	now = coarse_ns(g);
+	c = cursors.lookup(&k);
+	if (!c)
+		c = open_cursor(g, &k, now);
+	if (!c)
+		return 0;
+	__sync_fetch_and_add(&c->direct, 1);
+	event = swp_enter(c, offset >> 12, (offset + length - 1) >> 12, (size + 4095) >> 12, now, (u32)id);
+	if (event)
+		tell(&k, c, event, SWP_DIRECT);
+	return 0;
+}
+
 /* The page cache lacks pages from here on: the read, or the fault, waits for the disk or for us. */
 static __always_inline int on_miss(u32 dev, u64 ino, u64 first, int fault_only)
 {
 	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
 	u32 tid = (u32)bpf_get_current_pid_tgid();
+	struct swp_config *g = ours(dev, ino, k.pid);
 	struct swp_thread *t;
 	struct swp_cursor *c;
 
-	if (!ours(dev, ino, k.pid))
+	if (!g)
 		return 0;
 	t = threads.lookup(&tid);
 	if (fault_only && !(t && t->fault)) /* readahead that a read asked for, seen as page_cache_sync_ra */
 		return 0;
 	c = cursors.lookup(&k);
+	if (!c) /* now, so that this wait has books to go into */
+		c = open_cursor(g, &k, coarse_ns(g));
 	t = t ? t : thread_of(tid);
-	if (!t)
+	if (!c || !t)
 		return 0;
-	if (t->stream.ino != ino || t->stream.dev != dev) {
-		t->stream = k;
-		t->asked = 0;
-	}
 	if (t->fault) { /* entered when the fault began */
-		if (c && !t->missed)
-			__sync_fetch_and_add(&c->cold, 1);
+		__sync_fetch_and_add(&c->cold, 1);
 		t->fault = 0;
 		return 0;
 	}
-	if (c && !t->missed)
-		__sync_fetch_and_add(&c->pending, 1);
-	t->missed = 1;
+	note(t, &k, c, MISSED);
+	return 0;
+}
+
+/* Readahead goes on at this page. */
+static __always_inline int on_ahead(u32 dev, u64 ino, u64 page)
+{
+	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
+	struct swp_thread *t;
+
+	if (!ours(dev, ino, k.pid))
+		return 0;
+	t = thread_of((u32)bpf_get_current_pid_tgid());
+	if (t) {
+		note(t, &k, cursors.lookup(&k), AHEAD);
+		t->ahead = page;
+	}
 	return 0;
 }
 
 /* A page fault that the page cache's neighbours could not answer; a miss may follow. */
 static __always_inline int on_fault(u32 dev, u64 ino, u64 page, u64 size)
 {
+	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
 	struct swp_thread *t;
 
-	if (!ours(dev, ino, self_pid()))
+	if (!ours(dev, ino, k.pid))
 		return 0;
 	on_read(dev, ino, page, page, size, SWP_FAULT);
 	t = thread_of((u32)bpf_get_current_pid_tgid());
 	if (t) {
-		t->stream.ino = ino;
-		t->stream.dev = dev;
-		t->stream.pid = self_pid();
+		note(t, &k, NULL, 0);
 		t->fault = 1;
-		t->missed = 0;
 	}
 	return 0;
 }

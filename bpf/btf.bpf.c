@@ -2,8 +2,8 @@
  * is copied first and tracefs is not needed. OFF_* are byte offsets of struct members, read from the running kernel's
  * BTF when the program is loaded: headers of another kernel will do.
  *
- * Each function's name after on_ is the tracepoint's. Arguments as in include/trace/events/{filemap,readahead,sched}.h
- * and fs/fuse/fuse_trace.h. */
+ * Each function's name after on_ is the tracepoint's. Arguments as in include/trace/events/{filemap,readahead,sched}.h,
+ * fs/fuse/fuse_trace.h and fs/iomap/trace.h. */
 #include <linux/types.h>
 
 #define LOAD(type, base, offset) (*(type *)((char *)(base) + (offset)))
@@ -54,6 +54,13 @@ int on_page_cache_sync_ra(u64 *ctx)
 	return on_miss(DEV(inode), INO(inode), ctx[1], 0);
 }
 
+int on_page_cache_async_ra(u64 *ctx)
+{
+	char *inode = (char *)ctx[0];
+
+	return on_ahead(DEV(inode), INO(inode), ctx[1]);
+}
+
 int on_page_cache_ra_order(u64 *ctx)
 {
 	char *inode = (char *)ctx[0];
@@ -65,6 +72,18 @@ int on_sched_switch(u64 *ctx)
 {
 	return on_switch(LOAD(u32, ctx[1], OFF_TASK_PID), SWITCH_STATE, LOAD(u32, ctx[2], OFF_TASK_PID));
 }
+
+#ifndef SWP_NO_DIRECT
+int on_iomap_dio_rw_begin(u64 *ctx)
+{
+	char *inode = INODE(LOAD(char *, LOAD(char *, ctx[0], OFF_KIOCB_FILE), OFF_FILE_MAPPING));
+
+	if (LOAD(u8, ctx[1], OFF_ITER_SOURCE)) /* a write */
+		return 0;
+	return on_direct(DEV(inode), INO(inode), LOAD(u64, ctx[0], OFF_KIOCB_POS), LOAD(u64, ctx[1], OFF_ITER_COUNT),
+			 SIZE(inode));
+}
+#endif
 
 #ifndef SWP_NO_FUSE /* a module: its types are not in the kernel's own BTF */
 int on_fuse_request_send(u64 *ctx)

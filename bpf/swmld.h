@@ -107,9 +107,11 @@ struct swp_thread { /* by tid: what a thread is in the middle of; made at its fi
 	struct swp_key stream;        /* the one it read last, as far as is known here */
 	unsigned long long start, asked; /* that read: one of many pages comes in pieces */
 	unsigned long long asleep_ns; /* since when it waits, exact clock; 0: it does not */
-	unsigned long long woken_ns;  /* end of its last wait */
-	unsigned int missed;          /* pages that it asked for are not in the page cache */
+	unsigned long long ahead;     /* page where readahead went on */
+	unsigned int missed;          /* what tears the read under way into pieces: see books.h */
 	unsigned int fault;           /* it is in a page fault */
+	unsigned int torn;            /* `missed` of the last read */
+	unsigned int pad;
 };
 
 struct swp_request { /* by address of the kernel's request */

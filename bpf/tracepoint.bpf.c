@@ -31,6 +31,11 @@ TRACEPOINT_PROBE(readahead, page_cache_sync_ra)
 	return on_miss(args->s_dev, args->i_ino, args->index, 0);
 }
 
+TRACEPOINT_PROBE(readahead, page_cache_async_ra)
+{
+	return on_ahead(args->s_dev, args->i_ino, args->index);
+}
+
 TRACEPOINT_PROBE(readahead, page_cache_ra_order)
 {
 	return on_miss(args->s_dev, args->i_ino, args->index, 1);

@@ -9,10 +9,12 @@ static __always_inline void enter_wait(struct swp_thread *t, u64 ns, u64 now)
 	u32 pid = t->stream.pid, b;
 
 	/* It slept for something else, long after its last read of ours. */
-	if (c && c->last_ns + ACTIVE_NS < now - ns && !t->missed && !t->fault)
+	if (c && c->last_ns + ACTIVE_NS < now - ns && !(t->missed & MISSED) && !t->fault)
 		return;
-	if (c)
+	if (c) {
 		__sync_fetch_and_add(&c->wait_ns, ns);
+		note(t, &t->stream, c, TORN);
+	}
 	p = processes.lookup(&pid);
 	if (!p)
 		return;
@@ -48,7 +50,6 @@ static __always_inline int on_switch(u32 from, u64 state, u32 to)
 	if (now > t->asleep_ns)
 		enter_wait(t, now - t->asleep_ns, now);
 	t->asleep_ns = 0;
-	t->woken_ns = now;
 	if (*n)
 		__sync_fetch_and_add(n, -1);
 	return 0;

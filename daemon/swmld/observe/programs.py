@@ -23,10 +23,12 @@ WAYS = ("btf", "tracepoint", "fentry", "kprobe")
 READS = ("mm_filemap_get_pages", "mm_filemap_map_pages", "mm_filemap_fault", "page_cache_sync_ra")
 """Without these a way does not work."""
 EXTRAS = (
-    "page_cache_ra_order", "sched_switch", "fuse_request_send", "fuse_request_end",
-    "sched_process_fork", "sched_process_exec", "sched_process_exit",
+    "page_cache_async_ra", "page_cache_ra_order", "sched_switch", "fuse_request_send", "fuse_request_end",
+    "sched_process_fork", "sched_process_exec", "sched_process_exit", "iomap_dio_rw_begin",
 )  # fmt: skip
-"""These add misses of page faults, waits, and processes that end; a kernel may lack some."""
+"""These add that short reads which are torn count once, misses of page faults, waits, processes that end, and
+O_DIRECT of what is passed through; a kernel may lack some.
+"""
 
 FUNCTIONS = ("filemap_read", "filemap_map_pages", "filemap_fault", "page_cache_sync_ra")
 """What fentry and kprobe take instead of READS."""
@@ -56,11 +58,14 @@ _FUSE_OFFSETS = {
     "OFF_CONN_DEV": ("fuse_conn", "dev", 0),
     "OFF_REQ_OPCODE": ("fuse_req", "in", 4),  # struct fuse_in_header: len, opcode
 }
-_FUNCTION_OFFSETS = {
+_CALL_OFFSETS = {
     "OFF_KIOCB_POS": ("kiocb", "ki_pos", 0),
     "OFF_KIOCB_FILE": ("kiocb", "ki_filp", 0),
     "OFF_ITER_COUNT": ("iov_iter", "count", 0),
     "OFF_FILE_MAPPING": ("file", "f_mapping", 0),
+}
+_DIRECT_OFFSETS = _CALL_OFFSETS | {"OFF_ITER_SOURCE": ("iov_iter", "data_source", 0)}
+_FUNCTION_OFFSETS = _CALL_OFFSETS | {
     "OFF_FAULT_VMA": ("vm_fault", "vma", 0),
     "OFF_FAULT_PAGE": ("vm_fault", "pgoff", 0),
     "OFF_VMA_FILE": ("vm_area_struct", "vm_file", 0),
@@ -113,6 +118,10 @@ def defines(way: str, btf: Btf | None) -> dict[str, str]:
     if way == "btf":
         # Since 5.18 (fa2c3254d7cf): (preempt, prev, next, prev_state).
         found["SWITCH_STATE"] = "((u32)ctx[3])" if (btf.params("btf_trace_sched_switch") or 0) >= 4 else "0"
+        if btf.typedef("btf_trace_iomap_dio_rw_begin") is not None:  # since kernel 6.6, that of data_source 6.0
+            wanted |= _DIRECT_OFFSETS
+        else:
+            found["SWP_NO_DIRECT"] = "1"
         if has_fuse(btf):
             wanted |= _FUSE_OFFSETS
         else:
