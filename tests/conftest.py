@@ -1,4 +1,4 @@
-"""Fixtures that layers t5 to t7 share: modes, mounted trees, hang protection, log checks, options."""
+"""Fixtures that layers t4 to t7 share: modes, mounted trees, hang protection, log checks, options."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     """Arm the watchdog below the test's own timeout: a hung test then fails with its log, not the run."""
     marker = item.get_closest_marker("timeout")
     limit = float(marker.args[0] if marker else item.config.getini("timeout"))
-    armed = "/t5_" in str(item.path) or "/t6_" in str(item.path) or "/t7_" in str(item.path)
+    armed = any(f"/t{layer}_" in str(item.path) for layer in (4, 5, 6, 7))
     if armed:
         watchdog.arm(min(limit * 0.8, limit - 5))
     try:

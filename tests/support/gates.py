@@ -10,7 +10,9 @@ import ctypes
 import errno
 import fcntl
 import functools
+import importlib.util
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable
@@ -24,6 +26,8 @@ _FUSE_INIT_EXT = 1 << 30
 _FUSE_PASSTHROUGH = 1 << 37
 _BACKING_OPEN = 0x4010E501  # _IOW(229, 1, struct fuse_backing_map)
 _SYS_IO_URING_SETUP = 425
+_SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
+_PROG_LOAD, _RAW_TRACEPOINT = 5, 17  # BPF_PROG_LOAD, BPF_PROG_TYPE_RAW_TRACEPOINT: include/uapi/linux/bpf.h
 
 
 def _root() -> str | None:
@@ -89,12 +93,34 @@ def _libfuse() -> str | None:
     return None if found else "libfuse3-dev is not installed"
 
 
+def _bpf() -> str | None:
+    """Load ``r0 = 0; exit`` as a program of raw tracepoints, and find what compiles such ones."""
+    if missing := _root():
+        return missing
+    code = ctypes.create_string_buffer(struct.pack("=QQ", 0xB7, 0x95), 16)
+    name = ctypes.create_string_buffer(b"GPL")
+    places = ctypes.addressof(code), ctypes.addressof(name)
+    attributes = struct.pack("=IIQQ", _RAW_TRACEPOINT, 2, *places).ljust(128, b"\0")
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(_SYS_BPF, _PROG_LOAD, attributes, len(attributes))
+    if fd < 0:
+        return f"a BPF program is refused: {errno.errorcode[ctypes.get_errno()]}"
+    os.close(fd)
+    return None if importlib.util.find_spec("bcc") else "bcc is not installed (python3-bpfcc)"
+
+
+def _bpftool() -> str | None:
+    return None if shutil.which("bpftool") else "bpftool is not installed"
+
+
 _PROBES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "fuse": _fuse,
     "passthrough": _passthrough,
     "uring": _uring,
     "libfuse": _libfuse,
+    "bpf": _bpf,
+    "bpftool": _bpftool,
 }
 
 

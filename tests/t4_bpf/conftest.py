@@ -1,0 +1,53 @@
+"""One daemon with probes for each module and mode; each test has a directory of its own in it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import gates, tree
+from support.mount import MODES, Daemon
+from support.probes import QUICK, Lab, Watched
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module", params=MODES)
+def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
+    """In each serving mode: a daemon whose probes are attached, and what it says."""
+    gates.require("bpf")
+    tree.require_mode(request.param)
+    with (
+        tree.work_dir() as base,
+        Daemon(base, request.param, options=probing(base), wrap=QUICK) as daemon,
+        Watched(daemon) as seen,
+    ):
+        yield seen
+        assert seen.snapshot()["probe"]["lost"] == {"events": 0, "cursors": 0, "processes": 0}
+        assert seen.lost == 0
+
+
+@pytest.fixture
+def lab(watched: Watched) -> Iterator[Lab]:
+    """A directory of the test's own; the daemon is shared."""
+    yield Lab(watched, f"t{next(_numbers)}")
+    watched.daemon.check_log()
+
+
+@pytest.fixture
+def quick(base: Path) -> Callable[..., Daemon]:
+    """Make a daemon of the test's own, with probes unless told; arguments are those of Daemon."""
+    gates.require("fuse", "passthrough")
+
+    def make(name: str = "own", mode: str = "passthrough", probe: str = "ebpf") -> Daemon:
+        place = base / name
+        place.mkdir()
+        return Daemon(place, mode, options=probing(place, probe), wrap=QUICK)
+
+    return make
+
+
+def probing(base: Path, probe: str = "ebpf") -> list[str]:
+    return ["--probe", probe, "--state-dir", str(base / "state")]

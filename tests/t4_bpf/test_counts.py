@@ -1,0 +1,271 @@
+"""Known workloads give exact counts, in each serving mode: of reads, pages, faults, misses and files."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import liburing
+import pytest
+from support import posix
+from support.probes import PAGE, Lab
+from swmld.patterns.feed import Shape, TouchFlag, TouchKind
+
+BLOCKS = 23
+PIPE = 16 * PAGE  # what splice moves at once: a pipe's capacity
+AROUND = 16  # pages: fault_around_bytes, 64 KiB unless a debugfs file says otherwise
+
+
+@contextlib.contextmanager
+def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
+    fd = os.open(path, flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+# --- ways to read a file of 23 blocks ---
+
+
+def by_pread(path: Path) -> None:
+    with opened(path) as fd:
+        for block in range(BLOCKS):
+            assert len(os.pread(fd, PAGE, block * PAGE)) == PAGE
+
+
+def by_read(path: Path) -> None:
+    with opened(path) as fd:
+        while os.read(fd, PAGE):
+            pass
+
+
+def by_readv(path: Path) -> None:
+    with opened(path) as fd:
+        while os.readv(fd, [bytearray(PAGE), bytearray(3 * PAGE)]):
+            pass
+
+
+def by_preadv(path: Path) -> None:
+    with opened(path) as fd:
+        for block in range(0, BLOCKS, 4):
+            os.preadv(fd, [bytearray(PAGE), bytearray(3 * PAGE)], block * PAGE)
+
+
+def by_odd_sizes(path: Path) -> None:
+    """Of 1000 bytes: many in one page, some across two."""
+    with opened(path) as fd:
+        while os.read(fd, 1000):
+            pass
+
+
+def by_splice(path: Path) -> None:
+    with opened(path) as fd:
+        out, into = os.pipe()
+        try:
+            while moved := os.splice(fd, into, 8 * PAGE):
+                assert len(os.read(out, 8 * PAGE)) == moved
+        finally:
+            os.close(out)
+            os.close(into)
+
+
+def by_sendfile(path: Path) -> None:
+    """One call; the kernel reads for it as much as a pipe holds at once."""
+    near, far = socket.socketpair()
+    with near, far, opened(path) as fd:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        assert os.sendfile(near.fileno(), fd, 0, BLOCKS * PAGE) == BLOCKS * PAGE
+
+
+def by_copy_file_range(path: Path) -> None:
+    """To a file beside it."""
+    with opened(path) as fd, opened(path.with_name("copy"), os.O_RDWR | os.O_CREAT) as to:
+        left = BLOCKS * PAGE
+        while left:
+            left -= os.copy_file_range(fd, to, left)
+
+
+def uring_reads(fd: int, offsets: range, flags: int = 0) -> None:
+    """One page at each offset, all submitted at once."""
+    ring, cqe = liburing.Ring(), liburing.Cqe()
+    liburing.io_uring_queue_init(64, ring)
+    try:
+        buffers = [bytearray(PAGE) for _ in offsets]
+        vectors = [liburing.Iovec([buffer]) for buffer in buffers]
+        for number, offset in enumerate(offsets):
+            entry = liburing.io_uring_get_sqe(ring)
+            liburing.io_uring_prep_readv(entry, fd, vectors[number], offset, 0)
+            entry.flags = flags
+        liburing.io_uring_submit(ring)
+        for _ in offsets:
+            liburing.io_uring_wait_cqe(ring, cqe)
+            assert cqe[0].res == PAGE
+            liburing.io_uring_cqe_seen(ring, cqe[0])
+    finally:
+        liburing.io_uring_queue_exit(ring)
+
+
+def by_uring(path: Path) -> None:
+    with opened(path) as fd:
+        uring_reads(fd, range(0, BLOCKS * PAGE, PAGE))
+
+
+def by_uring_workers(path: Path) -> None:
+    """In the kernel's worker threads, which belong to the process."""
+    with opened(path) as fd:
+        uring_reads(fd, range(0, BLOCKS * PAGE, PAGE), liburing.IOSQE_ASYNC)
+
+
+WAYS: list[tuple[Callable[[Path], None], int]] = [
+    (by_pread, BLOCKS),
+    (by_read, BLOCKS),
+    (by_readv, 6),
+    (by_preadv, 6),
+    (by_odd_sizes, -(-BLOCKS * PAGE // 1000)),
+    (by_splice, 3),
+    (by_sendfile, 2),
+    (by_copy_file_range, 2),
+    (by_uring, BLOCKS),
+    (by_uring_workers, BLOCKS),
+]
+
+
+@pytest.mark.parametrize(("read", "reads"), WAYS, ids=[read.__name__ for read, _ in WAYS])
+@pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
+def test_every_way_to_read(lab: Lab, read: Callable[[Path], None], reads: int, warm: bool) -> None:
+    if read is by_odd_sizes and not warm:
+        pytest.skip(
+            "short reads that end in one page look like pieces of one that waited: bpf/books.h, goes_on"
+        )
+    lab.make("data")
+    if warm:
+        posix.run(lambda: by_read(lab / "data"))  # by another process
+    else:
+        lab.drop("data")
+    read(lab / "data")
+    stream = lab.stream("data")
+    assert stream.reads == reads
+    assert stream.faults == stream.direct == 0
+    if read not in (
+        by_uring,
+        by_uring_workers,
+    ):  # what the kernel does not have at once may come in any order
+        assert stream.pages == BLOCKS
+        assert stream.sequential + stream.same == reads - 1
+        assert stream.kinds() == [TouchKind.FIRST, TouchKind.KIND][: reads - 1]
+
+
+def test_dd_of_23_blocks(lab: Lab) -> None:
+    lab.make("data")
+    subprocess.run(["dd", f"if={lab / 'data'}", "of=/dev/null", f"bs={PAGE}", "status=none"], check=True)
+    stream = lab.stream("data", lab.pid("data"))
+    assert (stream.reads, stream.pages, stream.sequential) == (BLOCKS, BLOCKS, BLOCKS - 1)
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "cold"])
+def test_large_reads_come_in_pieces_and_count_once(lab: Lab, cached: bool) -> None:
+    lab.make("data", pages=1024)
+    if not cached:
+        lab.drop("data")
+    with opened(lab / "data") as fd:
+        for offset in range(0, 1024 * PAGE, 256 * PAGE):
+            assert len(os.pread(fd, 256 * PAGE, offset)) == 256 * PAGE
+    stream = lab.stream("data")
+    assert (stream.reads, stream.pages, stream.sequential) == (4, 1024, 3)
+
+
+def test_large_reads_at_random_count_once(lab: Lab) -> None:
+    lab.make("data", pages=1024)
+    places = [512, 0, 768, 256, 640, 128]
+    with opened(lab / "data") as fd:
+        for page in places:
+            assert len(os.pread(fd, 100 * PAGE, page * PAGE)) == 100 * PAGE
+    stream = lab.stream("data")
+    assert (stream.reads, stream.pages, stream.random) == (6, 600, 5)
+    assert stream.cursors[0].early[:6] == tuple(places)
+
+
+def test_direct_reads_as_fuse_sees_them(lab: Lab) -> None:
+    lab.make("data")
+    buffer = mmap.mmap(-1, 4 * PAGE)
+    with opened(lab / "data", os.O_RDONLY | os.O_DIRECT) as fd:
+        for block in range(0, 20, 4):
+            assert os.preadv(fd, [buffer], block * PAGE) == 4 * PAGE
+    stream = lab.stream("data")
+    assert (stream.reads, stream.direct, stream.pages) == (5, 5, 20)
+    assert stream.touches[0].flags == TouchFlag.DIRECT
+
+
+def test_threads_are_folded_into_their_process(lab: Lab) -> None:
+    lab.make("data", pages=256)
+
+    def part(number: int) -> None:
+        with opened(lab / "data") as fd:
+            for page in range(64 * number, 64 * (number + 1)):
+                os.pread(fd, PAGE, page * PAGE)
+
+    threads = [threading.Thread(target=part, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stream = lab.stream("data")
+    assert stream.reads == 256
+    assert lab.seen.pids(f"{lab.name}/data") == {os.getpid()}
+
+
+# --- files, passes ---
+
+
+def test_a_prime_number_of_files_each_seen_once(lab: Lab) -> None:
+    names = [f"{number:03}" for number in range(211)]
+    lab.make(*names, size=10_000)
+    for name in names:
+        (lab / name).read_bytes()
+    lab.seen.settle()
+    for name in names:
+        (touch,) = lab.seen.stream(f"{lab.name}/{name}").touches
+        assert (touch.kind, touch.first, touch.last, touch.size) == (TouchKind.FIRST, 0, 2, 3)
+        assert touch.flags & TouchFlag.WHOLE
+    assert {path for path in lab.seen.paths() if path.startswith(f"{lab.name}/")} == {
+        f"{lab.name}/{name}" for name in names
+    }
+    for name in names:
+        (lab / name).read_bytes()
+    lab.seen.settle()
+    for name in names:
+        stream = lab.seen.stream(f"{lab.name}/{name}")
+        assert stream.kinds() == [TouchKind.FIRST, TouchKind.PASS]
+        assert (stream.reads, stream.pages, stream.passes) == (2, 6, 1)
+
+
+def test_what_is_elsewhere_is_not_seen(lab: Lab, tmp_path: Path) -> None:
+    lab.make("data")
+    beside = lab.daemon.base / "beside"  # on the disk of source and cache
+    memory = Path("/dev/shm") / f"swmld-test-{os.getpid()}"
+    before = lab.seen.paths()
+    try:
+        for path in (beside, memory):
+            path.write_bytes(bytes(BLOCKS * PAGE))
+            by_pread(path)
+        by_pread(lab.source / "data")  # the source itself, not through the mount
+        lab.seen.settle()
+        assert lab.seen.paths() == before
+    finally:
+        memory.unlink(missing_ok=True)
+
+
+def test_the_daemon_is_not_seen_to_read(lab: Lab) -> None:
+    lab.make("data", pages=512, cached=False)
+    by_pread(lab / "data")
+    lab.daemon.call("warmup", paths=[lab.name])
+    lab.daemon.call("cache.verify", path=lab.name)
+    lab.seen.settle()
+    assert lab.seen.pids(f"{lab.name}/data") == {os.getpid()}
