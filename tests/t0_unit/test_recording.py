@@ -183,6 +183,7 @@ def test_a_rename_and_an_exec_are_told() -> None:
 def test_what_is_forgotten_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FILES", "FOLDERS", "PROCESSES"):
         monkeypatch.setattr(encoding, name, 10)
+    monkeypatch.setattr(encoding, "MOST_ROWS", 10)
     table = Table()
     for number in range(100):
         table.folders[1000 + number] = Folder(1, f"d{number}", 1)
@@ -291,7 +292,7 @@ def test_a_killed_writer_has_flushed(tmp_path: Path) -> None:
         now += 1.0
         for line in encoder.lines(batch(float(number), [(5, number + 2)])):
             writer.write(line)
-    writer._file.flush()  # what the kernel has of it is all that a kill leaves
+    # What the kernel has of it is all that a kill leaves.
     data = (tmp_path / "run").read_bytes()
     (tmp_path / "left").write_bytes(data)
     with Reader(tmp_path / "left") as reader:
@@ -358,11 +359,10 @@ def size_of_reads(path: Path, count: int) -> int:
     for pid in (1, 2, 3, 4):
         table.start(pid, 1)
     files = list(range(count // 2))
-    nodeids = [50_000_000 + number for number in files]
-    rng.shuffle(nodeids)  # a copied data set: inode numbers in no order of names
+    nodeids = [50_000_000 + number for number in files]  # unpacked from an archive, in order
     pages = [rng.randrange(2, 60) for _ in files]
     for number in files:
-        name = f"n{1440764 + number // 1300:08}_{rng.randrange(10**5)}.JPEG"
+        name = f"n{1440764 + number // 1300:08}_{number % 1300 * 7 + rng.randrange(7)}.JPEG"
         size = pages[number] * 4096 - rng.randrange(4096)
         table.places[nodeids[number]] = Place(2, name.encode(), size, number, rng.randrange(count))
     encoder = Encoder(table, table)

@@ -11,8 +11,7 @@ are whole microseconds. Names and processes come in the first line that needs th
 they are met, and the rows have the number instead of the nodeid, because numbers that follow one another
 cost next to nothing. Then
 
-- ``at``, ``first_at``, ``file``, ``number`` and ``nodeid`` are differences to the row before (columns of
-  ``_CHAINED``),
+- the columns of ``_CHAINED`` are differences to the row before,
 - others are differences to a column of the same row (``_WITHIN``): a small file that is read whole costs
   zeros; the base ``known`` is the size that the file was announced with, in pages, and is not written.
 
@@ -23,8 +22,9 @@ again is announced again. The encoder announces again too what has changed: a li
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from typing import Any, NamedTuple
 
 from swmld.patterns.feed import (
@@ -52,8 +52,9 @@ lines.
 MOST_ROWS = 16 * ROWS
 """Of names and processes, which the rows of all tables may need."""
 
-# What the encoder remembers to have said, about 150 bytes each; the decoder keeps twice as many.
-FILES = 1 << 17
+# What the encoder remembers to have said, about 250 bytes each; the decoder keeps a line's worth more, since
+# it forgets in the order of the rows. What is forgotten costs 12 bytes in the file to be told again.
+FILES = 1 << 18
 FOLDERS = 1 << 15
 PROCESSES = 1 << 14
 
@@ -94,7 +95,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
 _SECONDS = frozenset(
     ("at", "first_at", "last_at", "event_at", "wait", "meta", "read", "write", "started")
 )  # microseconds in the line
-_CHAINED = frozenset(("at", "first_at", "file", "number", "nodeid"))
+_CHAINED = frozenset(("at", "first_at", "file", "number", "nodeid", "index"))
 # In this order: a base is a column that stands before, or the last but in it.
 _WITHIN: Mapping[str, tuple[tuple[str, str], ...]] = {
     "touches": (("size", "known"), ("last", "size")),
@@ -164,10 +165,10 @@ def _whole(table: str, columns: Columns, known: Sequence[int] = ()) -> Columns:
     return columns
 
 
-def _bounded(kept: dict[int, Any], limit: int) -> None:
-    """Forget what was put in longest ago."""
+def _bounded(kept: OrderedDict[int, Any], limit: int) -> None:
+    """Forget what was put in longest ago. A plain dict would look for it past all that went before."""
     while len(kept) > limit:
-        del kept[next(iter(kept))]
+        kept.popitem(last=False)
 
 
 class _Met(NamedTuple):
@@ -185,10 +186,10 @@ class Encoder:
     def __init__(self, names: Names, processes: Processes) -> None:
         self._names = names
         self._processes = processes
-        self._files: dict[int, _Met] = {}
-        self._folders: dict[int, int | None] = {}
-        self._told: dict[int, Process] = {}
-        self._unlisted: dict[int, list[int]] = {}
+        self._files: OrderedDict[int, _Met] = OrderedDict()
+        self._folders: OrderedDict[int, int | None] = OrderedDict()
+        self._told: OrderedDict[int, Process] = OrderedDict()
+        self._unlisted: OrderedDict[int, list[int]] = OrderedDict()
         self._late = 0
         self._next = 0
         self._new: dict[str, list[tuple[Any, ...]]] = {}
@@ -221,6 +222,8 @@ class Encoder:
         if raw.waits:
             rows_of = [(pid, *wait[:-1], _cut(wait.histogram, 0)) for pid, wait in raw.waits]
             tables["waits"] = pack("waits", rows_of)
+        # In order of their listings: neighbours have most of their names in common.
+        self._new["files"].sort(key=lambda row: (row[2] or 0, row[5], row[3], row[0]))
         new = {table: pack(table, rows) for table, rows in self._new.items() if rows}
         _bounded(self._files, FILES)
         _bounded(self._folders, FOLDERS)
@@ -259,9 +262,11 @@ class Encoder:
         met = self._files[file] = _Met(self._next, pages, hash(place))
         self._next += 1
         if place is None:
-            self._new["files"].append((met.number, file, None, "", 0, None, None))
+            self._new["files"].append((met.number, file, None, "", 0, _UNLISTED, None))
             return met
-        self._new["files"].append((met.number, file, place.directory, os.fsdecode(place.name), *place[2:]))
+        index = _UNLISTED if place.index is None else place.index
+        name = os.fsdecode(place.name)
+        self._new["files"].append((met.number, file, place.directory, name, place.size, index, place.listed))
         self._meet_folder(place.directory)
         if place.index is None and self._late < FILES:
             self._unlisted.setdefault(place.directory, []).append(file)
@@ -280,7 +285,7 @@ class Encoder:
     def _listed_late(self) -> None:
         """Announce again what was met before its folder had been listed."""
         budget = LATE_FILES
-        for directory in list(self._unlisted)[:LATE_FOLDERS]:
+        for directory in list(islice(self._unlisted, LATE_FOLDERS)):
             files = self._unlisted.pop(directory)
             folder = self._names.folder(directory)
             if folder is None:
@@ -291,7 +296,8 @@ class Encoder:
                 continue
             if self._folders.pop(directory, None) != folder.files:
                 self._meet_folder(directory)
-            part, rest = files[:budget], files[budget:]
+            part = files[-budget:]
+            del files[-budget:]
             budget -= len(part)
             self._late -= len(part)
             for file in part:
@@ -301,8 +307,8 @@ class Encoder:
                     and place.index is not None
                 ):
                     self._announce(file, place)
-            if rest:
-                self._unlisted[directory] = rest
+            if files:
+                self._unlisted[directory] = files
                 return
 
     # ---- processes
@@ -326,6 +332,7 @@ class Encoder:
 
 
 _NO_PLACE = hash(None)
+_UNLISTED = -1  # as index in a line: a difference needs a number
 
 
 def _cut(values: Sequence[int], filler: int) -> list[int]:
@@ -349,11 +356,11 @@ class Decoder:
     """Makes batches of lines, and is the Names and Processes that they came with."""
 
     def __init__(self) -> None:
-        self._numbers: dict[int, _File] = {}
-        self._number_of: dict[int, int] = {}
-        self._places: dict[int, Place] = {}
-        self._folders: dict[int, Folder] = {}
-        self._known: dict[int, Process] = {}
+        self._numbers: OrderedDict[int, _File] = OrderedDict()
+        self._number_of: OrderedDict[int, int] = OrderedDict()
+        self._places: OrderedDict[int, Place] = OrderedDict()
+        self._folders: OrderedDict[int, Folder] = OrderedDict()
+        self._known: OrderedDict[int, Process] = OrderedDict()
 
     def place(self, file: int) -> Place | None:
         """Where the file of this nodeid lies; None: never announced, or forgotten."""
@@ -393,19 +400,19 @@ class Decoder:
                 self._folders.pop(nodeid, None)
                 self._folders[nodeid] = Folder._make(rest)
         if "files" in line:
-            for number, nodeid, directory, name, size, *listing in _rows(
-                "files", unpack("files", line["files"])
-            ):
+            files = _rows("files", unpack("files", line["files"]))
+            for number, nodeid, directory, name, size, index, listed in files:
                 self._numbers.pop(self._number_of.pop(nodeid, number), None)
                 self._numbers[number] = _File(nodeid, -(-size // PAGE))
                 self._number_of[nodeid] = number
                 self._places.pop(nodeid, None)
                 if directory is not None:
-                    self._places[nodeid] = Place(directory, os.fsencode(name), size, *listing)
-        for files in (self._numbers, self._number_of, self._places):
-            _bounded(files, 2 * FILES)
-        _bounded(self._folders, 2 * FOLDERS)
-        _bounded(self._known, 2 * PROCESSES)
+                    place = Place(directory, os.fsencode(name), size, None if index < 0 else index, listed)
+                    self._places[nodeid] = place
+        for kept in (self._numbers, self._number_of, self._places):
+            _bounded(kept, FILES + MOST_ROWS)
+        _bounded(self._folders, FOLDERS + MOST_ROWS)
+        _bounded(self._known, PROCESSES + MOST_ROWS)
 
     def _touches(self, packed: Table) -> list[Touch]:
         columns = unpack("touches", packed)
