@@ -118,7 +118,7 @@ def defines(way: str, btf: Btf | None) -> dict[str, str]:
     if way == "btf":
         # Since 5.18 (fa2c3254d7cf): (preempt, prev, next, prev_state).
         found["SWITCH_STATE"] = "((u32)ctx[3])" if (btf.params("btf_trace_sched_switch") or 0) >= 4 else "0"
-        if btf.typedef("btf_trace_iomap_dio_rw_begin") is not None:  # since kernel 6.6, that of data_source 6.0
+        if btf.typedef("btf_trace_iomap_dio_rw_begin") is not None:  # since 6.6, data_source since 6.0
             wanted |= _DIRECT_OFFSETS
         else:
             found["SWP_NO_DIRECT"] = "1"
