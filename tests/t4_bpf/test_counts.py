@@ -15,7 +15,7 @@ import liburing
 import pytest
 from support import posix
 from support.probes import PAGE, Lab
-from swmld.patterns.feed import Shape, TouchFlag, TouchKind
+from swmld.patterns.feed import TouchFlag, TouchKind
 
 BLOCKS = 23
 PIPE = 16 * PAGE  # what splice moves at once: a pipe's capacity
