@@ -34,6 +34,7 @@ enum { /* swp_event.flags */
 #define SWP_EARLY 8
 #define SWP_BUCKETS 24     /* waits: bucket b counts [2^b, 2^(b+1)) microseconds; bucket 0 also less, the last also more */
 #define SWP_FILTER_BITS 262144
+#define SWP_BATCH 256      /* elements of a map read in one call */
 
 struct swp_key { /* one stream: a file as read by a process */
 	unsigned long long ino;

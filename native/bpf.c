@@ -63,8 +63,6 @@ int sw_map_batch(int map_fd, uint64_t *token, int first, void *keys, void *value
 	return (int)a.batch.count;
 }
 
-#define BATCH 512
-
 /* The nodeid of an inode of the mount itself, which carries the source's inode number; 0 if the table has none. Files of
  * file systems nested in the source are known by theirs, too, but may share a number with another: the root's wins. */
 void sw_nodes_of(sw_session *s, const uint64_t *inos, uint64_t *nodes, int n)
@@ -98,30 +96,24 @@ int sw_place(sw_session *s, uint64_t nodeid, uint64_t *parent, uint64_t *size, c
 }
 
 /* Streams read since `since_ns`, by the coarse clock of the events; a stream of one read that its event told in full is
- * left out. Returns their number; -ENOSPC when there are more than max. */
-int sw_cursors(int map_fd, uint64_t since_ns, struct swp_row *rows, int max)
+ * left out. Up to max of them (at least SWP_BATCH); again with the same token until *done, which is 0 at first. */
+int sw_cursors(int map_fd, uint64_t since_ns, uint64_t *token, int *done, struct swp_row *rows, int max)
 {
-	struct swp_key *keys = malloc(BATCH * sizeof *keys);
-	struct swp_cursor *values = malloc(BATCH * sizeof *values);
-	int n = 0, done = 0, got, first = 1;
-	uint64_t token = 0;
+	struct swp_key *keys = malloc(SWP_BATCH * sizeof *keys);
+	struct swp_cursor *values = malloc(SWP_BATCH * sizeof *values);
+	int n = keys && values ? 0 : -ENOMEM;
 
-	if (!keys || !values)
-		n = -ENOMEM;
-	while (n >= 0 && !done) {
-		got = sw_map_batch(map_fd, &token, first, keys, values, BATCH, &done);
-		first = 0;
+	while (n >= 0 && n + SWP_BATCH <= max && !*done) {
+		int got = sw_map_batch(map_fd, token, !*token, keys, values, SWP_BATCH, done);
+
 		if (got < 0)
 			n = got;
 		for (int i = 0; i < got; i++) {
 			const struct swp_cursor *c = &values[i];
 
-			if (c->last_ns < since_ns || (swp_reads(c) <= 1 && !c->wait_ns && !c->cold && c->size && c->next >= c->size))
+			if (c->last_ns < since_ns ||
+			    (swp_reads(c) <= 1 && !c->wait_ns && !c->cold && c->size && c->next >= c->size))
 				continue;
-			if (n == max) {
-				n = -ENOSPC;
-				break;
-			}
 			rows[n].key = keys[i];
 			rows[n].cursor = *c;
 			rows[n++].cursor.reads = swp_reads(c);

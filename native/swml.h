@@ -147,7 +147,7 @@ int sw_map_update(int map_fd, const void *key, const void *value);
 int sw_map_lookup(int map_fd, const void *key, void *value);
 int sw_map_delete(int map_fd, const void *key);
 int sw_map_batch(int map_fd, uint64_t *token, int first, void *keys, void *values, int max, int *done);
-int sw_cursors(int map_fd, uint64_t since_ns, struct swp_row *rows, int max); /* streams read since then; may take 20 ms */
+int sw_cursors(int map_fd, uint64_t since_ns, uint64_t *token, int *done, struct swp_row *rows, int max);
 void sw_nodes_of(sw_session *s, const uint64_t *inos, uint64_t *nodes, int n);
 int sw_place(sw_session *s, uint64_t nodeid, uint64_t *parent, uint64_t *size, char *name, size_t namesize);
 typedef struct sw_ring sw_ring;

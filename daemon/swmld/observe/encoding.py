@@ -11,9 +11,9 @@ are whole microseconds. Names and processes come in the first line that needs th
 they are met, and the rows have the number instead of the nodeid, because numbers that follow one another
 cost next to nothing. Then
 
-- the columns of ``_CHAINED`` are differences to the row before,
-- others are differences to a column of the same row (``_WITHIN``): a small file that is read whole costs
-  zeros; the base ``known`` is the size that the file was announced with, in pages, and is not written.
+- the columns of ``columns._CHAINED`` are differences to the row before,
+- others are differences to a column of the same row (``columns._WITHIN``): a small file that is read
+  whole costs zeros; the base ``known`` is the size that the file was announced with, in pages, and is not written.
 
 Both ends forget what was announced longest ago, the encoder first, so their memory is bounded; what is met
 again is announced again. The encoder announces again too what has changed: a listing that came late, an exec.
@@ -23,10 +23,11 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, islice, pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
+from swmld.observe.columns import MOST_ROWS, ROWS, Table, columns_of, pack, rows_of, unpack, whole
 from swmld.patterns.feed import (
     NOT_EARLY,
     PAGE,
@@ -44,14 +45,6 @@ from swmld.patterns.feed import (
     Wait,
 )
 
-ROWS = 1024
-"""Most rows of a table in a line: it stays below a megabyte, and other work of the loop comes between two
-lines.
-"""
-
-MOST_ROWS = 16 * ROWS
-"""Of names and processes, which the rows of all tables may need."""
-
 # What the encoder remembers to have said, about 250 bytes each; the decoder keeps a line's worth more, since
 # it forgets in the order of the rows. What is forgotten costs 12 bytes in the file to be told again.
 FILES = 1 << 18
@@ -65,8 +58,8 @@ LATE_FILES = 1000
 _EARLY = 8
 _BUCKETS = 24
 
-Columns = dict[str, list[Any]]
-Table = dict[str, Any]
+_FILED = frozenset((TouchKind.FIRST, TouchKind.PASS, TouchKind.KIND, TouchKind.BREAK, TouchKind.WINDOW,
+                    TouchKind.CLOSE))  # fmt: skip
 
 
 class Raw(NamedTuple):
@@ -81,88 +74,6 @@ class Raw(NamedTuple):
     tiers: Sequence[tuple[int, int, Tiers]] = ()
     waits: Sequence[tuple[int, Wait]] = ()
     lost: int = 0
-
-
-_FIELDS: Mapping[str, tuple[str, ...]] = {
-    "touches": Touch._fields,
-    "cursors": ("pid", "file", *Cursor._fields),
-    "tiers": ("pid", "file", *Tiers._fields),
-    "waits": ("pid", *Wait._fields),
-    "files": ("number", "nodeid", *Place._fields),
-    "folders": ("nodeid", *Folder._fields),
-    "processes": Process._fields,
-}
-_SECONDS = frozenset(
-    ("at", "first_at", "last_at", "event_at", "wait", "meta", "read", "write", "started")
-)  # microseconds in the line
-_CHAINED = frozenset(("at", "first_at", "file", "number", "nodeid", "index"))
-# In this order: a base is a column that stands before, or the last but in it.
-_WITHIN: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "touches": (("size", "known"), ("last", "size")),
-    "cursors": (
-        ("size", "known"), ("next", "size"), ("asked", "size"), ("high", "size"), ("pages", "size"),
-        ("event_pages", "pages"), ("last_at", "first_at"), ("event_at", "last_at"), ("tid", "pid"),
-    ),
-}  # fmt: skip
-_ABSENT: Mapping[str, Any] = {
-    "name": "", "path": "", "comm": "", "command": "", "cgroup": "", "container": "",
-    "early": (), "histogram": (),
-}  # fmt: skip
-_FILED = frozenset((TouchKind.FIRST, TouchKind.PASS, TouchKind.KIND, TouchKind.BREAK, TouchKind.WINDOW,
-                    TouchKind.CLOSE))  # fmt: skip
-
-
-def pack(table: str, rows: Iterable[Iterable[Any]], known: Sequence[int] = ()) -> Table:
-    """``rows`` of ``table`` as they stand in a line; ``known`` is the base of that name."""
-    fields = _FIELDS[table]
-    columns: Columns = dict(zip(fields, map(list, zip(*rows, strict=True)), strict=True))
-    for field in fields:
-        if field in _SECONDS:
-            columns[field] = [round(value * 1e6) for value in columns[field]]
-    bases = {**columns, "known": list(known)}
-    for field, base in _WITHIN.get(table, ()):
-        columns[field] = [value - other for value, other in zip(bases[field], bases[base], strict=True)]
-    packed: Table = {"n": len(columns[fields[0]]), "all": {}, "each": {}}
-    for field, column in columns.items():
-        first = column[0]
-        if field in _CHAINED:
-            column = [first, *(value - before for before, value in pairwise(column))]
-        elif all(value == first for value in column):
-            if first != _ABSENT.get(field, 0):
-                packed["all"][field] = first
-            continue
-        packed["each"][field] = column
-    return packed
-
-
-def unpack(table: str, packed: Table) -> Columns:
-    """The columns of ``packed`` before ``_WITHIN`` is undone. Raises ValueError, TypeError or KeyError."""
-    count = packed["n"]
-    if not 0 < count <= MOST_ROWS:
-        raise ValueError(f"{count} rows")
-    columns: Columns = {}
-    for field in _FIELDS[table]:
-        column = packed["each"].get(field)
-        if column is None:
-            column = [packed["all"].get(field, _ABSENT.get(field, 0))] * count
-        elif len(column) != count:
-            raise ValueError(f"column {field} has {len(column)} rows of {count}")
-        elif field in _CHAINED:
-            column = list(accumulate(column))
-        columns[field] = column
-    return columns
-
-
-def _whole(table: str, columns: Columns, known: Sequence[int] = ()) -> Columns:
-    """``columns`` with differences and times undone."""
-    bases = {**columns, "known": list(known)}
-    for field, base in _WITHIN.get(table, ()):
-        bases[field] = columns[field] = [
-            value + other for value, other in zip(columns[field], bases[base], strict=True)
-        ]
-    for field in _SECONDS.intersection(columns):
-        columns[field] = [value / 1e6 for value in columns[field]]
-    return columns
 
 
 def _bounded(kept: OrderedDict[int, Any], limit: int) -> None:
@@ -220,8 +131,8 @@ class Encoder:
             by_file = sorted((self._meet(file).number, pid, tiers) for pid, file, tiers in raw.tiers)
             tables["tiers"] = pack("tiers", [(pid, number, *tiers) for number, pid, tiers in by_file])
         if raw.waits:
-            rows_of = [(pid, *wait[:-1], _cut(wait.histogram, 0)) for pid, wait in raw.waits]
-            tables["waits"] = pack("waits", rows_of)
+            by_process = [(pid, *wait[:-1], _cut(wait.histogram, 0)) for pid, wait in raw.waits]
+            tables["waits"] = pack("waits", by_process)
         # In order of their listings: neighbours have most of their names in common.
         self._new["files"].sort(key=lambda row: (row[2] or 0, row[5], row[3], row[0]))
         new = {table: pack(table, rows) for table, rows in self._new.items() if rows}
@@ -391,16 +302,16 @@ class Decoder:
 
     def _learn(self, line: Mapping[str, Any]) -> None:
         if "processes" in line:
-            for row in _rows("processes", _whole("processes", unpack("processes", line["processes"]))):
+            for row in rows_of("processes", unpack("processes", line["processes"])):
                 process = Process._make(row)
                 self._known.pop(process.pid, None)
                 self._known[process.pid] = process
         if "folders" in line:
-            for nodeid, *rest in _rows("folders", unpack("folders", line["folders"])):
+            for nodeid, *rest in rows_of("folders", unpack("folders", line["folders"])):
                 self._folders.pop(nodeid, None)
                 self._folders[nodeid] = Folder._make(rest)
         if "files" in line:
-            files = _rows("files", unpack("files", line["files"]))
+            files = rows_of("files", unpack("files", line["files"]))
             for number, nodeid, directory, name, size, index, listed in files:
                 self._numbers.pop(self._number_of.pop(nodeid, number), None)
                 self._numbers[number] = _File(nodeid, -(-size // PAGE))
@@ -415,7 +326,7 @@ class Decoder:
         _bounded(self._known, PROCESSES + MOST_ROWS)
 
     def _touches(self, packed: Table) -> list[Touch]:
-        columns = unpack("touches", packed)
+        columns = columns_of("touches", packed)
         columns["kind"] = [_KINDS[kind] for kind in columns["kind"]]
         none = _File(0, 0)
         files = [
@@ -428,30 +339,26 @@ class Decoder:
         ]
         columns["flags"] = [TouchFlag(flags) for flags in columns["flags"]]
         columns["shape"] = [_SHAPES[shape] for shape in columns["shape"]]
-        whole = _whole("touches", columns, [file.pages for file in files])
-        return [Touch._make(row) for row in _rows("touches", whole)]
+        undone = whole("touches", columns, [file.pages for file in files])
+        return [Touch._make(row) for row in rows_of("touches", undone)]
 
     def _cursors(self, packed: Table) -> list[tuple[int, int, Cursor]]:
-        columns = unpack("cursors", packed)
+        columns = columns_of("cursors", packed)
         files = [self._numbers[number] for number in columns["file"]]
         columns["file"] = [file.nodeid for file in files]
         columns["early"] = [_filled(early, NOT_EARLY, _EARLY) for early in columns["early"]]
-        whole = _whole("cursors", columns, [file.pages for file in files])
-        return [(pid, file, Cursor._make(rest)) for pid, file, *rest in _rows("cursors", whole)]
+        undone = whole("cursors", columns, [file.pages for file in files])
+        return [(pid, file, Cursor._make(rest)) for pid, file, *rest in rows_of("cursors", undone)]
 
     def _tiers(self, packed: Table) -> list[tuple[int, int, Tiers]]:
-        rows = _rows("tiers", unpack("tiers", packed))
+        rows = rows_of("tiers", unpack("tiers", packed))
         return [(pid, self._numbers[number].nodeid, Tiers._make(rest)) for pid, number, *rest in rows]
 
     def _waits(self, packed: Table) -> list[tuple[int, Wait]]:
-        columns = _whole("waits", unpack("waits", packed))
+        columns = unpack("waits", packed)
         columns["histogram"] = [_filled(counts, 0, _BUCKETS) for counts in columns["histogram"]]
-        return [(pid, Wait._make(rest)) for pid, *rest in _rows("waits", columns)]
+        return [(pid, Wait._make(rest)) for pid, *rest in rows_of("waits", columns)]
 
 
 _KINDS: Mapping[int, TouchKind] = {int(kind): kind for kind in TouchKind}
 _SHAPES: Mapping[int, Shape] = {int(shape): shape for shape in Shape}
-
-
-def _rows(table: str, columns: Columns) -> Iterator[tuple[Any, ...]]:
-    return zip(*(columns[field] for field in _FIELDS[table]), strict=True)

@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 EVENTS = 4096
 """Taken from the ring at once, so that the loop serves others in between: 15 ms of work."""
 
+ROWS = 1024
+"""Elements of a map that are taken in one go; a multiple of ``SWP_BATCH``."""
+
 LOST = ("events", "cursors", "processes", "")
 """Names of the counters of ``enum SWP_LOST_*``."""
 
@@ -41,6 +44,9 @@ class Probe:
         self._fds = descriptors
         self._maps = dict(zip(MAPS, descriptors, strict=False))
         self._events = ffi.new("struct swp_event[]", EVENTS)
+        # Kept: made anew each second, in one thread or another, they would grow the heap of each.
+        self._rows = ffi.new("struct swp_row[]", ROWS)
+        self._pids, self._values = ffi.new("uint32_t[]", ROWS), ffi.new("struct swp_process[]", ROWS)
         error = ffi.new("int *")
         size = SIZES["SWP_RING_PAGES"] * os.sysconf("SC_PAGESIZE")
         self._ring = lib.sw_ring_open(self._maps["events"], size, error)
@@ -74,28 +80,27 @@ class Probe:
 
     def cursors(self, since: float) -> bytes:
         """``struct swp_row``s of streams read since then (seconds, CLOCK_MONOTONIC). Blocking: 30 ms."""
-        most = SIZES["SWP_CURSORS"]
-        while True:
-            rows = ffi.new("struct swp_row[]", most)
-            count = lib.sw_cursors(self._maps["cursors"], int(since * 1e9), rows, most)
-            if count != -28:  # ENOSPC: others came meanwhile
-                return bytes(ffi.buffer(rows, self._must(count) * records.ROW.size))
-            most *= 2
+        token, done, found = ffi.new("uint64_t *"), ffi.new("int *"), []
+        while not done[0]:
+            count = self._must(
+                lib.sw_cursors(self._maps["cursors"], int(since * 1e9), token, done, self._rows, ROWS)
+            )
+            found.append(bytes(ffi.buffer(self._rows, count * records.ROW.size)))
+        return b"".join(found)
 
     def processes(self) -> dict[int, records.Seen]:
         """All processes that read the mount, most recent ones. Blocking, some ms."""
-        keys, values = ffi.new("uint32_t[]", 1024), ffi.new("struct swp_process[]", 1024)
         token, done, found = ffi.new("uint64_t *"), ffi.new("int *"), {}
         first = 1
         while not done[0]:
             count = self._must(
-                lib.sw_map_batch(self._maps["processes"], token, first, keys, values, 1024, done)
+                lib.sw_map_batch(self._maps["processes"], token, first, self._pids, self._values, ROWS, done)
             )
             first = 0
-            data = memoryview(ffi.buffer(values, count * records.PROCESS.size))
+            data = memoryview(ffi.buffer(self._values, count * records.PROCESS.size))
             for i in range(count):
                 at = i * records.PROCESS.size
-                found[keys[i]] = records.process(data[at : at + records.PROCESS.size])
+                found[self._pids[i]] = records.process(data[at : at + records.PROCESS.size])
         return found
 
     def process(self, pid: int) -> records.Seen | None:
