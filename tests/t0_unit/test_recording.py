@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from support.traces import Table, batch, cursor, touch
 from swmld.errors import HostError, UsageError
 from swmld.observe import encoding, recording
+from swmld.observe.columns import pack, unpack
 from swmld.observe.encoding import ROWS, Decoder, Encoder, Raw
 from swmld.observe.recording import Reader, Writer
 from swmld.patterns.feed import (
@@ -225,6 +226,13 @@ def test_a_large_batch_comes_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_line_of_another_kind_is_refused(line: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="not a line of a trace"):
         Decoder().raw(line)
+
+
+def test_tables_can_be_changed_on_the_way() -> None:
+    """As a recording is rid of names: unpacked, changed and packed again, times stay times."""
+    row = (5, 4, 1, "python", "python a.py", 1_700_000_000.25, "/", "")
+    columns = unpack("processes", json.loads(json.dumps(pack("processes", [row, row]))))
+    assert list(zip(*columns.values(), strict=True)) == [row, row]
 
 
 # --- files

@@ -314,6 +314,20 @@ def test_replay_as_json(tmp_path: Path, swmld: Any) -> None:
     assert [json.loads(line)["jobs"] for line in out.splitlines()] == [[]]
 
 
+@pytest.mark.parametrize(
+    "state",
+    [7, [], {}, {"probe": "btf"}, {"probe": {"lost": 7}},
+     {"probe": {"how": "btf", "why": "", "lost": {"x": "y"}}},
+     {"prefetch": {"used_bytes": 1}}, {"prefetch": {"used_bytes": "1", "wasted_bytes": 2}}],
+)  # fmt: skip
+def test_replay_of_another_writers_state(tmp_path: Path, swmld: Any, state: Any) -> None:
+    with Writer(tmp_path / "f") as writer:
+        writer.write({"state": state})
+    code, out, err = swmld("trace", "replay", str(tmp_path / "f"), "--once", there=False)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{tmp_path}/f  0 jobs")
+
+
 def test_replay_of_what_was_cut_off(tmp_path: Path, swmld: Any) -> None:
     data = recorded(tmp_path / "f", 200).read_bytes()
     (tmp_path / "f").write_bytes(data[: len(data) * 3 // 4])

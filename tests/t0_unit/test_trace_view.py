@@ -408,8 +408,12 @@ def test_snapshots_that_come_too_fast_are_left_out() -> None:
             show(found)
 
         app.show = counted  # type: ignore[method-assign]
+        posted: list[Any] = []
+        post = app.post_message
+        app.post_message = lambda message: posted.append(message) or post(message)  # type: ignore[func-returns-value]
         for number in range(1000):
             app.told(snapshot(at=float(number)))
+        assert len(posted) == 1, "each message waits its turn in the loop"
         await until(pilot, lambda: bool(drawn) and drawn[-1] == 999.0)
         assert len(drawn) < 10
 

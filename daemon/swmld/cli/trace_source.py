@@ -143,7 +143,7 @@ class Replay:
             patterns = Patterns(reader, reader)
 
             def snapshot(now: float) -> None:
-                found = {**as_json(patterns.snapshot(now)), "probe": {}, "prefetch": {}, **reader.state}
+                found = {**as_json(patterns.snapshot(now)), **_state(reader.state)}
                 tell({**self.wanted.filtered(found)})
 
             now, due = 0.0, None
@@ -176,3 +176,18 @@ class Replay:
 
     def zoomed(self, wanted: Wanted) -> Source | None:
         return None
+
+
+def _state(told: dict[str, Any]) -> dict[str, Any]:
+    """What a daemon said of its probes and of prefetch; nothing where another writer said something else."""
+    probe, prefetch = told.get("probe"), told.get("prefetch")
+    lost = probe.get("lost") if isinstance(probe, dict) else None
+    known = isinstance(lost, dict) and {"how", "why"} <= set(probe or ()) and _counts(lost, *lost)
+    return {
+        "probe": probe if known else {},
+        "prefetch": prefetch if _counts(prefetch, "used_bytes", "wasted_bytes") else {},
+    }
+
+
+def _counts(value: Any, *names: str) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(name), int) for name in names)

@@ -13,7 +13,8 @@ cost next to nothing. Then
 
 - the columns of ``columns._CHAINED`` are differences to the row before,
 - others are differences to a column of the same row (``columns._WITHIN``): a small file that is read
-  whole costs zeros; the base ``known`` is the size that the file was announced with, in pages, and is not written.
+  whole costs zeros; the base ``known`` is the size that the file was announced with, in pages, and is not
+  written.
 
 Both ends forget what was announced longest ago, the encoder first, so their memory is bounded; what is met
 again is announced again. The encoder announces again too what has changed: a listing that came late, an exec.

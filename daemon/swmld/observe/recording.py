@@ -139,7 +139,7 @@ class Reader(Decoder):
     def __iter__(self) -> Iterator[Raw]:
         while (line := self._line()) is not None:
             if "state" in line:
-                self.state = line["state"]
+                self.state = line["state"] if isinstance(line["state"], dict) else {}
                 continue
             try:
                 raw = self.raw(line)
