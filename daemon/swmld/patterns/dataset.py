@@ -246,6 +246,8 @@ class Dataset:
             if listed is not None and (listed != index or self.twisted):
                 delta = self._walk_as_listed(reader, leaf, listed, delta)
             reader.stepped(delta)
+        elif before is not None:
+            self._walk_by_name(reader, leaf, place.name)  # the listing has just come
         if not self.history.full:
             if self.epoch > 1:
                 self._walk_as_before(reader, file)
@@ -256,6 +258,7 @@ class Dataset:
             reader.name = place.name
         else:
             reader.index = index
+            reader.name = b""
             reader.listed.last = -1 if place.listed is None else place.listed
 
     def _walk_by_name(self, reader: Reader, leaf: Leaf, name: bytes) -> None:

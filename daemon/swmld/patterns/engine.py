@@ -54,6 +54,9 @@ ACTIVE = 2.0
 IDLE = 10.0
 """Seconds without a read after which a job's view is the same each time: all its rates are 0."""
 
+SAMPLES = 32
+"""Reads at random from which a large file is read sample by sample."""
+
 LOOK = 512
 """Streams, touched last of all, among which the most active ones are looked for."""
 
@@ -242,7 +245,7 @@ class Patterns:
         if leaf.number != place.directory:
             place = place._replace(index=None, listed=None)
         elif leaf.files is None or (index is not None and index >= leaf.files):
-            self._ask(leaf, at)
+            self._ask(leaf, at, listed=index is not None)
         dataset = leaf.dataset
         if dataset is not member.dataset and dataset is not None:
             job.reads_from(member, dataset)
@@ -321,7 +324,8 @@ class Patterns:
         dataset.meter.add(cursor.last_at, 0, nbytes)
         if cursor.size * PAGE >= LARGE:
             if cursor.kind == Shape.RANDOM:
-                dataset.kinds.scattered += more.pages
+                # A column of a table is a few ranges of it, in whatever order; samples are many.
+                dataset.kinds.scattered += more.pages if cursor.random >= SAMPLES else 0
             else:
                 dataset.kinds.in_order += more.pages
         self._progress(stream)
@@ -330,9 +334,9 @@ class Patterns:
         place = self._names.place(file)
         return None if place is None else job.grouping.leaf(place, at)
 
-    def _ask(self, leaf: Leaf, at: float) -> None:
-        """Has the directory been listed meanwhile, or grown?"""
-        if at < leaf.asked_at + ASK:
+    def _ask(self, leaf: Leaf, at: float, *, listed: bool) -> None:
+        """Has the directory been listed meanwhile, or grown? ``listed``: one of its files has a place."""
+        if at < leaf.asked_at + ASK and not (listed and leaf.files is None):
             return
         leaf.asked_at = at
         folder = self._names.folder(leaf.number)

@@ -24,6 +24,11 @@ SLACK = 64
 _IN_ORDER = log(0.9)
 """A step of a reader in order is near or regular nine times in ten."""
 
+_NEXT = log(0.8)
+"""A step of one reader of few files is to the very next one eight times in ten."""
+
+FEW = 16
+
 _ODD_FORWARD = log(0.25 / 0.5)
 _ODD_BACK = log(0.03 / 0.5)
 """Else it jumps: forward when a batch went to another worker, hardly ever back. Half of all shuffled steps go
@@ -44,6 +49,7 @@ class Track:
         "jumps",
         "near",
         "near_gain",
+        "next_gain",
         "regular_gain",
         "score",
         "size",
@@ -68,6 +74,10 @@ class Track:
         self.size = max(size, 2)
         self.slack = min(SLACK, max(1, self.size >> 6))
         self.near_gain = min(_MOST_GAIN, _IN_ORDER - log(min(1.0, 2 * self.slack / self.size)))
+        self.next_gain = self.near_gain
+        if self.size <= FEW:
+            # Among few files the very next one says more than one of two neighbours.
+            self.next_gain = max(self.near_gain, _NEXT + log(self.size - 1))
         self.regular_gain = min(_MOST_GAIN, _IN_ORDER - log(min(1.0, 2 / self.size)))
 
 
@@ -89,7 +99,7 @@ class Walk:
             track.forward += 1
         if -track.slack <= delta <= track.slack:
             track.near += 1
-            gain = track.near_gain
+            gain = track.next_gain if delta == 1 else track.near_gain
         elif delta == self.jump or delta == self.other:
             gain = track.regular_gain if delta > 0 else 0.0
         else:

@@ -23,6 +23,12 @@ FAR = 32
 TAIL_NAMES = (b".zip", b".parquet", b".pt", b".pth", b".npz", b".orc", b".feather", b".arrow")
 HEAD_NAMES = (b".safetensors", b".gguf", b".h5", b".hdf5")
 
+USUAL_PAIRS = 16
+"""Pairs of reads of the last second from which their shares count more than the last few; but not more than a
+run of ``USUAL_RUN`` reads."""
+
+USUAL_RUN = 8
+
 SHAPES = {shape.value: shape.name.lower() for shape in Shape}
 
 
@@ -40,6 +46,7 @@ def pattern(stream: Stream, name: bytes) -> Finding:
         found = _whole(stream, cursor)
         if found is not None:
             return found
+        shape = _usual(stream, cursor)
     if shape == Shape.SEQUENTIAL:
         return _sequential(stream, cursor)
     if shape == Shape.REVERSE:
@@ -55,6 +62,25 @@ def pattern(stream: Stream, name: bytes) -> Finding:
     return UNKNOWN
 
 
+def _usual(stream: Stream, cursor: Cursor) -> int:
+    """The shape of now; but where its few reads are an exception among the last second's, that of those.
+
+    Mapped files that are read in order jump now and then, ones that are read at random go on for a few
+    faults: the kernel's word for the moment changes with each.
+    """
+    pairs = sum(stream.recent)
+    if (
+        stream.shape in (Shape.NEW, Shape.SEQUENTIAL)
+        or pairs < USUAL_PAIRS
+        or cursor.run >= USUAL_RUN
+        or stream.changed_at > cursor.last_at
+    ):
+        return stream.shape
+    best = max(range(4), key=stream.recent.__getitem__)
+    exception = stream.recent[stream.shape - 1] < 0.4 * pairs and stream.recent[best] > 0.6 * pairs
+    return best + 1 if exception else stream.shape
+
+
 def relations(cursor: Cursor) -> int:
     """Pairs of neighbouring reads."""
     return cursor.sequential + cursor.reverse + cursor.strided + cursor.random + cursor.same
@@ -62,10 +88,13 @@ def relations(cursor: Cursor) -> int:
 
 def _repeated(stream: Stream, cursor: Cursor | None, name: bytes) -> Finding | None:
     forward = stream.whole or stream.shape in (Shape.SEQUENTIAL, Shape.NEW)
-    if stream.passes and forward:
-        full = not stream.size or stream.counts.pages >= 0.9 * stream.size * stream.passes
+    # Who looks at the end first, then reads from the start, begins anew without having read it all.
+    looked = stream.head > 0 or _tail(stream, cursor, name) is not None
+    passes = stream.passes - looked
+    if passes > 0 and forward:
+        full = not stream.size or stream.counts.pages >= 0.9 * stream.size * passes
         if full:
-            times = f"{stream.passes} time{'s' * (stream.passes > 1)}"
+            times = f"{passes} time{'s' * (passes > 1)}"
             words = f"begun anew at its start {times} after its end was read"
             return Finding("repeated", 0.95, words)
     if cursor is not None:
@@ -117,6 +146,8 @@ def _header(stream: Stream, cursor: Cursor | None, name: bytes) -> Finding | Non
     pairs = relations(cursor)
     if not jumps or (pairs > 64 and jumps > 0.5 * pairs):
         return None
+    if pairs > 64 and cursor.sequential > 0.9 * pairs and cursor.pages >= 0.9 * cursor.size:
+        return None  # all of it in order: it steps aside for an index now and then
     words = f"begins at page 0, then jumps {jumps} times; files of this name have their directory at the head"
     return Finding("header-then-tail", 0.8, words)
 

@@ -18,6 +18,10 @@ _FAULT = int(TouchFlag.FAULT)
 _DIRECT = int(TouchFlag.DIRECT)
 
 
+FEW = 16
+"""Reads between two rows of counters that are too few to say how a stream is read."""
+
+
 class Counts(NamedTuple):
     """Reads and faults, pages read, reads by what the page cache had, seconds waited."""
 
@@ -93,6 +97,7 @@ class Stream:
         "_told",
         "after_random",
         "breaks",
+        "changed_at",
         "counts",
         "cursor",
         "file",
@@ -106,6 +111,7 @@ class Stream:
         "meter",
         "passes",
         "pid",
+        "recent",
         "shape",
         "size",
         "stride",
@@ -126,6 +132,10 @@ class Stream:
         self.meter: Meter | None = None
         """From its second row of counters on: most files are read within one."""
         self.shape = int(Shape.NEW)
+        self.changed_at = at
+        """When the kernel last said that it is read another way."""
+        self.recent = (0, 0, 0, 0)
+        """Reads of the latest rows by how they lie to the one before: sequential, reverse, strided, random."""
         self.stride = 0
         self.size = 0
         self.first = self.last = 0
@@ -152,6 +162,7 @@ class Stream:
         if touch.shape != self.shape:
             self.after_random = self.shape == Shape.RANDOM
             self.shape = int(touch.shape)
+            self.changed_at = touch.at
         self.stride = touch.stride if self.shape == Shape.STRIDED else 0
         if kind == TouchKind.BREAK:
             self.breaks += 1
@@ -198,6 +209,7 @@ class Stream:
             self.meter = Meter()
         if self.meter is not None:
             self.meter.add(cursor.last_at, 0, more.pages * PAGE)
+        self.recent = self._latest(cursor)
         self.cursor = cursor
         self.size = cursor.size or self.size
         if cursor.last_at >= self.last_at:
@@ -213,6 +225,19 @@ class Stream:
     def activity(self, now: float) -> tuple[float, float]:
         """What the busier of two streams has more of: bytes a second, else later reads."""
         return self.meter.rates(now)[1] if self.meter is not None else 0.0, self.last_at
+
+    def _latest(self, cursor: Cursor) -> tuple[int, int, int, int]:
+        """Of this row, and of those before it if it says little."""
+        now = cursor.sequential, cursor.reverse, cursor.strided, cursor.random
+        old = self.cursor
+        if old is None or cursor.first_at != old.first_at:
+            return now
+        before = old.sequential, old.reverse, old.strided, old.random
+        a, b, c, d = (max(0, new - told) for new, told in zip(now, before, strict=True))
+        if a + b + c + d >= FEW:
+            return a, b, c, d
+        e, f, g, h = self.recent
+        return a + e, b + f, c + g, d + h
 
     @property
     def progress(self) -> float:
