@@ -14,7 +14,7 @@ from itertools import islice
 from operator import itemgetter
 
 from swmld.patterns import phases, present
-from swmld.patterns.dataset import SAMPLE, Dataset
+from swmld.patterns.dataset import SAMPLE, WHOLE, Dataset
 from swmld.patterns.feed import (
     PAGE,
     Cursor,
@@ -153,6 +153,10 @@ class Patterns:
             job.mark(at)
             if job.last_at >= at - ACTIVE:
                 phases.review(job, at)
+
+    def pids(self) -> list[int]:
+        """Processes that are not known to have ended."""
+        return list(self._members)
 
     # ---- what goes out
 
@@ -296,6 +300,9 @@ class Patterns:
         elif kind == TouchKind.EXEC:
             self._population.exit(touch.pid)
         elif kind != TouchKind.CLOSE:
+            if kind == TouchKind.BREAK and _begins_anew(touch):
+                self._opened(touch._replace(kind=TouchKind.PASS))
+                return
             member = self._members.get(touch.pid) or self._population.member(touch.pid, touch.at)
             member.job.last_at = max(member.job.last_at, touch.at)
             stream = self._stream(member, touch.file, touch.at)
@@ -360,3 +367,14 @@ class Patterns:
                 self._streams.popitem(last=False)
             self._streams[key] = stream
         return stream
+
+
+def _begins_anew(touch: Touch) -> bool:
+    """From the end of the file to its start, without its very last page: tar files end in padding that
+    readers leave out."""
+    return (
+        touch.first == 0
+        and touch.shape == Shape.SEQUENTIAL
+        and touch.size > 0
+        and -touch.stride >= WHOLE * touch.size
+    )

@@ -135,7 +135,7 @@ class Stream:
         self.changed_at = at
         """When the kernel last said that it is read another way."""
         self.recent = (0, 0, 0, 0)
-        """Reads of the latest rows by how they lie to the one before: sequential, reverse, strided, random."""
+        """Reads of the latest rows: sequential, reverse, strided, random, each against the one before."""
         self.stride = 0
         self.size = 0
         self.first = self.last = 0
