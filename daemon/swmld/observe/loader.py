@@ -218,7 +218,8 @@ def main() -> None:
         sys.stdout.buffer.write(line)
         sys.stdout.flush()
     else:
-        with socket.socket(fileno=options.socket) as channel:
+        # The daemon may have ended meanwhile: then all goes with this process.
+        with socket.socket(fileno=options.socket) as channel, contextlib.suppress(BrokenPipeError):
             rights = array.array("i", loader.descriptors)
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if loader.descriptors else []
             channel.sendmsg([line], ancillary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from swmld.observe.processes import ProcessTable
 from swmld.observe.programs import WAYS
 from swmld.observe.records import Row
 from swmld.patterns.engine import Patterns
-from swmld.patterns.feed import Cursor, Names, Processes, Shape, Tiers, Touch, TouchKind, Wait
+from swmld.patterns.feed import Cursor, Names, Processes, Shape, Tiers, Touch, TouchFlag, TouchKind, Wait
 from swmld.patterns.views import as_json
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,10 @@ BATCHES = 64
 
 PROCESSES = 8192
 """Processes whose waits were told last; as many as the kernel keeps."""
+
+
+LOOKS = 256
+"""Processes that are looked for in /proc each time: a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,7 @@ class Observer:
         self._met: set[int] = set()
         self._waits: dict[int, Wait] = {}
         self._since = 0.0
+        self._looked = 0
         self._listeners: list[_Listener] = []
         self.attached = trio.Event()
         """Set once it is known how reads are seen."""
@@ -198,11 +204,11 @@ class Observer:
             out.append(touch if known else touch._replace(file=file, pid=pid))
         return out
 
-    def _person(self, pid: int, *, threads: bool) -> int:
-        """The process of an event, met if it is new."""
+    def _person(self, pid: int, *, threads: bool, ended: bool = False) -> int:
+        """The process of an event or a row, met if it is new; of a row it may have ended meanwhile."""
         if threads:
             pid = self._people.process_of(pid) or pid
-        if pid not in self._met:
+        if pid not in self._met and not (ended and self._people.of(pid) is not None):
             seen = self._probe.process(pid) if self._probe is not None else None
             self._people.see(pid, seen.parent if seen else 0, seen.comm if seen else b"")
             if len(self._met) >= PROCESSES:
@@ -216,6 +222,7 @@ class Observer:
             self._met.discard(touch.file)  # the number may have been another's, whose end was lost
         elif touch.kind is TouchKind.EXEC:
             self._people.exec(touch.pid)
+            self._met.discard(touch.pid)  # its name is another now
         else:
             self._people.exit(touch.pid)
             self._met.discard(touch.pid)
@@ -235,6 +242,8 @@ class Observer:
         if probe is not None:
             since, self._since = self._since, time.monotonic() - OVERLAP
             data = await self._disk.call(lambda: probe.cursors(since))
+            # First the events of what these counters have counted, else a read would be told twice.
+            await self._drain()
             found = self._of_rows(records.rows(data), threads=False)
             cursors = [(pid, file, row.cursor) for pid, file, row in found]
             processes = await self._disk.call(probe.processes)
@@ -252,8 +261,20 @@ class Observer:
         self.patterns.cursors(cursors)
         self.patterns.tiers(tiers)
         self.patterns.waits(waits, time.monotonic())
+        self._look_for_ended()
         if cursors or tiers or waits:
             self._tell(cursors=cursors, tiers=tiers, waits=waits)
+
+    def _look_for_ended(self) -> None:
+        """The kernel tells the end of readers; a job's root may never have read, or an event was lost."""
+        known = self.patterns.pids()
+        now = time.monotonic()
+        for pid in known[self._looked % max(1, len(known)) :][:LOOKS]:
+            if not os.path.exists(f"/proc/{pid}"):
+                self._people.exit(pid)
+                self._met.discard(pid)
+                self.patterns.touch([Touch(TouchKind.EXIT, now, pid, 0, 0, 0, 0, 0, TouchFlag(0), Shape.NEW)])
+        self._looked += LOOKS
 
     def _of_view(self) -> Iterator[tuple[int, int, Row]]:
         while count := self._native.view_rows(self._view_rows, EVENTS):
@@ -269,7 +290,7 @@ class Observer:
         for row in found:
             file = row.node or nodes.get(row.ino, 0)
             if file:
-                yield self._person(row.pid, threads=threads), file, row
+                yield self._person(row.pid, threads=threads, ended=True), file, row
 
     # ---- listings
 

@@ -155,6 +155,7 @@ class ProcessTable:
         if facts is not None:
             _take(entry, facts)
         else:
+            _take_name(entry, comm)
             self._ended.setdefault(pid)
         if new or facts is not None:
             entry.process = entry.process._replace(job=self._job(entry, depth))
@@ -213,6 +214,13 @@ def _take(entry: _Entry, facts: procfs.Facts) -> None:
         cgroup=facts.cgroup or old.cgroup,
         container=facts.container if facts.cgroup else old.container,
     )
+
+
+def _take_name(entry: _Entry, comm: bytes) -> None:
+    """What ran another program since /proc was read, and is gone, has the kernel's word alone."""
+    name = comm.rstrip(b"\0").decode(errors="replace")
+    if name and name != entry.process.comm:
+        entry.process = entry.process._replace(comm=name, command="")
 
 
 def _starts_jobs(process: Process) -> bool:

@@ -13,7 +13,8 @@ COMMAND_LENGTH = 200
 _READ = 4096
 _TICKS = os.sysconf("SC_CLK_TCK")
 # proc(5): fields of stat after the name: state, ppid, pgrp, session, ..., starttime (the 22nd field of all).
-_STATE, _PARENT, _SESSION, _STARTED = 0, 1, 3, 19
+_STATE, _PARENT, _SESSION, _FLAGS, _STARTED = 0, 1, 3, 6, 19
+_PF_EXITING = 4  # include/linux/sched.h
 
 # Who sets them: torchrun and accelerate, Open MPI, MPICH and Intel MPI, PMIx, Slurm.
 _RANK = re.compile(
@@ -56,14 +57,14 @@ def read(proc: str, pid: int) -> Facts | None:
         return None
     # Through this descriptor nothing is found once the process is gone, even if its pid is used again.
     try:
+        command = _content(directory, "cmdline").replace(b"\0", b" ").decode(errors="replace")
+        cgroup, container = placed(_content(directory, "cgroup").decode(errors="replace"))
+        # Last: what ends meanwhile has lost its arguments and its control group before that shows here.
         stat = _content(directory, "stat")
         opened, closed = stat.find(b"("), stat.rfind(b")")
         fields = stat[closed + 2 :].split()
-        command, cgroup, container = "", "", ""
-        # A zombie has no arguments any more, and may be in no control group.
-        if fields[_STATE] not in (b"Z", b"X"):
-            command = _content(directory, "cmdline").replace(b"\0", b" ").decode(errors="replace")
-            cgroup, container = placed(_content(directory, "cgroup").decode(errors="replace"))
+        if fields[_STATE] in (b"Z", b"X") or int(fields[_FLAGS]) & _PF_EXITING:
+            command, cgroup, container = "", "", ""
         return Facts(
             int(fields[_PARENT]),
             max(int(fields[_SESSION]), 0),
