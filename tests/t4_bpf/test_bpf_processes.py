@@ -1,0 +1,104 @@
+"""Who reads: forked workers, programs that are run, processes that end, and what is known of each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from support import posix
+from support.probes import Lab
+from swmld.patterns.feed import TouchKind
+
+
+def ends(lab: Lab, pid: int) -> bool:
+    return any(touch.kind is TouchKind.EXIT and touch.pid == pid for touch in lab.seen.about)
+
+
+def test_a_forked_worker_has_its_parents_job(lab: Lab) -> None:
+    """As torch's DataLoader makes them: the parent has read before it forks."""
+    lab.make("of-parent", "of-worker", pages=4)
+    (lab / "of-parent").read_bytes()
+    lab.seen.settle()  # the parent is known, so its fork is told
+    with posix.Child(lambda: (lab / "of-worker").read_bytes()) as worker:
+        worker.wait()
+    assert lab.pid("of-worker") == worker.pid
+    assert any(
+        (touch.kind, touch.pid, touch.file) == (TouchKind.FORK, os.getpid(), worker.pid)
+        for touch in lab.seen.about
+    )
+    child, parent = lab.seen.process(worker.pid), lab.seen.process(os.getpid())
+    assert child is not None
+    assert parent is not None
+    assert (child.parent, child.job) == (os.getpid(), parent.job), (child, parent, lab.seen.about)
+    assert child.comm == parent.comm == Path("/proc/self/comm").read_text().strip()
+    groups = {line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines()}
+    assert child.cgroup == parent.cgroup
+    assert child.cgroup in groups
+
+
+def test_the_end_of_a_reader_is_told_once(lab: Lab) -> None:
+    lab.make("file", pages=4)
+    with posix.Child(lambda: (lab / "file").read_bytes()) as child:
+        child.wait()
+    lab.seen.wait_for(lambda: ends(lab, child.pid), "its end was not told")
+    lab.seen.settle()
+    told = [touch for touch in lab.seen.about if touch.kind is TouchKind.EXIT and touch.pid == child.pid]
+    assert len(told) == 1
+
+
+def test_a_thread_that_ends_is_not_the_end_of_its_process(lab: Lab) -> None:
+    lab.make("first", "second", pages=4)
+    program = (
+        "import sys, threading\n"
+        "thread = threading.Thread(target=lambda: open(sys.argv[1], 'rb').read())\n"
+        "thread.start(); thread.join()\n"
+        "print(flush=True); input(); open(sys.argv[2], 'rb').read()\n"
+    )
+    argv = [sys.executable, "-c", program, str(lab / "first"), str(lab / "second")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        try:
+            reader.stdout.readline()
+            assert lab.pid("first") == reader.pid
+            assert not ends(lab, reader.pid)
+            reader.stdin.write("\n")
+            reader.stdin.close()
+            assert reader.wait(30) == 0
+        finally:
+            reader.kill()
+    assert lab.pid("second") == reader.pid
+    lab.seen.wait_for(lambda: ends(lab, reader.pid), "its end was not told")
+
+
+def test_a_short_lived_program_is_known_by_name(lab: Lab) -> None:
+    lab.make("file", pages=2)
+    subprocess.run(["cat", lab / "file"], stdout=subprocess.DEVNULL, check=True)
+    process = lab.seen.process(lab.pid("file"))
+    assert process is not None
+    assert process.comm == "cat"
+
+
+def test_a_reader_that_runs_another_program(lab: Lab) -> None:
+    lab.make("before", "after", pages=2)
+    program = "import os, sys; open(sys.argv[1], 'rb').read(); os.execlp('cat', 'cat', sys.argv[2])"
+    argv = [sys.executable, "-c", program, lab / "before", lab / "after"]
+    subprocess.run(argv, stdout=subprocess.DEVNULL, check=True)
+    pid = lab.pid("after")
+    assert lab.pid("before") == pid
+    assert any(touch.kind is TouchKind.EXEC and touch.pid == pid for touch in lab.seen.about)
+    process = lab.seen.process(pid)
+    assert process is not None
+    assert process.comm == "cat"
+
+
+def test_processes_that_do_not_read_the_mount_are_not_told(lab: Lab) -> None:
+    lab.seen.settle()
+    before = len(lab.seen.about)
+    quiet = subprocess.Popen(["cat", __file__], stdout=subprocess.DEVNULL)
+    assert quiet.wait(30) == 0
+    lab.seen.settle()
+    about = lab.seen.about[before:]
+    assert not any(touch.pid == quiet.pid for touch in about)
