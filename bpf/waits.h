@@ -58,13 +58,20 @@ static __always_inline int on_switch(u32 from, u64 state, u32 to)
 #define FUSE_READ 15 /* include/uapi/linux/fuse.h */
 #define FUSE_WRITE 16
 
+/* Nobody waits for these. */
+static __always_inline int is_background(u32 opcode)
+{
+	return opcode == 2 /* FORGET */ || opcode == 18 /* RELEASE */ || opcode == 29 /* RELEASEDIR */ ||
+	       opcode == 36 /* INTERRUPT */ || opcode == 42 /* BATCH_FORGET */;
+}
+
 static __always_inline int on_request(u64 request, u32 connection, u32 opcode)
 {
 	u32 zero = 0;
 	struct swp_config *g = config.lookup(&zero);
 	struct swp_request r = {.pid = self_pid(), .opcode = opcode};
 
-	if (!g || connection != g->mount_dev || r.pid == g->self)
+	if (!g || connection != g->mount_dev || r.pid == g->self || is_background(opcode))
 		return 0;
 	r.ns = bpf_ktime_get_ns();
 	requests.update(&request, &r);
