@@ -95,9 +95,9 @@ def batch(dataset: Dataset) -> tuple[int | None, Finding]:
         ):
             words = f"each of {len(bases)} workers reads every {len(bases)}th file"
             return 1, Finding("1", 0.8, words)
-    length, share, total = bursts.mode()
-    if length and share >= CLEAR and total >= TIMES:
-        words = f"{share:.0%} of {total} bursts between pauses have {length} files"
+    length, share = bursts.measure(TIMES)
+    if share >= CLEAR:
+        words = f"{share:.0%} of the files come in bursts of {length}, or several of these, between pauses"
         return length, Finding(str(length), round(0.8 * share, 3), words)
     return None, unknown
 

@@ -11,6 +11,9 @@ MOST_LENGTHS = 64
 PAUSE = 6.0
 """A gap this many times the usual one ends a burst: a worker that waits until its batch is taken."""
 
+OWN = 0.4
+"""Share of the files that come in bursts of exactly the batch size, at least."""
+
 LEAST_PAUSE = 0.012
 """Seconds. Events carry the coarse clock, 4 ms at 250 Hz: shorter pauses are noise."""
 
@@ -48,6 +51,21 @@ class Tally:
             return 0, 0.0, 0
         value = max(self.counts, key=lambda key: (self.counts[key], key))
         return value, self.counts[value] / total, total
+
+    def measure(self, times: int) -> tuple[int, float]:
+        """Of the values seen so often the one that makes up most of the sum, and the share of the sum that
+        comes in whole multiples of it; 0 if there is none, or it makes up less than ``OWN`` itself.
+
+        What disturbs a reader breaks one burst into several short ones: they are many, but sum up to little.
+        """
+        total = sum(value * count for value, count in self.counts.items())
+        often = [value for value, count in self.counts.items() if count >= times]
+        if not often:
+            return 0, 0.0
+        value = max(often, key=lambda key: (key * self.counts[key], key))
+        if value * self.counts[value] < OWN * total:
+            return 0, 0.0
+        return value, sum(key * count for key, count in self.counts.items() if key % value == 0) / total
 
 
 class Reader:
