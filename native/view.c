@@ -90,6 +90,7 @@ static struct stream *recycle(struct view *v)
 	if (x->in_changed) {
 		struct stream **p = &v->changed;
 
+		x = v->recent.prev;
 		while (*p != x)
 			p = &(*p)->changed;
 		*p = x->changed;
