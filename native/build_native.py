@@ -18,6 +18,9 @@ SOURCES = [
     "park.c",
     "hot.c",
     "session.c",
+    "ring.c",
+    "queues.c",
+    "uring.c",
     "probe.c",
     "bpf.c",
     "view.c",
@@ -34,7 +37,8 @@ ffibuilder.set_source(
     "swmld._native",
     '#include "swml.h"',
     sources=[f"native/{name}" for name in SOURCES if (HERE / name).exists()],
-    depends=["native/swml.h", "native/internal.h", "bpf/swmld.h", "bpf/stream.h"],
+    depends=[f"native/{name}.h" for name in ("swml", "internal", "ring", "uring")]
+    + ["bpf/swmld.h", "bpf/stream.h"],
     include_dirs=[str(HERE)],
     extra_compile_args=[
         "-std=gnu11",

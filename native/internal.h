@@ -26,6 +26,7 @@ struct fuse_backing_map {
 #define FUSE_DEV_IOC_BACKING_CLOSE _IOW(229, 2, uint32_t)
 #endif
 #define SW_DIRECT_IO_ALLOW_MMAP (1ULL << 36)
+#define SW_OVER_IO_URING (1ULL << 41)
 #ifndef FOPEN_NOFLUSH
 #define FOPEN_NOFLUSH (1 << 5)
 #endif
@@ -131,7 +132,7 @@ struct dirfd {
 #define SW_EVENTS 65536
 #define SW_PENDING 1024
 #define SW_LATER 32
-#define SW_EARLY 16
+#define SW_EARLY 64
 
 struct sw_session {
 	struct sw_config config;
@@ -158,6 +159,8 @@ struct sw_session {
 	/* session.c */
 	int dev, sock, peer, evfd;
 	int mounted;
+	struct ring *_Atomic ring;     /* ring.c; NULL: requests are read from the device */
+	_Atomic int uring;             /* 1: it works; 0: not asked for; -errno */
 	_Atomic int passthrough_on;
 	_Atomic int running;
 	pthread_t *threads;
@@ -293,11 +296,21 @@ void park_fail(sw_session *s, struct node *n, uint64_t chunk, int err, int all);
 void *park_thread(void *arg);
 void read_reply(sw_session *s, uint64_t unique, struct sw_cfile *f, uint64_t offset, uint32_t size, char *buf);
 
+/* ring.c */
+int ring_prepare(sw_session *s);
+int ring_answer_init(sw_session *s, const void *msg, size_t n);
+int ring_start(sw_session *s);
+void ring_stop(sw_session *s);
+/* -ENOENT: no request of the ring, or not any more. May be the ring's own buffer (ring_buffer): then nothing is copied. */
+int ring_answer(sw_session *s, uint64_t unique, int err, const void *data, size_t n);
+void *ring_buffer(sw_session *s, uint64_t unique, void *other); /* where the answer's bytes go, or `other` */
+
 /* session.c */
 int reply(sw_session *s, uint64_t unique, int err, const void *data, size_t n);
 int pass_on(sw_session *s, const void *msg, size_t len);
 int event(sw_session *s, uint32_t kind, uint64_t nodeid, uint64_t fh, uint64_t chunk, uint64_t stop);
 int dying(uint32_t pid);
+void thread_signals(void);
 void *thread_buffer(sw_session *s);
 int pending_take(sw_session *s, uint64_t unique, struct pending *out);
 int interrupt_early(sw_session *s, uint64_t unique); /* under lock: neither parked nor forwarded yet */

@@ -130,6 +130,7 @@ void read_reply(sw_session *s, uint64_t unique, struct sw_cfile *f, uint64_t off
 	uint64_t end = offset + size > f->size ? f->size : offset + size;
 	uint32_t want = offset < end ? (uint32_t)(end - offset) : 0, done = 0;
 
+	buf = ring_buffer(s, unique, buf);
 	while (done < want) {
 		ssize_t k = pread(f->fd, buf + done, want - done, (off_t)(offset + done));
 

@@ -25,6 +25,8 @@ int reply(sw_session *s, uint64_t unique, int err, const void *data, size_t n)
 	struct iovec v[2] = {{&h, sizeof h}, {(void *)(uintptr_t)data, n}};
 
 	COUNT(s, replies);
+	if (s->ring && !ring_answer(s, unique, err, data, err ? 0 : n))
+		return 0;
 	if (writev(s->dev, v, n && !err ? 2 : 1) < 0) {
 		COUNT(s, reply_gone);
 		return -errno;
@@ -232,6 +234,8 @@ static void amend_init(sw_session *s, char *body)
 		*stack = 1;
 	}
 	*flags2 |= (uint32_t)(SW_DIRECT_IO_ALLOW_MMAP >> 32);
+	if (s->ring)
+		*flags2 |= (uint32_t)(SW_OVER_IO_URING >> 32);
 	/* V2: the kernel says when setuid bits must go, and need not ask for security.capability at each write. */
 	o->flags &= ~(uint32_t)FUSE_HANDLE_KILLPRIV;
 	o->flags |= FUSE_HANDLE_KILLPRIV_V2 | FUSE_DONT_MASK | FUSE_PARALLEL_DIROPS;
@@ -367,19 +371,38 @@ static void amend(sw_session *s, const struct pending *p, char *body, size_t n)
 	}
 }
 
-/* A thread's own buffer, and no signal for it but the one that wakes a reader of the device. Without memory the mount
- * cannot be served: the owner hears of it as of an unmount. */
-void *thread_buffer(sw_session *s)
+/* No signal but the one that wakes a reader of the device. */
+void thread_signals(void)
 {
-	void *p = sw_buffer_alloc(SW_MSG_MAX);
 	sigset_t all;
 
 	sigfillset(&all);
 	sigdelset(&all, WAKE_SIGNAL);
 	pthread_sigmask(SIG_SETMASK, &all, NULL);
+}
+
+/* A thread's own buffer. Without memory the mount cannot be served: the owner hears of it as of an unmount. */
+void *thread_buffer(sw_session *s)
+{
+	void *p = sw_buffer_alloc(SW_MSG_MAX);
+
+	thread_signals();
 	if (!p)
 		event(s, SW_EV_DOWN, 0, 0, 0, 0);
 	return p;
+}
+
+/* An answer of pyfuse3, amended: 0 or -errno. */
+static int answer(sw_session *s, const struct pending *p, char *msg, size_t n)
+{
+	struct fuse_out_header *h = (struct fuse_out_header *)msg;
+
+	COUNT(s, replies);
+	if (s->ring && p->opcode == FUSE_INIT)
+		return ring_answer_init(s, msg, n);
+	if (s->ring && h->unique && !ring_answer(s, h->unique, h->error, msg + sizeof *h, n - sizeof *h))
+		return 0;
+	return write(s->dev, msg, n) < 0 ? -errno : 0;
 }
 
 static void *pump_thread(void *arg)
@@ -401,16 +424,20 @@ static void *pump_thread(void *arg)
 		if (h->unique) { /* 0: a notification */
 			if (h->unique & SW_OWN_UNIQUE || !pending_take(s, h->unique, &p))
 				continue;
+			if (p.opcode == FUSE_INIT && !h->error && s->config.hot && s->config.uring && !s->ring)
+				s->uring = ring_prepare(s);
 			if (!h->error && body)
 				amend(s, &p, buf + sizeof *h, body);
 		}
-		COUNT(s, replies);
-		if (write(s->dev, buf, (size_t)n) < 0 && errno == ENOENT && h->unique) {
+		if (answer(s, &p, buf, (size_t)n) == -ENOENT && h->unique) {
 			COUNT(s, reply_gone);
 			if (!h->error && body)
 				undo(s, &p, buf + sizeof *h, body);
-		} else if (p.opcode == FUSE_INIT)
+		} else if (p.opcode == FUSE_INIT) {
 			s->passthrough_on = s->config.passthrough && s->config.hot;
+			if (s->ring && !s->uring)
+				s->uring = ring_start(s);
+		}
 	}
 	sw_buffer_free(buf, SW_MSG_MAX);
 	return NULL;
@@ -627,6 +654,7 @@ int sw_stop(sw_session *s)
 	if (s->has_pump)
 		pthread_join(s->pump, NULL);
 	s->has_pump = s->has_waker = 0;
+	ring_stop(s);
 	lock(s);
 	dev = s->dev;
 	s->dev = -1; /* before its number can mean another file */
@@ -693,6 +721,11 @@ int sw_event_fd(sw_session *s)
 int sw_passthrough_works(sw_session *s)
 {
 	return s->passthrough_on;
+}
+
+int sw_uring_works(sw_session *s)
+{
+	return s->uring;
 }
 
 void sw_counters_read(sw_session *s, struct sw_counters *out)

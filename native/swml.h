@@ -40,6 +40,7 @@ struct sw_config {
 	int local;             /* metadata calls on the source do not block: C makes them itself */
 	int hot;               /* answer hot operations in C; 0: all of them go to pyfuse3 (--no-native) */
 	int passthrough;       /* ask the kernel for FUSE passthrough */
+	int uring;             /* take requests from the kernel over io_uring, if it does that */
 	int acl;               /* the source stores POSIX ACLs: let the kernel enforce them */
 	int threads;           /* threads that read the device */
 	uint32_t idle_nodes;   /* nodes kept that the kernel has forgotten */
@@ -57,6 +58,7 @@ int sw_stop(sw_session *s);       /* ends the connection (if it lives) and joins
 void sw_free(sw_session *s);
 int sw_event_fd(sw_session *s);   /* eventfd: readable while sw_events has something */
 int sw_passthrough_works(sw_session *s); /* after INIT: 1, or 0 with the kernel's refusal */
+int sw_uring_works(sw_session *s);       /* after INIT: 1, 0 when not asked for, or -errno: the device is read */
 int sw_probe_passthrough(int dirfd); /* tries the whole way with a throw-away mount; 0 or -errno */
 
 enum { SW_EV_MISS = 1, SW_EV_TOUCH = 2, SW_EV_IDLE = 3, SW_EV_OPENED = 4, SW_EV_DOWN = 5 };

@@ -5,6 +5,8 @@
  * usage: test_concurrent [ROUNDS [SEED]] */
 #include "test_kit.h"
 
+#include <sys/uio.h>
+
 #include <poll.h>
 #include <sched.h>
 
@@ -93,7 +95,6 @@ static void *hears(void *arg)
 
 static void post(struct call *c, uint32_t op, uint64_t nodeid, const void *arg, size_t n)
 {
-	char msg[512];
 	struct fuse_in_header h = {.len = (uint32_t)(sizeof h + n), .opcode = op, .nodeid = nodeid, .pid = (uint32_t)getpid()};
 
 	pthread_mutex_lock(&kernel_lock);
@@ -103,9 +104,7 @@ static void post(struct call *c, uint32_t op, uint64_t nodeid, const void *arg, 
 		calls = c;
 	}
 	pthread_mutex_unlock(&kernel_lock);
-	memcpy(msg, &h, sizeof h);
-	memcpy(msg + sizeof h, arg, n);
-	EQUAL(send(k->kernel, msg, h.len, 0), h.len);
+	k_raw(k, (struct iovec[2]){{&h, sizeof h}, {(void *)(uintptr_t)arg, n}}, 2);
 }
 
 static int finish(struct call *c)

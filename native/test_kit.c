@@ -13,6 +13,7 @@ _Atomic unsigned long kit_checks;
 _Atomic long kit_alloc_left = -1;
 _Atomic int kit_backing_errno;
 struct sw_config kit_config;
+int kit_on_device;
 static _Atomic int device = -1;
 static pthread_mutex_t fault_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t gone[64];
@@ -231,6 +232,7 @@ int kit_count_fds(void)
 
 void kit_defaults(void)
 {
+	kit_on_device = 0;
 	kit_config = (struct sw_config){
 		.local = 1,
 		.hot = 1,
@@ -282,8 +284,14 @@ void kit_start(struct kit *k)
 	memset(gone, 0, sizeof gone);
 	k->kernel = pair[0];
 	k->s->dev = device = pair[1];
+	kit_ring_begin(device);
 	k->peer = sw_start(k->s);
 	CHECK(k->peer >= 0);
+	if (getenv("KIT_RING") && !kit_on_device) {
+		EQUAL(ring_prepare(k->s), 0);
+		k->s->uring = ring_start(k->s);
+		EQUAL(k->s->uring, 1);
+	}
 }
 
 void kit_init(struct kit *k)
@@ -306,6 +314,7 @@ void kit_free(struct kit *k)
 
 	kit_alloc_left = -1;
 	sw_stop(k->s);
+	kit_ring_end();
 	device = -1;
 	backings_forget();
 	sw_free(k->s);
@@ -356,13 +365,19 @@ static int readable(int fd, int ms)
 	return poll(&p, 1, ms) == 1;
 }
 
+void k_raw(struct kit *k, const struct iovec *v, int n)
+{
+	if (!kit_ring_takes(v, n))
+		CHECK(writev(k->kernel, v, n) > 0);
+}
+
 uint64_t k_send(struct kit *k, uint32_t opcode, uint64_t nodeid, const void *arg, size_t n, const void *more, size_t m)
 {
 	struct fuse_in_header h = {.len = (uint32_t)(sizeof h + n + m), .opcode = opcode, .unique = k->unique += 2,
 				   .nodeid = nodeid, .pid = k->pid};
 	struct iovec v[3] = {{&h, sizeof h}, {(void *)(uintptr_t)arg, n}, {(void *)(uintptr_t)more, m}};
 
-	EQUAL(writev(k->kernel, v, 3), h.len);
+	k_raw(k, v, 3);
 	return h.unique;
 }
 

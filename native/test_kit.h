@@ -85,4 +85,16 @@ ssize_t kit_backing_read(int32_t id, void *buf, size_t n, off_t at); /* -1, EBAD
 extern _Atomic int kit_backing_errno;  /* BACKING_OPEN fails with it */
 int kit_wait(int (*done)(struct kit *), struct kit *k); /* until it holds (5 s): what another thread does */
 
+/* ---- the ring (test_kit_ring.c) ----
+ * With KIT_RING=1 in the environment every session's requests come over a ring, but for tests that need the device. */
+extern int kit_on_device;              /* this test does: set before kit_start, until kit_defaults */
+extern _Atomic int kit_ring_errno;     /* io_uring_setup fails with it */
+extern _Atomic int kit_ring_refuse;    /* REGISTER fails with it */
+extern char kit_ring_param[16];        /* what was written to the module's parameter */
+struct iovec;
+void kit_ring_begin(int device);       /* where its answers go, to be read as those of the device */
+int kit_ring_takes(const struct iovec *v, int n); /* 1: the request went that way */
+void kit_ring_end(void);
+void k_raw(struct kit *k, const struct iovec *v, int n); /* a request as it is, by the way that it would come */
+
 #endif

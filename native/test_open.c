@@ -278,6 +278,7 @@ static void hot_open_gone(void)
 	struct fuse_entry_out none;
 
 	kit_config.threads = 1; /* one request after the other */
+	kit_on_device = 1;
 	begin();
 	kit_file(k->root, "file", "data");
 	e = entry("file");

@@ -112,6 +112,7 @@ class Daemon:
                 local=source.local,
                 hot=settings.native,
                 passthrough=settings.passthrough,
+                uring=settings.fuse_uring,
                 acl=source.acl,
                 check=settings.check,
                 check_interval=settings.check_interval,

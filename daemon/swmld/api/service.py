@@ -81,6 +81,8 @@ class Service:
                 found.append(
                     "the kernel refuses passthrough to some files (stacked file system): C reads them"
                 )
+        if (uring := self.native.uring_works) < 0:
+            found.append(f"no FUSE over io_uring ({os.strerror(-uring)}): requests are read from the device")
         if self.settings.engine == "auto" and self.engine != "uring":
             found.append("no io_uring: the source is read by threads")
         return found

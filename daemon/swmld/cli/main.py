@@ -66,6 +66,7 @@ def serve(
     read_only: Annotated[bool | None, setting("read_only", "--read-only/--read-write")] = None,
     passthrough: Annotated[bool | None, setting("passthrough", "--passthrough/--no-passthrough")] = None,
     native: Annotated[bool | None, setting("native", "--native/--no-native")] = None,
+    fuse_uring: Annotated[bool | None, setting("fuse_uring", "--fuse-uring/--no-fuse-uring")] = None,
     check: Annotated[str | None, setting("check")] = None,
     check_interval: Annotated[str | None, setting("check_interval")] = None,
     metadata_timeout: Annotated[str | None, setting("metadata_timeout")] = None,

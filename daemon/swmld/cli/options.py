@@ -28,7 +28,7 @@ METAVARS = {
 SIZES = frozenset(key for key, metavar in METAVARS.items() if metavar == "SIZE")
 TIMES = frozenset(key for key, metavar in METAVARS.items() if metavar == "TIME")
 PANELS = {
-    "Mount": ("mount", "source", "read_only", "passthrough", "native"),
+    "Mount": ("mount", "source", "read_only", "passthrough", "native", "fuse_uring"),
     "Cache": ("cache_dir", "cache_size", "free_floor", "chunk_size"),
     "Consistency": ("check", "check_interval", "metadata_timeout"),
     "Fetch": ("engine", "fetch_parallel", "prefetch_parallel", "sub_read", "fetch_timeout", "readahead_max",

@@ -108,6 +108,11 @@ class Settings(BaseModel):
     native: Flag = Field(
         default=True, description="Answer hot operations in C; without it every request is served in Python."
     )
+    fuse_uring: Flag = Field(
+        default=False,
+        description="Take the kernel's requests over io_uring where it does that (Linux 6.14): small files are "
+        "opened faster, partly cached ones may be read slower.",
+    )
     check: CheckMode = Field(
         default=Check.RELAXED,
         description="How often an open looks for a changed source: strict (each open), relaxed (every "

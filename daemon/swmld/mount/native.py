@@ -100,6 +100,7 @@ class Config:
     hot: bool
     passthrough: bool
     acl: bool
+    uring: bool = False
     threads: int = 10
     idle_nodes: int = 100_000
     max_backing: int = 200_000
@@ -128,7 +129,7 @@ class Native:
         c = ffi.new("struct sw_config *")
         c.root_fd, c.data_fd = config.root_fd, config.data_fd
         c.local, c.hot, c.passthrough = config.local, config.hot, config.passthrough
-        c.acl, c.threads = config.acl, config.threads
+        c.acl, c.uring, c.threads = config.acl, config.uring, config.threads
         c.idle_nodes, c.max_backing = config.idle_nodes, config.max_backing
         c.check, c.check_ns = _CHECKS[config.check], int(config.check_interval * 1e9)
         c.meta_ns = int(config.metadata_timeout * 1e9)
@@ -170,6 +171,11 @@ class Native:
     def passthrough_works(self) -> bool:
         """Whether the kernel took passthrough at INIT."""
         return bool(lib.sw_passthrough_works(self._s))
+
+    @property
+    def uring_works(self) -> int:
+        """Whether requests come over io_uring: 1, 0 where it was not asked for, or -errno."""
+        return int(lib.sw_uring_works(self._s))
 
     def events(self) -> Iterator[Event]:
         """What C has to say, oldest first, without waiting."""
