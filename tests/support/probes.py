@@ -38,6 +38,11 @@ QUICK = [sys.executable, "-P", str(Path(__file__).with_name("quick.py"))]
 _FENCED = ".fences"
 
 
+def probing(base: Path, probe: str = "ebpf") -> list[str]:
+    """``options`` of a Daemon."""
+    return ["--probe", probe, "--state-dir", str(base / "state")]
+
+
 class Stream(NamedTuple):
     """One file as read by one process; all its streams together (mount, cache file) where it has several."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import gates, tree
 from support.mount import MODES, Daemon
-from support.probes import QUICK, Lab, Watched
+from support.probes import QUICK, Lab, Watched, probing
 
 _numbers = itertools.count(1)
 
@@ -47,7 +47,3 @@ def quick(base: Path) -> Callable[..., Daemon]:
         return Daemon(place, mode, options=probing(place, probe), wrap=QUICK)
 
     return make
-
-
-def probing(base: Path, probe: str = "ebpf") -> list[str]:
-    return ["--probe", probe, "--state-dir", str(base / "state")]
