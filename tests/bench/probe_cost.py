@@ -1,12 +1,12 @@
-"""What the probes cost a reader: ns per read, and in per cent, without a mount in between.
+"""What the probes cost a reader: ns per read, and in per cent, without a mount in between and with one.
 
-    .venv/bin/python tests/bench/probe_cost.py [--rounds 8] [--way btf --way tracepoint] [--dir DIR] [--nice -20]
+    .venv/bin/python tests/bench/probe_cost.py [--rounds 8] [--way btf] [--dir DIR] [--nice -20]
 
 A file on the disk is watched as a cache file is when passthrough reads it; the same loop (``reader.c``, one
-process, warm page cache) reads it with the probes detached and attached, a file beside it that nobody watches,
-and calls getpid. Within a round detached and attached take turns; per cent are medians of the rounds' ratios, ns
-the difference of the best samples. fio's own loop is slower than this one, and the mount's, too: there the same ns
-are fewer per cent.
+process, warm page cache) reads it with the probes detached and attached, a file beside it that nobody
+watches, and calls getpid. Within a round detached and attached take turns; per cent are medians of the
+rounds' ratios, ns the difference of the best samples. fio's own loop is slower than this one, and the
+mount's, too: there the same ns are fewer per cent.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def watch(probe: Probe, path: Path) -> None:
 def sample(reader: Path, directory: Path, load: tuple[str, ...], nice: int) -> float:
     """Seconds per operation; per page for loads that count bytes."""
     argv = [str(directory / a) if a in ("watched", "other") else a for a in load]
-    out = subprocess.run(["nice", "-n", str(nice), str(reader), *argv], capture_output=True, text=True, check=True)
+    argv = ["nice", "-n", str(nice), str(reader), *argv]
+    out = subprocess.run(argv, capture_output=True, text=True, check=True)
     count, seconds = map(float, out.stdout.split())
     return seconds / (count / 4096 if load[0] in ("seq", "mmap") else count)
 
@@ -83,14 +84,20 @@ def measure(way: str, rounds: int, directory: Path, nice: int) -> None:
     for name in LOADS:
         a, b = min(off[name]), min(on[name])
         median = statistics.median(y / x for x, y in zip(off[name], on[name], strict=True))
-        print(f"{name:26}{a * 1e9:9.1f}{b * 1e9:9.1f}{(b - a) * 1e9:9.1f}{median - 1:9.1%}{b / a - 1:8.1%}")
+        _row(name, a, b, median)
+
+
+def _row(name: str, off: float, on: float, median: float) -> None:
+    more = (on - off) * 1e9
+    print(f"{name:26}{off * 1e9:9.1f}{on * 1e9:9.1f}{more:9.1f}{median - 1:9.1%}{on / off - 1:8.1%}")
 
 
 def fio(path: Path, seconds: int, nice: int) -> float:
     """Seconds per read of 4 KiB cached random reads by fio."""
     argv = [
-        "nice", "-n", str(nice), "fio", "--name=r", f"--filename={path}", "--rw=randread", "--bs=4k", "--readonly",
-        "--ioengine=psync", "--invalidate=0", "--time_based", f"--runtime={seconds}", "--output-format=json",
+        "nice", "-n", str(nice), "fio", "--name=r", f"--filename={path}", "--rw=randread", "--bs=4k",
+        "--readonly", "--ioengine=psync", "--invalidate=0", "--time_based", f"--runtime={seconds}",
+        "--output-format=json",
     ]  # fmt: skip
     out = subprocess.run(argv, capture_output=True, text=True, check=True)
     return 1 / json.loads(out.stdout)["jobs"][0]["read"]["iops"]
@@ -119,7 +126,7 @@ def mounted(way: str, rounds: int, directory: Path, nice: int) -> None:
                     used.append((cpu(daemon) - before) / 3)
     a, b = min(found["off"]), min(found[way])
     median = statistics.median(y / x for x, y in zip(found["off"], found[way], strict=True))
-    print(f"{'mount, fio 4 KiB random':26}{a * 1e9:9.1f}{b * 1e9:9.1f}{(b - a) * 1e9:9.1f}{median - 1:9.1%}{b / a - 1:8.1%}")
+    _row("mount, fio 4 KiB random", a, b, median)
     print(f"daemon: {statistics.median(used):.1%} of a core at {1 / b:,.0f} reads a second")
 
 

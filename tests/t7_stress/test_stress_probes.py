@@ -1,5 +1,7 @@
-"""Ten minutes of fifty readers, each in its own way and again and again: the observer's memory stays flat. With
---stress."""
+"""Ten minutes of fifty readers, each in its own way, again and again: the observer's memory stays flat.
+
+With --stress; SWMLD_SOAK_SECONDS makes it shorter or longer.
+"""
 
 from __future__ import annotations
 

@@ -110,8 +110,8 @@ class Settings(BaseModel):
     )
     fuse_uring: Flag = Field(
         default=False,
-        description="Take the kernel's requests over io_uring where it does that (Linux 6.14): small files are "
-        "opened faster, partly cached ones may be read slower.",
+        description="Take the kernel's requests over io_uring where it does that (Linux 6.14): small files "
+        "are opened faster, partly cached ones may be read slower.",
     )
     check: CheckMode = Field(
         default=Check.RELAXED,
