@@ -17,8 +17,9 @@ NATIVE := $(filter-out native/test_%,$(wildcard native/*.c native/*.h native/*.p
 TEST_PACKAGES := acl attr bpftool fio git sqlite3 stress-ng tmux
 # Real clients of the mount. This version of torch has a build without CUDA; the newest may not.
 TEST_CLIENTS := numpy pyarrow safetensors torch==2.13.0
+CORPUS_CLIENTS := webdataset datasets tfrecord h5py
 
-.PHONY: help setup run demo test test-setup test-native lint bench clean packages test-packages
+.PHONY: help setup run demo test test-setup test-native lint bench corpus clean packages test-packages
 .DELETE_ON_ERROR:
 
 help:
@@ -26,6 +27,7 @@ help:
 	@echo 'make demo [DEMO=DIR]            set up and read a small sample through a mount'
 	@echo 'make setup                      system packages, .venv, native library, $(BIN)/swmld'
 	@echo 'make test | lint | bench        set up for tests, then run them'
+	@echo 'make corpus [ARGS=--missing]    record the traces of tests/corpus anew'
 	@echo 'make clean                      remove what was built'
 
 setup: packages $(VENV)/.installed $(BIN)/swmld
@@ -51,6 +53,11 @@ lint: setup
 
 bench: test-setup
 	$(PYTHON) tests/bench/run.py $(ARGS)
+
+# Programs to read with, beside those that the tests need; the test of the corpus needs its traces alone.
+corpus: test-setup
+	$(PYTHON) -m pip install -q --disable-pip-version-check $(CORPUS_CLIENTS)
+	$(PYTHON) tests/corpus/record.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build daemon/*.egg-info daemon/swmld/_native* native/test_build
