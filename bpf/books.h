@@ -8,6 +8,10 @@
 #define MISSED 1 /* swp_thread.missed: pages are not in the page cache */
 #define TORN 2   /* it waited for a page: what was there before comes as a piece of its own */
 #define AHEAD 4  /* it met the page where readahead goes on, which is the last one of its piece */
+#define MAPPED 1 /* swp_thread.visit: see on_map */
+#define FAULTED 2
+#define WAITED 2 /* swp_thread.fault: it slept, and nothing was read ahead */
+#define READS_AHEAD 4 /* swp_cursor.missed: faults were seen to */
 #define UNINTERRUPTIBLE 2 /* TASK_UNINTERRUPTIBLE, include/linux/sched.h */
 
 BPF_F_TABLE("array", u32, struct swp_config, config, 1, 0);
@@ -224,11 +228,14 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 		if (t && t->missed && is_of(t, &k)) {
 			noted = t->missed;
 			t->missed = 0;
+			/* The kernel does not tell of a piece that ends before a page which is on its way. */
+			if (noted & (MISSED | AHEAD) && t->from < first && !(flags & SWP_FAULT))
+				first = t->from;
 			if (c->pending)
 				__sync_fetch_and_add(&c->pending, -1);
 		}
 		if (t && !(flags & SWP_FAULT) && goes_on(t, &k, c, first, asked, tid, noted)) {
-			if (noted & MISSED && !c->missed)
+			if (noted & MISSED && !(c->missed & ~READS_AHEAD))
 				__sync_fetch_and_add(&c->partial, 1);
 			c->missed |= (noted & MISSED) << 1;
 			t->torn |= noted;
@@ -247,7 +254,7 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 	}
 #endif
 	missed = noted & MISSED;
-	c->missed = missed;
+	c->missed = (c->missed & READS_AHEAD) | missed;
 	if (missed)
 		__sync_fetch_and_add(&c->cold, 1);
 	if (flags & SWP_FAULT)
@@ -303,10 +310,14 @@ static __always_inline int on_miss(u32 dev, u64 ino, u64 first, int fault_only)
 	if (!c || !t)
 		return 0;
 	if (t->fault) { /* entered when the fault began */
-		__sync_fetch_and_add(&c->cold, 1);
+		if (t->fault != WAITED)
+			__sync_fetch_and_add(&c->cold, 1);
+		c->missed |= READS_AHEAD;
 		t->fault = 0;
 		return 0;
 	}
+	if (!is_of(t, &k) || !(t->missed & (MISSED | AHEAD)))
+		t->from = first;
 	note(t, &k, c, MISSED);
 	return 0;
 }
@@ -321,9 +332,78 @@ static __always_inline int on_ahead(u32 dev, u64 ino, u64 page)
 		return 0;
 	t = thread_of((u32)bpf_get_current_pid_tgid());
 	if (t) {
-		note(t, &k, cursors.lookup(&k), AHEAD);
+		struct swp_cursor *c = cursors.lookup(&k);
+
+		if (c && t->fault) {
+			c->missed |= READS_AHEAD;
+			t->fault = 0; /* its page is there: what is read now is for later */
+		}
+		if (!is_of(t, &k) || !(t->missed & (MISSED | AHEAD)))
+			t->from = page;
+		note(t, &k, c, AHEAD);
 		t->ahead = page;
 	}
+	return 0;
+}
+
+/* In a page fault: its miss, where nothing is read ahead that would tell it. */
+static __always_inline void fault_waits(struct swp_thread *t, struct swp_cursor *c)
+{
+	if (c && t->fault == 1) {
+		__sync_fetch_and_add(&c->cold, 1);
+		t->fault = WAITED;
+	}
+}
+
+static __always_inline int in_visit(struct swp_thread *t, struct swp_key *k, struct swp_cursor *c, u32 visit, u32 tid)
+{
+	return t->visit == visit && is_of(t, k) && c->tid == tid && c->start == t->start;
+}
+
+static __always_inline void begin_visit(struct swp_thread *t, struct swp_key *k, u32 visit, u64 first, u64 last)
+{
+	note(t, k, NULL, 0);
+	t->visit = visit;
+	t->start = first;
+	t->around = last;
+	t->fault = visit == FAULTED;
+}
+
+/* The pages around a fault that are there are mapped. One touch of a page is told as this, if there are any, as on_fault,
+ * if its own is not among them, and as this again, when that one has come. */
+static __always_inline int on_map(u32 dev, u64 ino, u64 first, u64 last, u64 size)
+{
+	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
+	u32 tid = (u32)bpf_get_current_pid_tgid(), read_ahead;
+	u64 pages = (size + 4095) >> 12;
+	struct swp_config *g = ours(dev, ino, k.pid);
+	struct swp_thread *t;
+	struct swp_cursor *c;
+
+	if (!g)
+		return 0;
+	t = thread_of(tid);
+	c = cursors.lookup(&k);
+	if (!t || !c || !in_visit(t, &k, c, FAULTED, tid) || first > t->start || last < t->start) {
+		on_read(dev, ino, first, last, size, SWP_FAULT);
+		if (t)
+			begin_visit(t, &k, MAPPED, first, last);
+		return 0;
+	}
+	/* With MADV_RANDOM nothing is read ahead: one page came, if ever so fast. */
+	read_ahead = c->missed & READS_AHEAD;
+	if (!read_ahead)
+		fault_waits(t, c);
+	t->visit = t->fault = 0;
+	c->last_ns = coarse_ns(g); /* it has waited since */
+	last = pages && last >= pages ? pages - 1 : last;
+	if (!read_ahead || last < first)
+		return 0;
+	c->low = first < c->low ? first : c->low;
+	c->high = last > c->high ? last : c->high;
+	c->asked = last;
+	c->next = last + 1;
+	SWP_ADD(c, pages, last - first);
 	return 0;
 }
 
@@ -331,15 +411,24 @@ static __always_inline int on_ahead(u32 dev, u64 ino, u64 page)
 static __always_inline int on_fault(u32 dev, u64 ino, u64 page, u64 size)
 {
 	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
+	u32 tid = (u32)bpf_get_current_pid_tgid();
 	struct swp_thread *t;
+	struct swp_cursor *c;
 
 	if (!ours(dev, ino, k.pid))
 		return 0;
-	on_read(dev, ino, page, page, size, SWP_FAULT);
-	t = thread_of((u32)bpf_get_current_pid_tgid());
-	if (t) {
-		note(t, &k, NULL, 0);
-		t->fault = 1;
+	t = thread_of(tid);
+	c = cursors.lookup(&k);
+	if (t && c && in_visit(t, &k, c, MAPPED, tid) && t->start <= page && page <= t->around) {
+		begin_visit(t, &k, FAULTED, page, page);
+		c->start = page; /* its neighbours had been read before */
+		c->pages -= c->pages >= c->next - page ? c->next - 1 - page : 0;
+		c->asked = page;
+		c->next = page + 1;
+		return 0;
 	}
+	on_read(dev, ino, page, page, size, SWP_FAULT);
+	if (t)
+		begin_visit(t, &k, FAULTED, page, page);
 	return 0;
 }

@@ -37,7 +37,7 @@ int on_mm_filemap_map_pages(u64 *ctx)
 {
 	char *inode = INODE(ctx[0]);
 
-	return on_read(DEV(inode), INO(inode), ctx[1], ctx[2], SIZE(inode), SWP_FAULT);
+	return on_map(DEV(inode), INO(inode), ctx[1], ctx[2], SIZE(inode));
 }
 
 int on_mm_filemap_fault(u64 *ctx)

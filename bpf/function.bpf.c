@@ -51,7 +51,7 @@ static __always_inline int enter_map(u64 fault, u64 first, u64 last)
 {
 	u64 inode = fault_inode(fault);
 
-	return on_read(DEV(inode), INO(inode), first, last, SIZE(inode), SWP_FAULT);
+	return on_map(DEV(inode), INO(inode), first, last, SIZE(inode));
 }
 
 static __always_inline int enter_fault(u64 fault)

@@ -59,7 +59,7 @@ struct swp_cursor {
 	unsigned short guess;         /* what the last read looked like */
 	unsigned int pending;         /* reads under way that missed a page */
 	unsigned int shared;          /* threads read it at once */
-	unsigned int missed;          /* flags of the current read: 1 cold, 2 partial */
+	unsigned int missed;          /* flags of the current read: 1 cold, 2 partial; 4: its faults read ahead */
 	/* Reads by how they lie to the one before; with the first read and the passes they are `reads`. */
 	unsigned long long random, sequential, strided, reverse, same;
 	unsigned long long reads;     /* read calls and faults; = hits + cold + partial; summed up when it is asked for */
@@ -109,10 +109,12 @@ struct swp_thread { /* by tid: what a thread is in the middle of; made at its fi
 	unsigned long long start, asked; /* that read: one of many pages comes in pieces */
 	unsigned long long asleep_ns; /* since when it waits, exact clock; 0: it does not */
 	unsigned long long ahead;     /* page where readahead went on */
+	unsigned long long from;      /* first page of the read under way that was told of */
+	unsigned long long around;    /* last page that a fault mapped, from `start` on */
 	unsigned int missed;          /* what tears the read under way into pieces: see books.h */
-	unsigned int fault;           /* it is in a page fault */
+	unsigned int fault;           /* it is in a page fault, and may have waited there */
 	unsigned int torn;            /* `missed` of the last read */
-	unsigned int pad;
+	unsigned int visit;           /* how far a fault is told */
 };
 
 struct swp_request { /* by address of the kernel's request */

@@ -18,7 +18,7 @@ TRACEPOINT_PROBE(filemap, mm_filemap_get_pages)
 
 TRACEPOINT_PROBE(filemap, mm_filemap_map_pages)
 {
-	return on_read(args->s_dev, args->i_ino, args->index, args->last_index, 0, SWP_FAULT);
+	return on_map(args->s_dev, args->i_ino, args->index, args->last_index, 0);
 }
 
 TRACEPOINT_PROBE(filemap, mm_filemap_fault)

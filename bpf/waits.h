@@ -14,6 +14,7 @@ static __always_inline void enter_wait(struct swp_thread *t, u64 ns, u64 now)
 	if (c) {
 		__sync_fetch_and_add(&c->wait_ns, ns);
 		note(t, &t->stream, c, TORN);
+		fault_waits(t, c);
 	}
 	p = processes.lookup(&pid);
 	if (!p)
@@ -75,6 +76,13 @@ static __always_inline int on_request(u64 request, u32 connection, u32 opcode)
 		return 0;
 	r.ns = bpf_ktime_get_ns();
 	requests.update(&request, &r);
+	if (opcode == FUSE_READ) {
+		u32 tid = (u32)bpf_get_current_pid_tgid();
+		struct swp_thread *t = threads.lookup(&tid);
+
+		if (t && t->fault)
+			fault_waits(t, cursors.lookup(&t->stream));
+	}
 	return 0;
 }
 
