@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import os
+import random
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import liburing
 import pytest
 from support import posix
-from support.probes import PAGE, Lab
+from support.probes import PAGE, Lab, Stream
 from swmld.patterns.feed import TouchFlag, TouchKind
 
 BLOCKS = 23
 PIPE = 16 * PAGE  # what splice moves at once: a pipe's capacity
+MAP_FIXED = 0x10  # linux/mman.h
 AROUND = 16  # pages: fault_around_bytes, 64 KiB unless a debugfs file says otherwise
 
 
@@ -118,9 +121,11 @@ def by_uring(path: Path) -> None:
 
 
 def by_uring_workers(path: Path) -> None:
-    """In the kernel's worker threads, which belong to the process."""
+    """In the kernel's worker threads, which belong to the process. Two reads are apart, as with threads."""
     with opened(path) as fd:
-        uring_reads(fd, range(0, BLOCKS * PAGE, PAGE), liburing.IOSQE_ASYNC)
+        os.pread(fd, PAGE, 0)
+        uring_reads(fd, range(PAGE, 2 * PAGE, PAGE), liburing.IOSQE_ASYNC)
+        uring_reads(fd, range(2 * PAGE, BLOCKS * PAGE, PAGE), liburing.IOSQE_ASYNC)
 
 
 WAYS: list[tuple[Callable[[Path], None], int]] = [
@@ -153,10 +158,11 @@ def test_every_way_to_read(lab: Lab, read: Callable[[Path], None], reads: int, w
     stream = lab.stream("data")
     assert stream.reads == reads
     assert stream.faults == stream.direct == 0
-    if read not in (
-        by_uring,
-        by_uring_workers,
-    ):  # what the kernel does not have at once may come in any order
+    if read not in (by_uring, by_uring_workers):  # a page that has to come is asked for twice, in any order
+        assert (
+            stream.pages <= BLOCKS
+        )  # cold: the kernel is silent on a piece that ends before a page under way
+    if warm and read is not by_uring_workers:  # they begin in any order
         assert stream.pages == BLOCKS
         assert stream.sequential + stream.same == reads - 1
         assert stream.kinds() == [TouchKind.FIRST, TouchKind.KIND][: reads - 1]
@@ -172,17 +178,22 @@ def test_dd_of_23_blocks(lab: Lab) -> None:
 @pytest.mark.parametrize("cached", [True, False], ids=["cached", "cold"])
 def test_large_reads_come_in_pieces_and_count_once(lab: Lab, cached: bool) -> None:
     lab.make("data", pages=1024)
-    if not cached:
+    if cached:
+        posix.run(lambda: (lab / "data").read_bytes())
+    else:
         lab.drop("data")
     with opened(lab / "data") as fd:
         for offset in range(0, 1024 * PAGE, 256 * PAGE):
             assert len(os.pread(fd, 256 * PAGE, offset)) == 256 * PAGE
     stream = lab.stream("data")
-    assert (stream.reads, stream.pages, stream.sequential) == (4, 1024, 3)
+    assert stream.reads == 4
+    if cached:
+        assert (stream.pages, stream.sequential) == (1024, 3)
 
 
 def test_large_reads_at_random_count_once(lab: Lab) -> None:
     lab.make("data", pages=1024)
+    posix.run(lambda: (lab / "data").read_bytes())
     places = [512, 0, 768, 256, 640, 128]
     with opened(lab / "data") as fd:
         for page in places:
@@ -204,21 +215,145 @@ def test_direct_reads_as_fuse_sees_them(lab: Lab) -> None:
 
 
 def test_threads_are_folded_into_their_process(lab: Lab) -> None:
-    lab.make("data", pages=256)
+    """The first two reads are apart: reads count atomically from when a second thread was seen (SWP_ADD)."""
+    lab.make("data", pages=258)
 
     def part(number: int) -> None:
         with opened(lab / "data") as fd:
             for page in range(64 * number, 64 * (number + 1)):
                 os.pread(fd, PAGE, page * PAGE)
 
+    def one(page: int) -> None:
+        with opened(lab / "data") as fd:
+            os.pread(fd, PAGE, page * PAGE)
+
+    one(256)
+    apart = threading.Thread(target=one, args=[257])
+    apart.start()
+    apart.join()
     threads = [threading.Thread(target=part, args=[number]) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     stream = lab.stream("data")
-    assert stream.reads == 256
+    assert stream.reads == 258
     assert lab.seen.pids(f"{lab.name}/data") == {os.getpid()}
+
+
+# --- pages of the page cache that are there, and that are not ---
+
+
+def test_cold_and_cached_reads(lab: Lab) -> None:
+    """Far apart, so that the kernel reads nothing ahead."""
+    lab.make("data", pages=1024)
+    lab.drop("data")
+    for times in (1, 2):
+        with opened(lab / "data") as fd:
+            for page in range(64, 1024, 128):
+                os.pread(fd, PAGE, page * PAGE)
+        stream = lab.stream("data")
+        assert (stream.reads, stream.cold, stream.partial) == (8 * times, 8, 0)
+
+
+@pytest.mark.parametrize("pages", [2, 4, 64])
+def test_partly_cached_reads(lab: Lab, pages: int) -> None:
+    """The first page of the second read is there, the next is not."""
+    lab.make("data", pages=1024)
+    lab.drop("data")
+    with opened(lab / "data") as fd:
+        os.pread(fd, PAGE, 300 * PAGE)
+        os.pread(fd, pages * PAGE, 300 * PAGE)
+    stream = lab.stream("data")
+    assert (stream.reads, stream.cold, stream.partial) == (2, 1, 1)
+    assert stream.touches[0].flags == TouchFlag.COLD
+
+
+def test_sequential_cold_reads_wait_once_a_window(lab: Lab) -> None:
+    """Readahead is always ahead of one who reads page by page; only the first one is a miss."""
+    lab.make("data", pages=256)
+    lab.drop("data")
+    with opened(lab / "data") as fd:
+        for page in range(256):
+            os.pread(fd, PAGE, page * PAGE)
+    stream = lab.stream("data")
+    assert (stream.reads, stream.pages, stream.cold, stream.partial) == (256, 256, 1, 0)
+
+
+# --- mappings ---
+
+
+@contextlib.contextmanager
+def mapped(path: Path, pages: int, advice: int | None) -> Iterator[Callable[[int], object]]:
+    """A function that touches a page.
+
+    The address is a multiple of a fault's surroundings, so that they are pages 0 to 15, 16 to 31 and so on.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    length, unit = pages * PAGE, AROUND * PAGE
+    place = libc.mmap(None, length + unit, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    at = -(-place // unit) * unit
+    try:
+        with opened(path) as fd:
+            assert libc.mmap(at, length, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED, fd, 0) == at
+        if advice is not None:
+            assert libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(length), advice) == 0
+        yield lambda page: ctypes.string_at(at + page * PAGE, 1)
+    finally:
+        libc.munmap(ctypes.c_void_p(place), ctypes.c_size_t(length + unit))
+
+
+def touches(lab: Lab, order: Iterable[int], pages: int, *, warm: bool, advice: int | None = None) -> Stream:
+    lab.make("data", pages=pages)
+    # Also before it is read: writing leaves folios of any size in the page cache, which faults map whole.
+    lab.drop("data")
+    if warm:
+        posix.run(lambda: (lab / "data").read_bytes())
+    with mapped(lab / "data", pages, advice) as touch:
+        for page in order:
+            touch(page)
+    return lab.stream("data")
+
+
+def windows(order: Iterable[int]) -> list[int]:
+    """Where faults happen: the first touch of a window maps all of it that is in the page cache."""
+    return list(dict.fromkeys(page // AROUND for page in order))
+
+
+ORDERS = {
+    "in order": range(128),
+    "in stride": range(5, 128, 32),
+    "at random": random.Random(1).sample(range(128), 128),
+    "a few": [100, 3, 101, 40, 4],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_mapped_pages_in_the_page_cache(lab: Lab, order: list[int]) -> None:
+    stream = touches(lab, order, 128, warm=True)
+    faults = windows(order)
+    assert stream.reads == stream.faults == len(faults)
+    assert stream.pages == AROUND * len(faults)
+    assert stream.cold == stream.partial == 0
+    assert list(stream.cursors[0].early[: len(faults)]) == [AROUND * window for window in faults]
+    assert all(touch.flags & TouchFlag.FAULT for touch in stream.touches)
+
+
+@pytest.mark.parametrize("order", [range(32), range(5, 32, 16)], ids=["in order", "in stride"])
+def test_mapped_pages_that_come_by_readahead(lab: Lab, order: range) -> None:
+    """The first touch reads 128 KiB or more around it, and counts once, though the kernel faults twice."""
+    stream = touches(lab, order, 32, warm=False)
+    assert stream.reads == stream.faults == 2
+    assert stream.cold >= 1  # more, where the second touch finds its page still under way
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_mapped_pages_one_by_one(lab: Lab, order: list[int]) -> None:
+    """With MADV_RANDOM each touch of a page that is not there is a fault, a miss, and one page read."""
+    stream = touches(lab, order, 128, warm=False, advice=mmap.MADV_RANDOM)
+    assert stream.reads == stream.faults == stream.cold == len(order)
 
 
 # --- files, passes ---
