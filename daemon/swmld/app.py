@@ -130,8 +130,11 @@ class Daemon:
             self._mount()
             try:
                 trio.run(self._main)
-            except* SwmldError as several:
-                raise _first(several) from None
+            except BaseExceptionGroup as several:  # what except* raises becomes a group again
+                own, rest = several.split(SwmldError)
+                if own is None or rest is not None:
+                    raise
+                raise _first(own) from None
             finally:
                 self._native.stop()
                 with contextlib.suppress(HostError):

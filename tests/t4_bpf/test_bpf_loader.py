@@ -215,7 +215,6 @@ def test_without_bcc_fuse_is_asked(
     assert len(warnings) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="app.run: what is raised in except* becomes a group again")
 def test_without_bcc_demanded_probes_end_it(
     quick: Callable[..., Daemon], base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

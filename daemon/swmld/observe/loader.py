@@ -164,7 +164,12 @@ class Loader:
     # ---- functions
 
     def _fentry(self) -> list[int]:
-        self._compile("fentry", "function.bpf.c")
+        try:
+            self._compile("fentry", "function.bpf.c")
+        except HostError as error:
+            if "super-user" not in str(error):
+                raise
+            raise HostError("the kernel refuses to attach to functions") from None
         attached = [*self._bpf.kfunc_entry_fds.values()]
         if len(attached) < len(programs.FUNCTIONS):
             raise HostError("the kernel refuses to attach to functions")

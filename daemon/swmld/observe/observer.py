@@ -232,7 +232,10 @@ class Observer:
     async def _counters(self) -> None:
         while True:
             await trio.sleep(TICK)
-            await self._count()
+            try:
+                await self._count()
+            except OSError as error:  # a map that cannot be read is no reason to stop serving
+                log.warning("the probes' counters cannot be read: %s", error.strerror)
 
     async def _count(self) -> None:
         cursors: list[tuple[int, int, Cursor]] = []
