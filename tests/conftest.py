@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from support import mount, tree
 from support.mount import Daemon
 from support.tree import Tree
 from support.watchdog import watchdog
 
 _numbers = itertools.count(1)
+
+# Where nothing may be skipped nothing may depend on luck either: the same examples each time. Other runs look
+# for new ones.
+settings.register_profile("same", derandomize=True)
+if os.environ.get("SWMLD_REQUIRE"):
+    settings.load_profile("same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
