@@ -114,7 +114,8 @@ static __always_inline void meet(u32 pid, u64 now)
 	p.cgroup = bpf_get_current_cgroup_id();
 	p.parent = parent_pid();
 	bpf_get_current_comm(p.comm, sizeof p.comm);
-	processes.update(&pid, &p);
+	if (processes.update(&pid, &p))
+		count_lost(SWP_LOST_PROCESSES);
 }
 
 /* A cursor for a stream that has none: NULL where the file is not ours after all. */
@@ -144,6 +145,13 @@ static __always_inline struct swp_cursor *open_cursor(struct swp_config *g, stru
 		swp_begin(c, w ? w->node : 0, now);
 	meet(k->pid, now);
 	return c;
+}
+
+static __always_inline struct swp_cursor *cursor_of(struct swp_config *g, struct swp_key *k, u64 now)
+{
+	struct swp_cursor *c = cursors.lookup(k);
+
+	return c ? c : open_cursor(g, k, now);
 }
 
 static __always_inline struct swp_thread *thread_of(u32 tid)
@@ -211,9 +219,7 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 	if (!g)
 		return 0;
 	now = coarse_ns(g);
-	c = cursors.lookup(&k);
-	if (!c)
-		c = open_cursor(g, &k, now);
+	c = cursor_of(g, &k, now);
 	if (!c)
 		return 0;
 #ifdef SWP_ENTRY /* seen when it begins: in one piece, and what it misses comes after it */
@@ -277,9 +283,7 @@ static __always_inline int on_direct(u32 dev, u64 ino, u64 offset, u64 length, u
 	if (!g || dev == g->mount_dev || !length || offset >= size)
 		return 0;
 	now = coarse_ns(g);
-	c = cursors.lookup(&k);
-	if (!c)
-		c = open_cursor(g, &k, now);
+	c = cursor_of(g, &k, now);
 	if (!c)
 		return 0;
 	__sync_fetch_and_add(&c->direct, 1);

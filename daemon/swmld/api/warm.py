@@ -106,11 +106,7 @@ class Warmup:
             self._native.forget(child.nodeid, 1)
 
     def _names(self, nodeid: int) -> list[bytes]:
-        directory = self._native.dir_fd(nodeid)
-        try:
-            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
-        finally:
-            os.close(directory)
+        fd = self._native.open_dir(nodeid)
         try:
             return sorted(os.fsencode(name) for name in os.listdir(fd))
         finally:

@@ -56,11 +56,7 @@ class Listings:
             self._bytes -= self._known.popitem(last=False)[1].nbytes
 
     def _read(self, directory: int) -> Listing:
-        found = self._native.dir_fd(directory)
-        try:
-            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=found)
-        finally:
-            os.close(found)
+        fd = self._native.open_dir(directory)
         try:
             with os.scandir(fd) as entries:
                 return Listing(os.fsencode(e.name) for e in entries if e.is_file(follow_symlinks=False))

@@ -220,6 +220,14 @@ class Native:
         """Blocking. A new O_PATH descriptor of a directory; the caller closes it."""
         return _must(lib.sw_dir_fd(self._s, nodeid))
 
+    def open_dir(self, nodeid: int) -> int:
+        """Blocking. A new descriptor of a directory that can be listed, the caller's to close."""
+        directory = self.dir_fd(nodeid)
+        try:
+            return os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
+        finally:
+            os.close(directory)
+
     def open_source(self, nodeid: int, flags: int, verify: bool = True) -> int:
         """Blocking. A new descriptor of the node's own file on the source; the caller closes it. Without
         ``verify`` it may be another file that has taken the name."""

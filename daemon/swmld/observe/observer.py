@@ -99,15 +99,12 @@ class Observer:
         self._since = 0.0
         self._looked = 0
         self._listeners: list[_Listener] = []
-        self.attached = trio.Event()
-        """Set once it is known how reads are seen."""
 
     # ---- running
 
     async def run(self, devices: Devices) -> None:
         """Until cancelled; ``close`` afterwards. HostError if the probes were demanded and cannot be had."""
         if self._mode == "off":
-            self.attached.set()
             return
         await self._attach(devices)
         async with trio.open_nursery() as nursery:
@@ -130,7 +127,6 @@ class Observer:
                 log.warning("no eBPF probes, reads are known as FUSE sees them: %s", error)
         if self._probe is not None:
             self._watch(self._probe, devices)
-        self.attached.set()
 
     def _watch(self, probe: Probe, devices: Devices) -> None:
         probe.configure(devices.mount, devices.cache, devices.source)
@@ -188,8 +184,7 @@ class Observer:
     def _named(self, data: memoryview, *, threads: bool) -> list[Touch]:
         """With nodeids for inode numbers, pids for threads; without events of files that have no name."""
         found = list(records.events(data))
-        unknown = [ino for ino, node, touch in found if not node and touch.kind < TouchKind.FORK]
-        nodes = dict(zip(unknown, self._native.nodes_of(unknown), strict=True)) if unknown else {}
+        nodes = self._nodes([ino for ino, node, touch in found if not node and touch.kind < TouchKind.FORK])
         out = []
         for ino, node, touch in found:
             if touch.kind >= TouchKind.FORK:
@@ -203,6 +198,10 @@ class Observer:
             known = file == touch.file and pid == touch.pid
             out.append(touch if known else touch._replace(file=file, pid=pid))
         return out
+
+    def _nodes(self, inos: list[int]) -> dict[int, int]:
+        """Nodeids of the mount's inode numbers, 0 for unknown ones."""
+        return dict(zip(inos, self._native.nodes_of(inos), strict=True)) if inos else {}
 
     def _person(self, pid: int, *, threads: bool, ended: bool = False) -> int:
         """The process of an event or a row, met if it is new; of a row it may have ended meanwhile."""
@@ -288,8 +287,7 @@ class Observer:
 
     def _of_rows(self, rows: Iterator[Row], *, threads: bool) -> Iterator[tuple[int, int, Row]]:
         found = list(rows)
-        unknown = [row.ino for row in found if not row.node]
-        nodes = dict(zip(unknown, self._native.nodes_of(unknown), strict=True)) if unknown else {}
+        nodes = self._nodes([row.ino for row in found if not row.node])
         for row in found:
             file = row.node or nodes.get(row.ino, 0)
             if file:
