@@ -79,6 +79,7 @@ struct node {
 	uint64_t watch_ino;            /* inode of the backing file, 0 none */
 	uint8_t watch_source;          /* it is the source's own file */
 	uint8_t in_key, in_lru, in_brow, bypass, attached, tell_open, pages, told_old;
+	uint8_t wrote;                 /* opened to write since Python's state of it began */
 };
 
 struct sw_cfile {
@@ -151,6 +152,9 @@ struct sw_session {
 	/* source.c */
 	struct dirfd dirfds[SW_DIRFDS];
 	uint64_t clock;
+	uint32_t names_changing;       /* renames and removals that are under way through this mount */
+	_Atomic uint64_t names_ended;  /* those that ended; changed under lock */
+	pthread_cond_t names_wake;
 	struct later {
 		int fd;
 		int32_t backing;
@@ -162,6 +166,7 @@ struct sw_session {
 	struct ring *_Atomic ring;     /* ring.c; NULL: requests are read from the device */
 	_Atomic int uring;             /* 1: it works; 0: not asked for; -errno */
 	_Atomic int passthrough_on;
+	_Atomic int direct_mmap;       /* the kernel can map files that are open with FOPEN_DIRECT_IO */
 	_Atomic int running;
 	pthread_t *threads;
 	int nthreads;

@@ -172,11 +172,22 @@ int interrupt_early(sw_session *s, uint64_t unique)
 	return wake;
 }
 
+/* What the kernel offers, before pyfuse3 answers. */
+static void offered(sw_session *s, const struct fuse_in_header *h, size_t len)
+{
+	const struct fuse_init_in *in = (const struct fuse_init_in *)(h + 1);
+
+	if (len >= sizeof *h + sizeof *in && in->flags & FUSE_INIT_EXT)
+		s->direct_mmap = !!(in->flags2 & (uint32_t)(SW_DIRECT_IO_ALLOW_MMAP >> 32));
+}
+
 int pass_on(sw_session *s, const void *msg, size_t len)
 {
 	const struct fuse_in_header *h = msg;
 	int interrupted;
 
+	if (h->opcode == FUSE_INIT)
+		offered(s, h, len);
 	if (pending_add(s, h, &interrupted) < 0) {
 		reply(s, h->unique, -ENOMEM, NULL, 0);
 		return -ENOMEM;
@@ -547,6 +558,7 @@ sw_session *sw_new(const struct sw_config *config, int *err)
 	pthread_mutex_init(&s->listen_lock, NULL);
 	pthread_cond_init(&s->wake, NULL);
 	pthread_cond_init(&s->spare, NULL);
+	pthread_cond_init(&s->names_wake, NULL);
 	s->ready_tail = &s->ready;
 	s->events = calloc(SW_EVENTS, sizeof *s->events);
 	s->evfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

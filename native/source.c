@@ -82,6 +82,54 @@ static int told_stale(sw_session *s, uint64_t nodeid, int r)
 	return r;
 }
 
+/* ---- names that change while they are looked at ----
+ *
+ * A rename or removal through this mount changes the source first and the table second. In between a node's name means
+ * another file. The kernel answers one ESTALE with a LOOKUP (which waits for the rename: both lock the directory) and
+ * a second try; the second ESTALE is the program's, and a file that is replaced over and over gives it both. So
+ * whoever finds a node stale asks again once the change is in the table: the node then has its new name, or is an
+ * orphan that is still open. */
+
+enum { STALE_TRIES = 8 };
+
+struct retry {
+	uint64_t seen;
+	int tries;
+};
+
+static struct retry retry_begin(sw_session *s) { return (struct retry){s->names_ended, STALE_TRIES}; }
+
+/* Whether to ask again after `r`: a change of names ended since the last try, which may be waited for. */
+static int stale_again(sw_session *s, struct retry *t, int r)
+{
+	uint64_t seen = t->seen;
+
+	if (r != -ESTALE || !t->tries--)
+		return 0;
+	lock(s);
+	while (s->names_changing && s->names_ended == seen)
+		pthread_cond_wait(&s->names_wake, &s->lock);
+	t->seen = s->names_ended;
+	unlock(s);
+	return t->seen != seen;
+}
+
+void sw_names_begin(sw_session *s)
+{
+	lock(s);
+	s->names_changing++;
+	unlock(s);
+}
+
+void sw_names_end(sw_session *s)
+{
+	lock(s);
+	s->names_changing--;
+	s->names_ended++;
+	pthread_cond_broadcast(&s->names_wake);
+	unlock(s);
+}
+
 /* Opens one directory from its parent's descriptor and sees that it still is `nodeid`. */
 static int open_child(sw_session *s, int up, uint64_t parent, uint64_t nodeid)
 {
@@ -198,9 +246,21 @@ void dirfd_unpin(sw_session *s, int slot)
 	unlock(s);
 }
 
+/* dirfd_pin for those who may wait. */
+static int dirfd_pin_settled(sw_session *s, uint64_t nodeid, int *slot)
+{
+	struct retry t = retry_begin(s);
+	int fd;
+
+	do
+		fd = dirfd_pin(s, nodeid, slot);
+	while (stale_again(s, &t, fd));
+	return fd;
+}
+
 int sw_dir_fd(sw_session *s, uint64_t nodeid)
 {
-	int slot, fd = dirfd_pin(s, nodeid, &slot), copy;
+	int slot, fd = dirfd_pin_settled(s, nodeid, &slot), copy;
 
 	if (fd < 0)
 		return fd;
@@ -258,9 +318,14 @@ int sw_getattr(sw_session *s, uint64_t nodeid, struct sw_entry *out)
 {
 	struct statx st;
 	struct node *n;
-	uint64_t asked = now_ns(CLOCK_MONOTONIC_COARSE);
-	int r = source_stat(s, nodeid, &st);
+	uint64_t asked;
+	struct retry t = retry_begin(s);
+	int r;
 
+	do {
+		asked = now_ns(CLOCK_MONOTONIC_COARSE);
+		r = source_stat(s, nodeid, &st);
+	} while (stale_again(s, &t, r));
 	if (r < 0)
 		return r;
 	lock(s);
@@ -280,7 +345,7 @@ int sw_lookup(sw_session *s, uint64_t parent, const char *name, int ref, struct 
 	struct statx st;
 	struct node *p, *n;
 	uint64_t asked = now_ns(CLOCK_MONOTONIC_COARSE);
-	int slot, r, fd = dirfd_pin(s, parent, &slot);
+	int slot, r, fd = dirfd_pin_settled(s, parent, &slot);
 
 	if (fd < 0)
 		return fd;
@@ -308,7 +373,7 @@ int sw_lookup(sw_session *s, uint64_t parent, const char *name, int ref, struct 
 	return r;
 }
 
-int sw_open_source(sw_session *s, uint64_t nodeid, int flags, int verify)
+static int open_source(sw_session *s, uint64_t nodeid, int flags, int verify)
 {
 	char name[SW_NAME_MAX + 1], proc[64];
 	uint64_t parent;
@@ -363,12 +428,23 @@ int sw_open_source(sw_session *s, uint64_t nodeid, int flags, int verify)
 	return told_stale(s, nodeid, r);
 }
 
+int sw_open_source(sw_session *s, uint64_t nodeid, int flags, int verify)
+{
+	struct retry t = retry_begin(s);
+	int fd;
+
+	do
+		fd = open_source(s, nodeid, flags, verify);
+	while (stale_again(s, &t, fd));
+	return fd;
+}
+
 int sw_open_child(sw_session *s, uint64_t parent, const char *name, struct sw_entry *out)
 {
 	struct statx st;
 	struct node *p, *n;
 	uint64_t asked = now_ns(CLOCK_MONOTONIC_COARSE);
-	int slot, r, fd, dir = dirfd_pin(s, parent, &slot);
+	int slot, r, fd, dir = dirfd_pin_settled(s, parent, &slot);
 
 	if (dir < 0)
 		return dir;

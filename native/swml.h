@@ -104,6 +104,9 @@ int sw_open_source(sw_session *s, uint64_t nodeid, int flags, int verify);
 int sw_open_child(sw_session *s, uint64_t parent, const char *name, struct sw_entry *out); /* fd */
 int sw_path(sw_session *s, uint64_t nodeid, char *buf, size_t size); /* relative to the root; length or -errno */
 int sw_parent(sw_session *s, uint64_t nodeid, uint64_t *parent, char *name, size_t size);
+/* Around each change of names, from before the source is asked until the table knows: who meets a node meanwhile waits. */
+void sw_names_begin(sw_session *s);
+void sw_names_end(sw_session *s);
 int sw_before_unlink(sw_session *s, uint64_t parent, const char *name);   /* may block */
 void sw_not_unlinked(sw_session *s, uint64_t parent, const char *name); /* it was refused: gives back before_unlink's fd */
 void sw_unlinked(sw_session *s, uint64_t parent, const char *name);

@@ -380,6 +380,42 @@ static void writer_first(void)
 	end();
 }
 
+/* Without passthrough: who reads what is being written reads the source, past the kernel's pages. */
+static void written_without_passthrough(void)
+{
+	struct sw_entry e;
+	int64_t w, r;
+	int fd;
+
+	kit_config.passthrough = 0;
+	begin();
+	k->s->direct_mmap = 1;
+	kit_file(k->root, "file", "data");
+	e = entry("file");
+	EQUAL(sw_begin_write(s, e.nodeid), SW_NONE);
+	w = py_open(e.nodeid, SW_WANT_SOURCE, source_fd("file"), 1);
+	EQUAL(sw_open_flags((uint64_t)w), 0); /* what it reads are its own bytes */
+	r = py_open(e.nodeid, SW_WANT_SOURCE, -1, 0);
+	EQUAL(sw_open_flags((uint64_t)r), FOPEN_DIRECT_IO | FOPEN_NOFLUSH);
+	py_release(e.nodeid, r);
+	fd = ((struct handle *)(uintptr_t)w)->fd;
+	py_release(e.nodeid, w);
+	close(fd);
+	CHECK(idle(e.nodeid));
+	EQUAL(sw_detach(s, e.nodeid), 1);
+	r = py_open(e.nodeid, SW_WANT_SOURCE, -1, 0); /* nobody writes it any more: it cannot be cached for another reason */
+	EQUAL(sw_open_flags((uint64_t)r), FOPEN_NOFLUSH);
+	py_release(e.nodeid, r);
+	CHECK(idle(e.nodeid));
+	k->s->direct_mmap = 0; /* such a file could not be mapped */
+	EQUAL(sw_begin_write(s, e.nodeid), SW_NONE);
+	r = py_open(e.nodeid, SW_WANT_SOURCE, -1, 0);
+	EQUAL(sw_open_flags((uint64_t)r), FOPEN_NOFLUSH);
+	sw_end_write(s, e.nodeid);
+	py_release(e.nodeid, r);
+	end();
+}
+
 static void readers_first(void)
 {
 	struct sw_entry e;
@@ -589,6 +625,7 @@ int main(void)
 	hot_open_gone();
 	evicted();
 	writer_first();
+	written_without_passthrough();
 	readers_first();
 	fallocated();
 	cached();

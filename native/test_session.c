@@ -51,7 +51,9 @@ static struct stat of(const char *name)
 
 static void init_is_amended(int passthrough, int acl, int hot)
 {
-	struct fuse_init_in in = {.major = 7, .minor = 40};
+	/* passthrough also stands for "a newer kernel" */
+	struct fuse_init_in in = {.major = 7, .minor = 40, .flags = FUSE_INIT_EXT,
+				  .flags2 = passthrough ? (uint32_t)(SW_DIRECT_IO_ALLOW_MMAP >> 32) : 0};
 	struct fuse_init_out out = {.major = 7, .minor = 38, .max_write = 131072, .max_readahead = 1,
 				    .flags = FUSE_HANDLE_KILLPRIV | FUSE_ASYNC_READ | (acl ? 0 : FUSE_POSIX_ACL)}, *o;
 	uint32_t flags2, stack;
@@ -78,6 +80,7 @@ static void init_is_amended(int passthrough, int acl, int hot)
 	EQUAL(!!(flags2 & (uint32_t)(FUSE_PASSTHROUGH >> 32)), passthrough && hot);
 	EQUAL(stack, passthrough && hot);
 	CHECK(flags2 & (uint32_t)(SW_DIRECT_IO_ALLOW_MMAP >> 32));
+	EQUAL(k->s->direct_mmap, passthrough);
 	EQUAL(o->max_readahead, 1 << 20);
 	EQUAL(o->max_write, 131072);
 	end();

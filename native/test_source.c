@@ -329,6 +329,93 @@ static void other_name(void)
 	end();
 }
 
+/* ---- names that change while they are looked at ---- */
+
+static uint64_t looked_for;
+
+static void *opens(void *arg)
+{
+	int fd = sw_open_source(s, looked_for, O_RDONLY, 1);
+
+	(void)arg;
+	return (void *)(intptr_t)fd;
+}
+
+static void *asks(void *arg)
+{
+	return (void *)(intptr_t)sw_getattr(s, looked_for, arg);
+}
+
+/* Until the thread has found that the name means another file. */
+static void await_stale(void)
+{
+	int stale = 0;
+
+	while (!stale) {
+		sched_yield();
+		pthread_mutex_lock(&s->lock);
+		stale = !node_get(s, looked_for)->attr_at;
+		pthread_mutex_unlock(&s->lock);
+	}
+}
+
+/* The file that is renamed and the one that it replaces, each opened after the source has changed and before the
+ * table has: both are there. */
+static void replaced_meanwhile(void)
+{
+	for (int victim = 0; victim < 2; victim++) {
+		struct sw_entry e;
+		pthread_t thread;
+		void *result;
+		char got[4] = "";
+
+		begin();
+		kit_file(k->root, "new", "new");
+		kit_file(k->root, "old", "old");
+		find(SW_ROOT, "new");
+		looked_for = find(SW_ROOT, victim ? "old" : "new");
+		sw_names_begin(s);
+		EQUAL(sw_before_unlink(s, SW_ROOT, "old"), 0);
+		CHECK(!renameat(k->root, "new", k->root, "old"));
+		CHECK(!pthread_create(&thread, NULL, opens, NULL));
+		await_stale();
+		sw_renamed(s, SW_ROOT, "new", SW_ROOT, "old", 0);
+		sw_names_end(s);
+		CHECK(!pthread_join(thread, &result));
+		CHECK((intptr_t)result >= 0);
+		EQUAL(read((int)(intptr_t)result, got, 3), 3);
+		CHECK(!strcmp(got, victim ? "old" : "new"));
+		close((int)(intptr_t)result);
+		EQUAL(sw_getattr(s, looked_for, &e), 0);
+		end();
+	}
+}
+
+/* What is refused leaves nobody waiting; what changed behind the mount is stale at once. */
+static void refused_meanwhile(void)
+{
+	struct sw_entry e;
+	pthread_t thread;
+	void *result;
+
+	begin();
+	kit_file(k->root, "file", "x");
+	kit_file(k->root, "other", "x");
+	looked_for = find(SW_ROOT, "file");
+	CHECK(!renameat(k->root, "other", k->root, "file"));
+	EQUAL(sw_getattr(s, looked_for, &e), -ESTALE);
+	find(SW_ROOT, "file");
+	looked_for = find(SW_ROOT, "file");
+	CHECK(!unlinkat(k->root, "file", 0));
+	sw_names_begin(s);
+	CHECK(!pthread_create(&thread, NULL, asks, &e));
+	await_stale();
+	sw_names_end(s);
+	CHECK(!pthread_join(thread, &result));
+	EQUAL((intptr_t)result, -ESTALE);
+	end();
+}
+
 int main(void)
 {
 	kit_defaults();
@@ -340,5 +427,7 @@ int main(void)
 	deep();
 	no_descriptors_left();
 	other_name();
+	replaced_meanwhile();
+	refused_meanwhile();
 	return kit_done();
 }

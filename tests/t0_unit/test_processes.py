@@ -150,7 +150,7 @@ def test_a_job_stays_in_its_control_group(
         (6, "", 11),
         (6, "A=1 LOCAL_RANK=0", 10),
         (6, "XLOCAL_RANK=0", 11),
-        (0, "", 10),
+        (0, "", 11),
         (-1, "", 10),
     ],
 )

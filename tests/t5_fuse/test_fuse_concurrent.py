@@ -158,6 +158,24 @@ def test_opens_race_with_writers(fs: Tree) -> None:
         child.wait()
 
 
+def test_a_file_that_is_rewritten(fs: Tree) -> None:
+    """Cut off and written again all the time: readers find nothing or a byte that somebody wrote, no zero."""
+    file = fs / "file"
+    file.write_bytes(b"1")
+
+    def write(seed: int) -> None:
+        for _ in range(300):
+            file.write_bytes(b"%d" % seed)
+
+    def read(seed: int) -> None:
+        for _ in range(1000):
+            assert file.read_bytes() in (b"", b"1", b"2")
+
+    children = [posix.Child(partial(work, seed)) for work in (read, write) for seed in (1, 2)]
+    for child in children:
+        child.wait()
+
+
 def test_names_race(fs: Tree) -> None:
     """Create, rename and remove the same few names from several processes: each answer is a sensible one."""
 

@@ -200,11 +200,11 @@ class Namespace:
         """Remove a name; with the last one, what is cached of the file."""
 
         def run() -> None:
-            with self._directory(parent) as d:
+            with self._directory(parent) as d, self._native.changing_names():
                 gone = self._last_name(d, name)
                 with self._unlinking(parent, name):
                     os.unlink(name, dir_fd=d)
-            self._native.unlinked(parent, name)
+                self._native.unlinked(parent, name)
             self._drop(gone)
 
         await self._gate.call(run)
@@ -213,9 +213,10 @@ class Namespace:
         """Remove an empty directory."""
 
         def run() -> None:
-            with self._directory(parent) as d, self._unlinking(parent, name):
-                os.rmdir(name, dir_fd=d)
-            self._native.unlinked(parent, name)
+            with self._directory(parent) as d, self._native.changing_names():
+                with self._unlinking(parent, name):
+                    os.rmdir(name, dir_fd=d)
+                self._native.unlinked(parent, name)
 
         await self._gate.call(run)
 
@@ -223,11 +224,15 @@ class Namespace:
         """rename(2) with its flags."""
 
         def run() -> None:
-            with self._directory(old[0]) as d1, self._directory(new[0]) as d2:
+            with (
+                self._directory(old[0]) as d1,
+                self._directory(new[0]) as d2,
+                self._native.changing_names(),
+            ):
                 gone = None if flags & RENAME_EXCHANGE else self._last_name(d2, new[1])
                 with self._unlinking(*new):
                     nat.renameat2(d1, old[1], d2, new[1], flags)
-            self._native.renamed(old, new, bool(flags & RENAME_EXCHANGE))
+                self._native.renamed(old, new, bool(flags & RENAME_EXCHANGE))
             self._drop(gone)
 
         await self._gate.call(run)

@@ -5,6 +5,7 @@ Calls marked *blocking* touch the source and belong in a worker thread; cffi rel
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -255,6 +256,15 @@ class Native:
         buf = ffi.new("char[]", 256)
         n = _must(lib.sw_parent(self._s, nodeid, parent, buf, 256))
         return int(parent[0]), bytes(ffi.buffer(buf, n))
+
+    @contextlib.contextmanager
+    def changing_names(self) -> Iterator[None]:
+        """Around a rename or removal, until the table knows of it: who meets a node meanwhile waits."""
+        lib.sw_names_begin(self._s)
+        try:
+            yield
+        finally:
+            lib.sw_names_end(self._s)
 
     def before_unlink(self, parent: int, name: bytes) -> None:
         """Blocking. Keeps the inode reachable for those who have it open."""

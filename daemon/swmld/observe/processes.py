@@ -52,7 +52,7 @@ _SLURM_TASK = re.compile(r"(/job_\d+/step_[^/]+)/.*")
 @dataclass(slots=True)
 class _Entry:
     process: Process
-    session: int = 0  # 0: not known
+    session: int | None = None  # None: not known; 0: its leader is outside our pid namespace
     ticks: int = 0  # of its start, since boot; 0: not known
     stale: bool = False  # it forked or ran another program since /proc was read
 
@@ -176,7 +176,7 @@ class ProcessTable:
         if _starts_jobs(above.process) or _elsewhere(process.cgroup, above.process.cgroup):
             return process.pid
         # A rank of torchrun has a session of its own; so has what a server starts that is not known here.
-        moved = entry.session and above.session and entry.session != above.session
+        moved = None not in (entry.session, above.session) and entry.session != above.session
         if moved and not procfs.is_rank(self._proc, process.pid):
             return process.pid
         return above.process.job

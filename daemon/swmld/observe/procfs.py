@@ -37,11 +37,12 @@ SHORT_ID = 12
 class Facts(NamedTuple):
     """``ticks``: start in clock ticks since boot; with the pid it names a process for good.
 
-    ``session`` is 0, ``command``, ``cgroup`` and ``container`` are "" where they are not known.
+    ``session`` is None, ``command``, ``cgroup`` and ``container`` are "" where they are not known. Session 0
+    has a leader outside of our pid namespace; of what has ended the kernel says -1 (do_task_stat()).
     """
 
     parent: int
-    session: int
+    session: int | None
     ticks: int
     comm: str
     command: str
@@ -63,11 +64,12 @@ def read(proc: str, pid: int) -> Facts | None:
         stat = _content(directory, "stat")
         opened, closed = stat.find(b"("), stat.rfind(b")")
         fields = stat[closed + 2 :].split()
+        session = int(fields[_SESSION])
         if fields[_STATE] in (b"Z", b"X") or int(fields[_FLAGS]) & _PF_EXITING:
             command, cgroup, container = "", "", ""
         return Facts(
             int(fields[_PARENT]),
-            max(int(fields[_SESSION]), 0),
+            session if session >= 0 else None,
             int(fields[_STARTED]),
             sys.intern(stat[opened + 1 : closed].decode(errors="replace")),
             " ".join(command.split())[:COMMAND_LENGTH],
