@@ -235,6 +235,7 @@ _WAYS = {
     "fentry": ("functions by fentry", "CONFIG_FUNCTION_TRACER and CONFIG_DEBUG_INFO_BTF"),
     "kprobe": ("functions by kprobe", "CONFIG_KPROBES"),
 }
+_ORIGINS = {"compiled": "compiled", "kept": "from the state directory"}
 
 
 def probes(report: loader.Report | None = None) -> Finding:
@@ -252,7 +253,12 @@ def probes(report: loader.Report | None = None) -> Finding:
         # What all ways need is said once.
         said = reasons.values() if len({*reasons.values()}) == 1 else _refused(reasons)
         return Finding("probes", False, "; ".join(dict.fromkeys(said)), WITHOUT_PROBES, how)
-    detail = [f"{_WAYS[report['way']][0]}, in {report['seconds']:.1f} s, headers: {report['headers']}"]
+    detail = [
+        f"{_WAYS[report['way']][0]}, {_ORIGINS[report['origin']]} in {report['seconds']:.1f} s",
+        f"headers: {report['headers']}",
+    ]
+    if report["unkept"]:
+        detail.append(f"compiled at each start: {report['unkept']}")
     if report["missing"]:
         detail.append(f"this kernel lacks {', '.join(report['missing'])}")
     for way, refused in zip(reasons, _refused(reasons), strict=True):

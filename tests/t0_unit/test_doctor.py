@@ -121,19 +121,30 @@ def test_tracefs(tmp_path: Path) -> None:
     assert doctor.tracefs((place,), filesystems).detail == str(place)
 
 
-def report(way: str, tried: dict[str, str], *missing: str) -> Report:
-    return Report(way=way, tried=tried, missing=[*missing], headers="own", descriptors=9, seconds=0.44)
+def report(
+    way: str, tried: dict[str, str], *missing: str, origin: str = "compiled", unkept: str = ""
+) -> Report:
+    return Report(
+        way=way, tried=tried, missing=[*missing], headers="own", descriptors=9, seconds=0.44,
+        origin=origin, why="", unkept=unkept,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("said", "works", "detail"),
     [
-        (report("btf", {}), True, "BTF-typed tracepoints, in 0.4 s, headers: own"),
+        (report("btf", {}), True, "BTF-typed tracepoints, compiled in 0.4 s; headers: own"),
         (
-            report("tracepoint", {"btf": "no BTF"}, "sched_switch"),
+            report("btf", {}, origin="kept"),
             True,
-            "tracepoints, in 0.4 s, headers: own; this kernel lacks sched_switch; better would be BTF-typed "
-            "tracepoints: no BTF (takes a newer kernel, with CONFIG_DEBUG_INFO_BTF)",
+            "BTF-typed tracepoints, from the state directory in 0.4 s; headers: own",
+        ),
+        (
+            report("tracepoint", {"btf": "no BTF"}, "sched_switch", unkept="it is full"),
+            True,
+            "tracepoints, compiled in 0.4 s; headers: own; compiled at each start: it is full; this kernel "
+            "lacks sched_switch; better would be BTF-typed tracepoints: no BTF (takes a newer kernel, with "
+            "CONFIG_DEBUG_INFO_BTF)",
         ),
         (
             report("", {"btf": "no BTF", "tracepoint": "no tracefs"}),

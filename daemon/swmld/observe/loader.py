@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 import array
 import contextlib
-import ctypes
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -24,18 +24,22 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from swmld.errors import HostError
-from swmld.observe import headers, programs
-from swmld.observe.btf import Btf
+from swmld.observe import compiled, kept, libbpf, programs
+from swmld.observe.btf import VMLINUX, Btf
+from swmld.observe.compiled import Compiled, Unfit
 
 MAPS = ("config", "filter", "watched", "cursors", "processes", "lost", "events")
 """What the daemon needs, in the order in which the descriptors are sent; the programs follow."""
 
-_TRACING, _RAW_TP = 26, 23  # BPF_PROG_TYPE_TRACING, BPF_TRACE_RAW_TP: include/uapi/linux/bpf.h
+# The compiler's libraries, as /proc/self/maps names them.
+_COMPILER = re.compile(r"/\S*/(?:libbcc|libLLVM|libclang)[^/\n]*$", re.MULTILINE)
+_HEADERS = ("include/linux/kconfig.h", "include/linux/types.h", "include/generated/autoconf.h")
 
 
 class Report(TypedDict):
     """How it went. ``way`` is empty if none worked; ``tried`` says of each why not. ``missing``: programs
-    that this kernel does without. Times in seconds."""
+    that this kernel does without. ``origin``: "compiled", or "kept": it came from the state directory;
+    ``why``: why it did not; ``unkept``: why it will not next time. Times in seconds."""
 
     way: str
     tried: dict[str, str]
@@ -43,21 +47,9 @@ class Report(TypedDict):
     headers: str
     descriptors: int
     seconds: float
-
-
-class _LoadOptions(ctypes.Structure):
-    """``struct bpf_prog_load_opts`` of libbpf 1.0, src/bpf.h; libbpf takes shorter and longer ones."""
-
-    _fields_ = (
-        ("sz", ctypes.c_size_t), ("attempts", ctypes.c_int), ("expected_attach_type", ctypes.c_uint),
-        ("prog_btf_fd", ctypes.c_uint), ("prog_flags", ctypes.c_uint), ("prog_ifindex", ctypes.c_uint),
-        ("kern_version", ctypes.c_uint), ("attach_btf_id", ctypes.c_uint), ("attach_prog_fd", ctypes.c_uint),
-        ("attach_btf_obj_fd", ctypes.c_uint), ("fd_array", ctypes.c_void_p), ("func_info", ctypes.c_void_p),
-        ("func_info_cnt", ctypes.c_uint), ("func_info_rec_size", ctypes.c_uint),
-        ("line_info", ctypes.c_void_p), ("line_info_cnt", ctypes.c_uint),
-        ("line_info_rec_size", ctypes.c_uint), ("log_level", ctypes.c_uint), ("log_size", ctypes.c_uint),
-        ("log_buf", ctypes.c_char_p),
-    )  # fmt: skip
+    origin: str
+    why: str
+    unkept: str
 
 
 class Loader:
@@ -65,107 +57,174 @@ class Loader:
 
     def __init__(self, state: Path) -> None:
         self._state = state
+        self._make: Any = None
         self._bpf: Any = None
         self._types: Btf | None = None
+        self._headers = Path()
         self.descriptors: list[int] = []
-        self.report = Report(way="", tried={}, missing=[], headers="", descriptors=0, seconds=0.0)
+        self.report = Report(
+            way="", tried={}, missing=[], headers="", descriptors=0, seconds=0.0, origin="", why="", unkept=""
+        )
 
     def run(self, ways: tuple[str, ...]) -> None:
         """Fill in the report and the descriptors."""
         started = time.monotonic()
-        try:
-            from bcc import BPF
-
-            found = headers.find(self._state)
-        except ImportError:
-            self.report["tried"] = dict.fromkeys(ways, "bcc is not installed (Debian: python3-bpfcc)")
-            return
-        except HostError as error:
-            self.report["tried"] = dict.fromkeys(ways, str(error))
-            return
-        os.environ["BCC_KERNEL_SOURCE"] = str(found.path)
-        self.report["headers"] = found.why
-        self._make = BPF
         with contextlib.suppress(HostError):
             self._types = Btf.load()
         for way in ways:
             try:
-                attached = getattr(self, f"_{way}")()
+                self.descriptors = getattr(self, f"_{way}")()
             except HostError as error:
                 self.report["tried"][way] = str(error)
                 continue
             self.report["way"] = way
-            self.descriptors = [self._bpf[name].map_fd for name in MAPS] + attached
+            self.report["origin"] = self.report["origin"] or "compiled"
             self.report["descriptors"] = len(self.descriptors)
             break
         self.report["seconds"] = time.monotonic() - started
 
-    def _compile(self, way: str, name: str) -> None:
+    # ---- the compiler
+
+    def _prepare(self) -> None:
+        """Import bcc, once, and choose headers for it."""
+        if self._make is not None:
+            return
+        try:
+            from bcc import BPF
+        except ImportError:
+            raise HostError("bcc is not installed (Debian: python3-bpfcc)") from None
+        from swmld.observe import headers
+
+        found = headers.find(self._state)
+        os.environ["BCC_KERNEL_SOURCE"] = str(found.path)
+        self.report["headers"] = found.why
+        self._headers = found.path
+        self._make = BPF
+
+    def _compile(self, way: str, source: str) -> None:
+        self._prepare()
         flags = [f"-D{key}={value}" for key, value in programs.defines(way, self._types).items()]
         with _quiet() as said:
             try:
-                self._bpf = self._make(text=programs.source(name).encode(), cflags=flags)
+                self._bpf = self._make(text=source.encode(), cflags=flags)
             except Exception as error:  # bcc raises Exception itself
                 raise HostError(_first_line(said(), str(error))) from None
 
-    # ---- BTF-typed tracepoints
+    def _maps(self) -> list[int]:
+        return [self._bpf[name].map_fd for name in MAPS]
 
-    def _btf_programs(self) -> Iterator[tuple[str, bool]]:
-        yield from ((name, True) for name in programs.READS)
-        yield from ((name, False) for name in programs.EXTRAS)
+    # ---- BTF-typed tracepoints
 
     def _btf(self) -> list[int]:
         btf = self._types
         if btf is None:
             raise HostError("the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)")
-        self._compile("btf", "btf.bpf.c")
+        source = programs.source("btf.bpf.c")
+        key = compiled.key(source, programs.defines("btf", btf), VMLINUX.read_bytes(), os.uname())
+        try:
+            return self._from_state(key, btf)
+        except (Unfit, HostError) as error:
+            why = str(error)
+        self._compile("btf", source)
+        codes = self._codes()
+        attached, missing = self._attach(btf, codes)
+        try:
+            self._keep(key, codes, missing)
+        except (Unfit, HostError) as error:
+            self.report["unkept"] = str(error)
+        self.report |= {"missing": missing, "why": why}
+        return self._maps() + attached
+
+    def _codes(self) -> dict[str, bytes]:
+        """What was compiled, by tracepoint."""
+        codes: dict[str, bytes] = {}
+        for name in (*programs.READS, *programs.EXTRAS):
+            # Some are left out where the kernel lacks their types; bcc raises Exception itself.
+            with contextlib.suppress(Exception):
+                codes[name] = self._bpf.dump_func(f"on_{name}".encode())
+        return codes
+
+    def _attach(self, btf: Btf, codes: dict[str, bytes]) -> tuple[list[int], list[str]]:
+        """Links of all programs that this kernel takes, and the names of the others."""
         attached: list[int] = []
-        for name, needed in self._btf_programs():
+        missing: list[str] = []
+        for name in (*programs.READS, *programs.EXTRAS):
             number = btf.typedef(f"btf_trace_{name}")
             try:
-                if number is None:
+                if number is None or name not in codes:
                     raise HostError(f"the kernel has no tracepoint {name}")
-                attached += self._attach_btf(name, number)
+                attached.append(libbpf.attach(name, codes[name], number))
             except HostError:
-                if needed:
-                    for fd in attached:
-                        os.close(fd)
+                if name in programs.READS:
+                    _close(attached)
                     raise
-                self.report["missing"].append(name)
-        return attached
+                missing.append(name)
+        return attached, missing
 
-    def _attach_btf(self, name: str, number: int) -> list[int]:
-        lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
-        code = self._bpf.dump_func(f"on_{name}".encode())
-        options = _LoadOptions(expected_attach_type=_RAW_TP, attach_btf_id=number)
-        options.sz = ctypes.sizeof(options)
-        program = lib.bpf_prog_load(
-            _TRACING, f"swmld_{name}"[:15].encode(), b"GPL", code, ctypes.c_size_t(len(code) // 8),
-            ctypes.byref(options),
-        )  # fmt: skip
-        if program < 0:
-            raise HostError(f"{name}: the kernel refuses the program: {os.strerror(ctypes.get_errno())}")
-        link = lib.bpf_raw_tracepoint_open(None, program)
-        if link < 0:
-            os.close(program)
-            raise HostError(f"{name}: cannot be attached: {os.strerror(ctypes.get_errno())}")
-        os.close(program)  # the link holds it
-        return [link]
+    # ---- what is kept of them
+
+    def _from_state(self, key: dict[str, str], btf: Btf) -> list[int]:
+        """As compiled earlier. Raises Unfit or HostError, with nothing left open."""
+        found = kept.load(self._state)
+        compiled.check(found.key, key)
+        if tuple(one.name for one in found.maps[: len(MAPS)]) != MAPS:
+            raise Unfit("what is kept is damaged")
+        opened: list[int] = []
+        try:
+            for one in found.maps:
+                opened.append(libbpf.create(one))
+            codes = {name: compiled.with_descriptors(code, opened) for name, code in found.programs.items()}
+            attached, missing = self._attach(btf, codes)
+            opened += attached
+            if missing != [*found.missing]:
+                raise Unfit("the kernel takes other programs than it did")
+        except (Unfit, HostError):
+            _close(opened)
+            raise
+        self.report |= {"origin": "kept", "headers": found.headers, "missing": missing}
+        _close(opened[len(MAPS) : len(found.maps)])  # the programs hold them
+        return opened[: len(MAPS)] + attached
+
+    def _keep(self, key: dict[str, str], codes: dict[str, bytes], missing: list[str]) -> None:
+        """For the next start. Raises Unfit or HostError if it cannot be."""
+        used = self._maps()
+        used += sorted({fd for code in codes.values() for fd in compiled.maps_of(code)} - {*used})
+        places = {fd: place for place, fd in enumerate(used)}
+        maps = tuple(libbpf.describe(fd) for fd in used)
+        kept.save(
+            self._state,
+            Compiled(
+                key=key,
+                headers=self.report["headers"],
+                witnesses=kept.witnesses(self._compiled_with()),
+                maps=maps,
+                programs={name: compiled.without_descriptors(code, places) for name, code in codes.items()},
+                missing=tuple(missing),
+            ),
+        )
+
+    def _compiled_with(self) -> Iterator[str | Path]:
+        """The compiler's files and some of the headers, which packages replace together."""
+        yield sys.modules["bcc"].__file__ or ""
+        yield from sorted({*_COMPILER.findall(Path("/proc/self/maps").read_text())})
+        yield self._headers
+        yield from (self._headers / name for name in _HEADERS)
 
     # ---- tracepoints by format
 
     def _tracepoint(self) -> list[int]:
         from swmld.observe import tracefs
 
+        self._prepare()
         tracefs.ensure()
-        self._compile("tracepoint", "tracepoint.bpf.c")
-        return [*self._bpf.tracepoint_fds.values()]
+        self._compile("tracepoint", programs.source("tracepoint.bpf.c"))
+        return [*self._maps(), *self._bpf.tracepoint_fds.values()]
 
     # ---- functions
 
     def _fentry(self) -> list[int]:
         try:
-            self._compile("fentry", "function.bpf.c")
+            self._compile("fentry", programs.source("function.bpf.c"))
         except HostError as error:
             if "super-user" not in str(error):
                 raise
@@ -173,20 +232,33 @@ class Loader:
         attached = [*self._bpf.kfunc_entry_fds.values()]
         if len(attached) < len(programs.FUNCTIONS):
             raise HostError("the kernel refuses to attach to functions")
-        return attached
+        return self._maps() + attached
 
     def _kprobe(self) -> list[int]:
         from swmld.observe import tracefs
 
+        self._prepare()
         tracefs.ensure()
-        self._compile("kprobe", "function.bpf.c")
+        self._compile("kprobe", programs.source("function.bpf.c"))
         for name in programs.FUNCTIONS:
             with _quiet() as said:
                 try:
                     self._bpf.attach_kprobe(event=name.encode(), fn_name=f"on_{name}".encode())
                 except Exception as error:  # bcc raises Exception itself
                     raise HostError(_first_line(said(), str(error))) from None
-        return [fd for named in self._bpf.kprobe_fds.values() for fd in named.values()]
+        return self._maps() + [fd for named in self._bpf.kprobe_fds.values() for fd in named.values()]
+
+
+def origin_of(report: Report) -> str:
+    """Where the programs came from, and why so, in words."""
+    if report["origin"] == "kept":
+        return "from the state directory"
+    return f"compiled, since {report['why']}" if report["why"] else "compiled"
+
+
+def _close(descriptors: list[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from swmld.mount.listings import Listings
 from swmld.mount.native import Native
 from swmld.observe import records
 from swmld.observe.encoding import Raw
+from swmld.observe.loader import origin_of
 from swmld.observe.names import NodeNames
 from swmld.observe.probe import EVENTS, Loading, Probe
 from swmld.observe.processes import ProcessTable
@@ -133,8 +134,10 @@ class Observer:
         self._native.watch(probe.watched_fd, probe.filter_fd, devices.cache, devices.source)
         self._native.view(1)
         report = probe.report
-        self._why = f"headers: {report['headers']}"
+        self._why = f"{origin_of(report)}; headers: {report['headers']}"
         log.info("probes: %s (%s), loaded in %.2f s", report["way"], self._why, report["seconds"])
+        if report["unkept"]:
+            log.info("probes are compiled at each start: %s", report["unkept"])
         for way, why in report["tried"].items():
             log.info("a better probe, %s, cannot be had: %s", way, why)
 
@@ -187,6 +190,9 @@ class Observer:
         nodes = self._nodes([ino for ino, node, touch in found if not node and touch.kind < TouchKind.FORK])
         out = []
         for ino, node, touch in found:
+            if touch.kind is TouchKind.MET:
+                self._person(touch.pid, threads=False)
+                continue
             if touch.kind >= TouchKind.FORK:
                 self._process(touch)
                 out.append(touch)
