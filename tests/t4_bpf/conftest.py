@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import gates, tree
+from support import gates, kernel, posix, tree
 from support.mount import MODES, Daemon
 from support.probes import QUICK, Lab, Watched, probing
 
@@ -47,3 +48,15 @@ def quick(base: Path) -> Callable[..., Daemon]:
         return Daemon(place, mode, options=probing(place, probe), wrap=QUICK)
 
     return make
+
+
+@pytest.fixture
+def nothing_stays() -> Iterator[None]:
+    """What is new after the test belongs to a living process: another daemon on this machine."""
+    before, mounts = kernel.in_kernel(), posix.mounts()
+    yield
+    deadline = time.monotonic() + kernel.GONE
+    while left := kernel.in_kernel() - before - kernel.held(*kernel.pids()):
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        time.sleep(0.05)
+    assert [place for place, kind in posix.mount_list() if kind == "tracefs" and place not in mounts] == []

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support import gates, posix
+from support import gates, kernel, posix
 from support.mount import LIVE, Daemon
 from support.probes import PAGE, Watched
 from support.watchdog import watchdog
 from swmld.observe import programs
-
-KINDS = ("prog", "map", "link")
-_ID = re.compile(r"^(prog|map|link)_id:\s*(\d+)$", re.MULTILINE)
-GONE = 20.0  # seconds; the kernel frees programs and maps after a grace period of its own
 
 
 @pytest.fixture(autouse=True)
@@ -31,70 +22,9 @@ def _bpf() -> None:
     gates.require("bpf", "bpftool")
 
 
-Ids = set[tuple[str, int]]
-
-
-def ask(*what: str) -> list[dict[str, Any]]:
-    done = subprocess.run(["bpftool", "--json", *what], capture_output=True, check=True)
-    found: list[dict[str, Any]] = json.loads(done.stdout or b"[]")
-    return found
-
-
-def in_kernel() -> Ids:
-    """All programs, maps and links there are, of whomever."""
-    return {(kind, one["id"]) for kind in KINDS for one in ask(kind)}
-
-
-def held(*pids: int) -> Ids:
-    """What these processes keep alive: by descriptors, and what that refers to."""
-    found: Ids = set()
-    for pid in pids:
-        for path in Path(f"/proc/{pid}/fdinfo").glob("*"):
-            with contextlib.suppress(OSError):
-                text = path.read_text()
-                found |= {(kind, int(number)) for kind, number in _ID.findall(text)}
-    loaded = [one for one in ask("prog") if ("prog", one["id"]) in found]
-    used = {("map", number) for one in loaded for number in one.get("map_ids", [])}
-    return found | used
-
-
-def wait_gone(ids: Ids) -> None:
-    deadline = time.monotonic() + GONE
-    while left := ids & in_kernel():
-        assert time.monotonic() < deadline, f"left behind: {left}"
-        time.sleep(0.05)
-
-
-@pytest.fixture
-def nothing_stays() -> Iterator[None]:
-    """What is new after the test belongs to a living process: another daemon on this machine."""
-    before, mounts = in_kernel(), posix.mounts()
-    yield
-    deadline = time.monotonic() + GONE
-    while left := in_kernel() - before - held(*(int(path.name) for path in Path("/proc").glob("[0-9]*"))):
-        assert time.monotonic() < deadline, f"left behind: {left}"
-        time.sleep(0.05)
-    assert [place for place, kind in posix.mount_list() if kind == "tracefs" and place not in mounts] == []
-
-
-def load(state: Path, way: str, **environment: str) -> dict[str, Any]:
-    """The report of the loader alone."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "swmld.observe.loader", "--state", state, "--way", way],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **environment},
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    (line,) = done.stdout.splitlines()
-    report: dict[str, Any] = json.loads(line)
-    return report
-
-
 @pytest.mark.parametrize("way", programs.WAYS)
 def test_each_way_loads_or_says_why_not(tmp_path: Path, way: str, nothing_stays: None) -> None:
-    report = load(tmp_path, way)
+    report = kernel.load(tmp_path, way)
     if not report["way"]:
         assert set(report["tried"]) == {way}
         reason = report["tried"][way]
@@ -110,7 +40,7 @@ def test_each_way_loads_or_says_why_not(tmp_path: Path, way: str, nothing_stays:
 
 
 def test_auto_takes_the_first_that_works(tmp_path: Path) -> None:
-    assert load(tmp_path, "auto")["way"] == programs.WAYS[0]
+    assert kernel.load(tmp_path, "auto")["way"] == programs.WAYS[0]
 
 
 def forget(daemon: Daemon) -> None:
@@ -131,10 +61,10 @@ def start(daemon: Daemon) -> None:
 def test_ended_daemon_leaves_nothing(quick: Callable[..., Daemon], nothing_stays: None) -> None:
     with quick() as daemon:
         start(daemon)
-        ids = held(daemon.pid)
-        assert {kind for kind, _ in ids} == set(KINDS)
-        assert ids <= in_kernel()
-    wait_gone(ids)
+        ids = kernel.held(daemon.pid)
+        assert {kind for kind, _ in ids} == set(kernel.KINDS)
+        assert ids <= kernel.in_kernel()
+    kernel.wait_gone(ids)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
@@ -144,8 +74,8 @@ def test_killed_daemon_leaves_nothing(
     daemon = quick()
     with daemon:
         start(daemon)
-        ids = held(daemon.pid)
-        assert {kind for kind, _ in ids} == set(KINDS)
+        ids = kernel.held(daemon.pid)
+        assert {kind for kind, _ in ids} == set(kernel.KINDS)
         if number == signal.SIGKILL:
             daemon.kill9()
             posix.umount(daemon.mount)
@@ -155,7 +85,7 @@ def test_killed_daemon_leaves_nothing(
             process.send_signal(number)
             process.wait(30)
             forget(daemon)
-    wait_gone(ids)
+    kernel.wait_gone(ids)
 
 
 def test_daemon_killed_while_it_loads_leaves_nothing(
@@ -167,7 +97,7 @@ def test_daemon_killed_while_it_loads_leaves_nothing(
         children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
         daemon.kill9()
         posix.umount(daemon.mount)
-        deadline = time.monotonic() + GONE
+        deadline = time.monotonic() + kernel.GONE
         while any(Path(f"/proc/{child}").exists() for child in children):
             assert time.monotonic() < deadline, f"still there: {children}"
             time.sleep(0.05)
@@ -179,7 +109,7 @@ CHOICES = [("ebpf", "btf"), ("auto", "btf"), ("fuse", "fuse"), ("off", "off")]
 @pytest.mark.parametrize(("probe", "how"), CHOICES)
 def test_choice(quick: Callable[..., Daemon], probe: str, how: str) -> None:
     with quick(mode="native", probe=probe) as daemon, Watched(daemon, how) as seen:
-        assert bool(held(daemon.pid)) == (how == "btf")
+        assert bool(kernel.held(daemon.pid)) == (how == "btf")
         (daemon.source / "file").write_bytes(bytes(64 * PAGE))
         (daemon.mount / "file").read_bytes()
         if how != "off":
@@ -191,18 +121,10 @@ def test_choice(quick: Callable[..., Daemon], probe: str, how: str) -> None:
             assert seen.paths() == set()
 
 
-def broken(base: Path) -> dict[str, str]:
-    """An interpreter that finds no bcc."""
-    place = base / "broken"
-    place.mkdir()
-    (place / "sitecustomize.py").write_text("import sys\nsys.modules['bcc'] = None\n")
-    return {"PYTHONPATH": str(place)}
-
-
 def test_without_bcc_fuse_is_asked(
     quick: Callable[..., Daemon], base: Path, monkeypatch: pytest.MonkeyPatch, nothing_stays: None
 ) -> None:
-    for name, value in broken(base).items():
+    for name, value in kernel.without_bcc(base).items():
         monkeypatch.setenv(name, value)
     daemon = quick(mode="native", probe="auto")
     daemon.expect_log("no eBPF probes, .*bcc is not installed")
@@ -218,7 +140,7 @@ def test_without_bcc_fuse_is_asked(
 def test_without_bcc_demanded_probes_end_it(
     quick: Callable[..., Daemon], base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in broken(base).items():
+    for name, value in kernel.without_bcc(base).items():
         monkeypatch.setenv(name, value)
     daemon = quick(probe="ebpf")
     try:
@@ -242,7 +164,7 @@ def test_without_bcc_demanded_probes_end_it(
 def test_a_state_directory_that_cannot_be_made(tmp_path: Path) -> None:
     """It is needed where headers are merged; where the running kernel's are there, it is not."""
     (tmp_path / "state").write_text("a file")
-    report = load(tmp_path / "state", "btf")
+    report = kernel.load(tmp_path / "state", "btf")
     if report["way"]:
         assert report["headers"]
     else:
