@@ -2,13 +2,14 @@
  * is copied first and tracefs is not needed. OFF_* are byte offsets of struct members, read from the running kernel's
  * BTF when the program is loaded: headers of another kernel will do.
  *
- * Each function's name after on_ is the tracepoint's. Arguments as in include/trace/events/{filemap,readahead,sched}.h,
+ * Each function's name after on_ is the tracepoint's. Arguments as in include/trace/events/{filemap,readahead,sched,writeback}.h,
  * fs/fuse/fuse_trace.h and fs/iomap/trace.h. */
 #include <linux/types.h>
 
 #define LOAD(type, base, offset) (*(type *)((char *)(base) + (offset)))
 
 #include "books.h"
+#include "writes.h"
 #include "waits.h"
 
 static __always_inline u32 parent_pid(void)
@@ -79,9 +80,29 @@ int on_iomap_dio_rw_begin(u64 *ctx)
 	char *inode = INODE(LOAD(char *, LOAD(char *, ctx[0], OFF_KIOCB_FILE), OFF_FILE_MAPPING));
 
 	if (LOAD(u8, ctx[1], OFF_ITER_SOURCE)) /* a write */
-		return 0;
+		return on_write(DEV(inode), INO(inode), 0, LOAD(u64, ctx[1], OFF_ITER_COUNT));
 	return on_direct(DEV(inode), INO(inode), LOAD(u64, ctx[0], OFF_KIOCB_POS), LOAD(u64, ctx[1], OFF_ITER_COUNT),
 			 SIZE(inode));
+}
+#endif
+
+#ifndef SWP_NO_WRITES
+/* include/linux/mm.h, folio_large_order */
+static __always_inline u64 folio_bytes(char *folio)
+{
+	if (!(LOAD(u64, folio, OFF_FOLIO_FLAGS) >> PG_HEAD & 1))
+		return SWP_PAGE_BYTES;
+	return (u64)SWP_PAGE_BYTES << (LOAD(u64, folio, OFF_FOLIO_FLAGS_1) & 0xff);
+}
+
+int on_writeback_dirty_folio(u64 *ctx)
+{
+	char *inode;
+
+	if (!ctx[1]) /* no mapping */
+		return 0;
+	inode = INODE(ctx[1]);
+	return on_write(DEV(inode), INO(inode), 0, folio_bytes((char *)ctx[0]));
 }
 #endif
 
@@ -90,7 +111,9 @@ int on_fuse_request_send(u64 *ctx)
 {
 	char *connection = LOAD(char *, LOAD(char *, ctx[0], OFF_REQ_MOUNT), OFF_FUSE_MOUNT_CONN);
 
-	return on_request(ctx[0], LOAD(u32, connection, OFF_CONN_DEV), LOAD(u32, ctx[0], OFF_REQ_OPCODE));
+	return on_request(ctx[0], LOAD(u32, connection, OFF_CONN_DEV), LOAD(u32, ctx[0], OFF_REQ_OPCODE),
+			  LOAD(u32, ctx[0], OFF_REQ_LENGTH), LOAD(u64, ctx[0], OFF_REQ_NODEID),
+			  LOAD(u32, ctx[0], OFF_REQ_SENDER));
 }
 
 int on_fuse_request_end(u64 *ctx)

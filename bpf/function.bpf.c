@@ -1,6 +1,6 @@
 /* function.bpf.c: the probes at functions of the page cache, for kernels without a tracepoint of buffered reads: by fentry
  * (SWP_FENTRY) or kprobe (SWP_KPROBE). Both see the beginning of a read, when its pages may still be missing: a miss is
- * counted where readahead is asked for. Times that readers wait are not known this way.
+ * counted where readahead is asked for. Times that readers wait and writes are not known this way.
  *
  * Functions of mm/filemap.c and mm/readahead.c: filemap_read(iocb, iter, already_read), filemap_map_pages(vmf, start,
  * end), filemap_fault(vmf), page_cache_sync_ra(ractl, req_count). OFF_* as in btf.bpf.c. */
@@ -8,6 +8,7 @@
 #include <linux/ptrace.h>
 #define SWP_ENTRY
 #include "books.h"
+#include "writes.h"
 #include "waits.h"
 
 static __always_inline u64 load(u64 base, u32 offset)

@@ -160,6 +160,21 @@ SWP_INLINE void swp_event_of(struct swp_event *e, const struct swp_key *k, const
 	e->shape = c->kind;
 }
 
+/* Does a write at this time begin a burst? Writes are entered in no order of reads: `written_ns` is theirs alone. */
+SWP_INLINE int swp_begins_burst(const struct swp_cursor *c, unsigned long long now)
+{
+	return !c->written_ns || now >= c->written_ns + SWP_PAUSE_NS;
+}
+
+/* Atomic: a write costs so much that 10 ns do not count, and bytes must not be lost between two threads. */
+SWP_INLINE void swp_wrote(struct swp_cursor *c, unsigned long long bytes, unsigned long long now)
+{
+	if (swp_begins_burst(c, now))
+		__sync_fetch_and_add(&c->bursts, 1);
+	__sync_fetch_and_add(&c->written, bytes);
+	c->written_ns = now;
+}
+
 SWP_INLINE unsigned int swp_bucket(unsigned long long ns)
 {
 	unsigned long long us = ns / 1000;

@@ -21,6 +21,7 @@ enum swp_event_kind {
 	SWP_EV_FORK = 7,   /* a process made another: pid, and `ino` is the child */
 	SWP_EV_EXEC = 8,
 	SWP_EV_EXIT = 9,   /* of the whole process */
+	SWP_EV_MET = 10,   /* a process that has read nothing writes: to be known by name while it lives */
 };
 
 enum { /* swp_event.flags */
@@ -32,6 +33,7 @@ enum { /* swp_event.flags */
 
 #define SWP_WINDOW 1024    /* pages: 4 MiB, the default chunk */
 #define SWP_EARLY 8
+#define SWP_PAUSE_NS 1000000000ull /* without a write of the stream: the next one begins a burst */
 #define SWP_BUCKETS 24     /* waits: bucket b counts [2^b, 2^(b+1)) microseconds; bucket 0 also less, the last also more */
 #define SWP_FILTER_BITS 262144
 #define SWP_BATCH 256      /* elements of a map read in one call */
@@ -71,6 +73,9 @@ struct swp_cursor {
 	unsigned long long faults;    /* of the reads: page faults */
 	unsigned long long direct;    /* of the reads: O_DIRECT */
 	unsigned long long wait_ns;   /* asleep for pages of it, exact clock */
+	unsigned long long written;   /* bytes that the process wrote, or made dirty: see writes.h */
+	unsigned long long written_ns; /* the last of it; 0: it has written nothing */
+	unsigned long long bursts;    /* of writes, with pauses of SWP_PAUSE_NS and more between them */
 	unsigned int passes;          /* times begun anew at page 0 after the last page was read */
 	unsigned int early_reads;     /* how many of `early` are set */
 	unsigned int early[SWP_EARLY]; /* first pages of the first reads, 0xffffffff: none or beyond */
@@ -104,6 +109,10 @@ struct swp_process { /* by pid */
 	char comm[16];
 };
 
+struct swp_stranger { /* by pid: FUSE requests of a process that has neither read nor written yet */
+	unsigned long long meta_ns, metas;
+};
+
 struct swp_thread { /* by tid: what a thread is in the middle of; made at its first miss or read of many pages */
 	struct swp_key stream;        /* the one it read last, as far as is known here */
 	unsigned long long start, asked; /* that read: one of many pages comes in pieces */
@@ -131,7 +140,7 @@ struct swp_config { /* one element */
 
 struct swp_file { unsigned long long ino; unsigned int dev, pad; };
 
-struct swp_watch { /* by swp_file: the cache files and source files that passthrough reads */
+struct swp_watch { /* by swp_file: the cache files and source files that passthrough reads and writes */
 	unsigned long long node;
 };
 

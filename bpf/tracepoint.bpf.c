@@ -1,9 +1,11 @@
 /* tracepoint.bpf.c: the probes as tracepoints with formatted fields, for kernels without BTF. The kernel fills a record
  * for each event first, so a read costs about twice as much as with btf.bpf.c, and a file's size is not among the
- * fields: what is read beyond its end counts as read. bcc takes the fields from tracefs. */
+ * fields: what is read beyond its end counts as read. writeback_dirty_folio names no device, and a request no file: of
+ * writes only the FUSE requests are counted, by process. bcc takes the fields from tracefs. */
 #include <linux/types.h>
 #include <linux/fuse.h>
 #include "books.h"
+#include "writes.h"
 #include "waits.h"
 
 static __always_inline u32 parent_pid(void)
@@ -46,9 +48,21 @@ TRACEPOINT_PROBE(sched, sched_switch)
 	return on_switch(args->prev_pid, args->prev_state, args->next_pid);
 }
 
+/* What writes back dirty pages. */
+static __always_inline int is_kworker(void)
+{
+	union {
+		char text[16];
+		u64 word;
+	} comm = {};
+
+	bpf_get_current_comm(comm.text, sizeof comm.text);
+	return (comm.word & 0xffffffffffffff) == 0x72656b726f776b; /* "kworker" */
+}
+
 TRACEPOINT_PROBE(fuse, fuse_request_send)
 {
-	return on_request(args->unique, args->connection, args->opcode);
+	return on_request(args->unique, args->connection, args->opcode, args->len, 0, !is_kworker());
 }
 
 TRACEPOINT_PROBE(fuse, fuse_request_end)

@@ -1,4 +1,4 @@
-/* waits.h: how long readers of the mount wait, and which processes there are. Rare beside reads: nothing here is paid
+/* waits.h: how long those wait who read and write the mount, and which processes there are. Rare beside reads: nothing here is paid
  * by a read that the page cache answers. */
 
 /* The one that was waited for: by stream, by process, and in the process's histogram. */
@@ -58,6 +58,7 @@ static __always_inline int on_switch(u32 from, u64 state, u32 to)
 
 #define FUSE_READ 15 /* include/uapi/linux/fuse.h */
 #define FUSE_WRITE 16
+#define FUSE_WRITE_HEADERS 80 /* struct fuse_in_header and struct fuse_write_in */
 
 /* Nobody waits for these. */
 static __always_inline int is_background(u32 opcode)
@@ -66,7 +67,9 @@ static __always_inline int is_background(u32 opcode)
 	       opcode == 36 /* INTERRUPT */ || opcode == 42 /* BATCH_FORGET */;
 }
 
-static __always_inline int on_request(u64 request, u32 connection, u32 opcode)
+/* `length` of the whole request in bytes. `nodeid`: 0 where it is not known; `sender`: 0 for what the kernel asks of its
+ * own accord, write-back of dirty pages, whoever's context it is in. */
+static __always_inline int on_request(u64 request, u32 connection, u32 opcode, u32 length, u64 nodeid, u32 sender)
 {
 	u32 zero = 0;
 	struct swp_config *g = config.lookup(&zero);
@@ -83,7 +86,27 @@ static __always_inline int on_request(u64 request, u32 connection, u32 opcode)
 		if (t && t->fault)
 			fault_waits(t, cursors.lookup(&t->stream));
 	}
+	if (opcode == FUSE_READ)
+		meet(r.pid, r.ns);
+	if (opcode == FUSE_WRITE && sender) {
+		meet_writer(r.pid, r.ns);
+		if (nodeid && length > FUSE_WRITE_HEADERS)
+			on_write(connection, nodeid, nodeid, length - FUSE_WRITE_HEADERS);
+	}
 	return 0;
+}
+
+/* In the daemon's context. Metadata of one that may never read or write is kept aside: it is no reader for it. */
+static __always_inline void answered(u32 pid, u64 ns)
+{
+	struct swp_stranger *s = strangers.lookup(&pid), fresh = {.meta_ns = ns, .metas = 1};
+
+	if (!s) {
+		strangers.update(&pid, &fresh);
+		return;
+	}
+	__sync_fetch_and_add(&s->meta_ns, ns);
+	__sync_fetch_and_add(&s->metas, 1);
 }
 
 static __always_inline int on_reply(u64 request)
@@ -96,21 +119,27 @@ static __always_inline int on_reply(u64 request)
 		return 0;
 	ns = bpf_ktime_get_ns() - r->ns;
 	p = processes.lookup(&r->pid);
-	if (p && r->opcode == FUSE_READ) {
-		__sync_fetch_and_add(&p->fuse_read_ns, ns);
-		__sync_fetch_and_add(&p->fuse_reads, 1);
-	} else if (p && r->opcode == FUSE_WRITE) {
-		__sync_fetch_and_add(&p->fuse_write_ns, ns);
-		__sync_fetch_and_add(&p->fuse_writes, 1);
+	if (r->opcode == FUSE_READ) {
+		if (p) {
+			__sync_fetch_and_add(&p->fuse_read_ns, ns);
+			__sync_fetch_and_add(&p->fuse_reads, 1);
+		}
+	} else if (r->opcode == FUSE_WRITE) {
+		if (p) {
+			__sync_fetch_and_add(&p->fuse_write_ns, ns);
+			__sync_fetch_and_add(&p->fuse_writes, 1);
+		}
 	} else if (p) {
 		__sync_fetch_and_add(&p->meta_ns, ns);
 		__sync_fetch_and_add(&p->metas, 1);
+	} else {
+		answered(r->pid, ns);
 	}
 	requests.delete(&request);
 	return 0;
 }
 
-/* ---- processes: only those that have read the mount are told ---- */
+/* ---- processes: only those that have read or written the mount are told ---- */
 
 static __always_inline int on_fork(u32 parent, u32 child)
 {
@@ -137,7 +166,10 @@ static __always_inline int on_exit(void)
 	u32 pid = id >> 32, tid = (u32)id;
 
 	threads.delete(&tid);
-	if (pid == tid && processes.lookup(&pid))
+	if (pid != tid)
+		return 0;
+	strangers.delete(&pid);
+	if (processes.lookup(&pid))
 		tell_process(pid, 0, SWP_EV_EXIT);
 	return 0;
 }

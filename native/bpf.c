@@ -95,8 +95,8 @@ int sw_place(sw_session *s, uint64_t nodeid, uint64_t *parent, uint64_t *size, c
 	return r;
 }
 
-/* Streams read since `since_ns`, by the coarse clock of the events; a stream of one read that its event told in full is
- * left out. Up to max of them (at least SWP_BATCH); again with the same token until *done, which is 0 at first. */
+/* Streams read or written since `since_ns`, by the coarse clock of the events; a stream of one read that its event told in
+ * full is left out. Up to max of them (at least SWP_BATCH); again with the same token until *done, which is 0 at first. */
 int sw_cursors(int map_fd, uint64_t since_ns, uint64_t *token, int *done, struct swp_row *rows, int max)
 {
 	struct swp_key *keys = malloc(SWP_BATCH * sizeof *keys);
@@ -111,8 +111,8 @@ int sw_cursors(int map_fd, uint64_t since_ns, uint64_t *token, int *done, struct
 		for (int i = 0; i < got; i++) {
 			const struct swp_cursor *c = &values[i];
 
-			if (c->last_ns < since_ns ||
-			    (swp_reads(c) <= 1 && !c->wait_ns && !c->cold && c->size && c->next >= c->size))
+			if ((c->last_ns < since_ns && c->written_ns < since_ns) ||
+			    (swp_reads(c) <= 1 && !c->written && !c->wait_ns && !c->cold && c->size && c->next >= c->size))
 				continue;
 			rows[n].key = keys[i];
 			rows[n].cursor = *c;

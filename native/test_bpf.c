@@ -95,6 +95,19 @@ static void cursors(void)
 	}
 	EQUAL(n, 750);
 	EQUAL(old, 750 * 1250); /* 501, 503 ... 1999: each once */
+	for (uint32_t i = 0; i < 8; i++) { /* never read; of these the later half was written since */
+		struct swp_key key = {.ino = i, .dev = 2, .pid = 2};
+		struct swp_cursor c = {.written = 4096, .written_ns = i < 4 ? 10 : 20};
+
+		EQUAL(sw_map_update(fd, &key, &c), 0);
+	}
+	for (done = 0, token = 0, n = 0; !done;) {
+		got = sw_cursors(fd, 15, &token, &done, rows, 2 * SWP_BATCH);
+		CHECK(got >= 0);
+		for (int i = 0; i < got; i++)
+			n += rows[i].key.dev == 2 && rows[i].key.ino >= 4 && !rows[i].cursor.reads;
+	}
+	EQUAL(n, 4);
 	close(fd);
 	done = 0;
 	EQUAL(sw_cursors(-1, 0, &token, &done, rows, 2 * SWP_BATCH), -EBADF);

@@ -162,6 +162,13 @@ class Run:
     def writes(self, pid: int, count: int) -> None:
         self.patterns.waits([(pid, Wait(0.0, 0, 0.0, 0, 0.0, 0, 0.5, count, (0,) * 24))], self.now)
 
+    def wrote(self, pid: int, file: int, nbytes: int, bursts: int = 1, since: float = 900.0) -> None:
+        """Counters of a file that the process writes and does not read: sums since it began."""
+        cursor = StreamModel(pid, file, 0).cursor._replace(
+            first_at=since, reads=0, written=nbytes, written_at=self.now, bursts=bursts
+        )
+        self.patterns.cursors([(pid, file, cursor)])
+
     def phase(self, job: int) -> str:
         return self.job(job).phase.kind
 

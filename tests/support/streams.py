@@ -176,5 +176,8 @@ class StreamModel:
             pending=0,
             passes=self.passes,
             missed=0,
+            written=0,
+            written_at=0.0,
+            bursts=0,
             early=tuple(self.early + [NOT_EARLY] * (EARLY - len(self.early))),
         )

@@ -111,7 +111,8 @@ def job(**fields: Any) -> dict[str, Any]:
         "phase": finding("training", 0.95, "epochs of the same files, shuffled"),
         "workers": 4, "batch": 64, "reads": 10_000, "bytes": 6 << 30, "rate": 250e6, "hits": 9_000,
         "cold": 900, "partial": 100, "disk_reads": 10, "disk_bytes": 1 << 20, "source_reads": 30,
-        "source_bytes": 3 << 20, "writes": 0, "wait": 12.5, "wait_share": 0.12, "waits": 1000,
+        "source_bytes": 3 << 20, "writes": 0, "written_bytes": 0, "write_bursts": 0, "wait": 12.5,
+        "wait_share": 0.12, "waits": 1000,
         "wait_p50": 0.000128, "wait_p99": 0.032768, "histogram": list(HISTOGRAM), "first_at": 10.0,
         "last_at": 100.0, "datasets": [dataset()], "streams": [stream()], **fields,
     }  # fmt: skip

@@ -11,7 +11,7 @@ from swmld.errors import HostError
 from swmld.observe import btf
 from swmld.observe.btf import Btf
 
-INT, POINTER, STRUCT, UNION, TYPEDEF, CONST, FUNC, PROTOTYPE = 1, 2, 4, 5, 8, 10, 12, 13
+INT, POINTER, STRUCT, UNION, ENUM, TYPEDEF, CONST, FUNC, PROTOTYPE = 1, 2, 4, 5, 6, 8, 10, 12, 13
 
 
 class Blob:
@@ -67,6 +67,8 @@ def kernel(tmp_path: Path) -> Btf:
     blob.add("btf_trace_it_happened", TYPEDEF, blob.add("", POINTER, traced))
     blob.add("plain", TYPEDEF, number)
     blob.add("do_it", FUNC, blob.prototype(number, pointer, pointer))
+    named = b"".join(struct.pack("=Ii", blob.name(name), value) for name, value in (("low", -1), ("high", 6)))
+    blob.add("flags", ENUM, 4, 2, named)
     return Btf.load(blob.write(tmp_path / "btf"))
 
 
@@ -105,6 +107,12 @@ def test_typedefs_functions_and_their_arguments(kernel: Btf) -> None:
     assert kernel.params("plain") is kernel.params("gone") is None
 
 
+def test_values_of_an_enum(kernel: Btf) -> None:
+    assert kernel.enumerator("flags", "low") == -1
+    assert kernel.enumerator("flags", "high") == 6
+    assert kernel.enumerator("flags", "gone") is kernel.enumerator("node", "first") is None
+
+
 def test_a_file_that_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(HostError, match="CONFIG_DEBUG_INFO_BTF"):
         Btf.load(tmp_path / "btf")
@@ -138,3 +146,4 @@ def test_the_running_kernel() -> None:
     assert kernel.offset("inode", "i_ino") > 0
     assert kernel.offset("address_space", "host") >= 0
     assert kernel.params("btf_trace_sched_process_fork") == 2
+    assert kernel.enumerator("pid_type", "PIDTYPE_PID") == 0

@@ -49,7 +49,7 @@ OF_PROCESSES = st.builds(
     file=st.integers(0, 1 << 22), first=st.just(0), last=st.just(0), size=st.just(0), stride=st.just(0),
     flags=st.just(TouchFlag(0)), shape=st.just(Shape.NEW),
 )  # fmt: skip
-SECONDS = {"first_at", "last_at", "event_at", "wait", "meta", "read", "write"}
+SECONDS = {"first_at", "last_at", "event_at", "written_at", "wait", "meta", "read", "write"}
 CURSORS = st.builds(
     Cursor,
     **{

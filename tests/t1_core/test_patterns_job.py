@@ -165,6 +165,120 @@ def test_checkpoint_save_of_a_job_that_reads_nothing() -> None:
     assert run.phase(job) == "checkpoint save"
 
 
+def test_checkpoint_save_that_is_passed_through() -> None:
+    """The process that trains reads nothing by itself, its workers do."""
+    run = Run()
+    job, files = training(run)
+    (file,) = run.tree.add("out", ["epoch1.pt"], 64 * MIB)
+    assert run.phase(job) == "training"
+    run.wrote(job, file, 24 * MIB)
+    run.now += 1.0
+    run.wrote(job, file, 48 * MIB)
+    view = run.job(job)
+    assert view.phase.kind == "checkpoint save"
+    assert view.phase.evidence == "48MiB written to epoch1.pt within 3 s after it began to train"
+    assert (view.written_bytes, view.write_bursts, view.writes) == (48 * MIB, 1, 0)
+    assert job in view.pids
+    run.now += 2.5
+    run.loader(run.workers(job, 4), shuffled(files, 2)[:100], 8)
+    assert run.phase(job) == "training"
+
+
+def test_a_checkpoint_in_many_parts_without_names() -> None:
+    run = Run()
+    job, _ = training(run)
+    for file in run.tree.add("out", [f"rank{n}.tmp" for n in range(8)], 64 * MIB):
+        run.wrote(job, file, 8 * MIB)
+    phase = run.job(job).phase
+    assert phase.kind == "checkpoint save"
+    assert phase.evidence.startswith("64MiB written to 8 files")
+
+
+def test_a_log_is_no_checkpoint() -> None:
+    run = Run()
+    job, files = training(run)
+    (log,) = run.tree.add("ckpt", ["events.log"], 64 * MIB)
+    for second in range(1, 60):
+        run.now += 1.0
+        run.wrote(job, log, second * 200 * 1024)
+        run.read(job, files[second : second + 1])
+        assert run.phase(job) == "training"
+    assert run.job(job).written_bytes == 59 * 200 * 1024
+
+
+def test_a_small_checkpoint_is_known_by_name() -> None:
+    run = Run()
+    job, _ = training(run)
+    (file,) = run.tree.add("out", ["probe.safetensors"], 20_000)
+    run.wrote(job, file, 20_480)
+    assert run.phase(job) == "checkpoint save"
+
+
+def test_rows_that_come_for_reads_write_nothing_again() -> None:
+    run = Run()
+    job, _ = training(run)
+    (file,) = run.tree.add("out", ["base.db"], 64 * MIB)
+    run.wrote(job, file, 8 * MIB)
+    run.now += 30.0
+    model = run.front_to_back(job, file)
+    row = model.cursor._replace(first_at=900.0, written=8 * MIB, written_at=run.now - 30.0, bursts=1)
+    run.patterns.cursors([(job, file, row)])
+    view = run.job(job)
+    assert view.written_bytes == 8 * MIB
+    assert view.phase.kind != "checkpoint save"
+
+
+def test_a_file_that_is_followed_anew_is_counted_on() -> None:
+    run = Run()
+    job = run.program()
+    (file,) = run.tree.add("out", ["a.pt"], 64 * MIB)
+    run.wrote(job, file, 8 * MIB, 2)
+    run.wrote(job, file, 3 * MIB, 1, since=950.0)
+    run.wrote(job, file, 5 * MIB, 2, since=950.0)
+    view = run.job(job)
+    assert (view.written_bytes, view.write_bursts) == (13 * MIB, 4)
+
+
+@pytest.mark.parametrize(
+    ("names", "size", "kind"),
+    [
+        (["part-0.parquet"], 64 * MIB, "data preparation"),
+        ([f"{n}.jpg" for n in range(200)], 100_000, "data preparation"),
+        (
+            ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+            64 * MIB,
+            "checkpoint save",
+        ),
+    ],
+)
+def test_what_a_job_writes_that_reads_nothing(names: list[str], size: int, kind: str) -> None:
+    run = Run()
+    job = run.program(command="python3 make.py")
+    for file in run.tree.add("out", names, size):
+        run.wrote(job, file, size)
+    assert run.phase(job) == kind
+
+
+def test_a_tool_that_writes_prepares_data() -> None:
+    run = Run()
+    job = run.program("cp", "cp /elsewhere/model.safetensors models")
+    (file,) = run.tree.add("models", ["model.safetensors"], 64 * MIB)
+    run.wrote(job, file, 64 * MIB)
+    phase = run.job(job).phase
+    assert phase.kind == "data preparation"
+    assert phase.evidence.startswith("cp: 64MiB written to model.safetensors")
+
+
+def test_files_written_are_bounded() -> None:
+    run = Run(Limits(written=16))
+    job = run.program()
+    files = run.tree.add("out", [f"{n}.pt" for n in range(100)], MIB)
+    for file in files:
+        run.wrote(job, file, MIB)
+    assert len(run.patterns._written) == 16
+    assert run.job(job).written_bytes == 100 * MIB
+
+
 @pytest.mark.parametrize("tool", ["cp", "grep", "tar", "md5sum"])
 def test_tools_prepare_data(tool: str) -> None:
     run = Run()

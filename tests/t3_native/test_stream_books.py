@@ -20,7 +20,7 @@ READS = st.lists(
 
 def native_cursor(cursor: object) -> dict[str, object]:
     """Its fields that ``lib.sw_stream_enter`` keeps, by the names of ``Cursor``."""
-    names = {"first_at": "first_ns", "last_at": "last_ns", "event_at": "event_ns"}
+    names = {"first_at": "first_ns", "last_at": "last_ns", "event_at": "event_ns", "written_at": "written_ns"}
     kept = [
         name for name in Cursor._fields
         if name not in ("cold", "partial", "faults", "direct", "wait", "tid", "pending", "missed", "early")

@@ -67,7 +67,16 @@ def test_sizes(name: str) -> None:
     assert FORMATS[name].size == layout(name).size
 
 
-@pytest.mark.parametrize("name", [*FORMATS, "struct swp_thread", "struct swp_request", "struct swp_file"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *FORMATS,
+        "struct swp_thread",
+        "struct swp_request",
+        "struct swp_file",
+        "struct swp_stranger",
+    ],
+)
 def test_no_padding(name: str) -> None:
     """Bytes that nobody writes would be refused by the verifier, and differ in keys."""
     fields, size = layout(name)
@@ -106,6 +115,7 @@ def test_every_field_of_a_cursor() -> None:
     row = ffi.new("struct swp_row *")
     row.key.ino, row.key.dev, row.key.pid = 1001, 1002, 1003
     seconds = {"first_ns": "first_at", "last_ns": "last_at", "event_ns": "event_at", "wait_ns": "wait"}
+    seconds["written_ns"] = "written_at"
     wanted: dict[str, object] = {}
     for number, (field, _) in enumerate(ffi.typeof("struct swp_cursor").fields, 1):
         if field == "early":

@@ -26,21 +26,21 @@ class Slow(Lab):
         self._slow = source
         super().__init__(seen, name)
 
-    def wait_of(self, work: Callable[[], object]) -> tuple[int, Wait, float]:
-        """A process that does ``work`` on a slow source: its pid, its waits, and how long it took."""
+    def wait_of(self, work: Callable[[], object], slow: str = "read") -> tuple[int, Wait, float]:
+        """A process that does ``work`` on a source that is slow to ``slow`` (read, meta): its pid, its waits,
+        and how long it took."""
 
         def run() -> float:
             begun = time.monotonic()
-            (self.daemon.mount / "known").read_bytes()  # its requests count from its first read on
             work()
             return time.monotonic() - begun
 
-        self._slow.set("delay-read", DELAY * 1000)
+        self._slow.set(f"delay-{slow}", DELAY * 1000)
         try:
             with posix.Child(run) as child:
                 took: float = child.wait()
         finally:
-            self._slow.set("delay-read", 0)
+            self._slow.set(f"delay-{slow}", 0)
         self.seen.settle()
         return child.pid, self.seen.waits.get(child.pid, NONE), took
 
@@ -58,8 +58,6 @@ def slow_daemon(request: pytest.FixtureRequest) -> Iterator[tuple[Watched, SlowF
             Daemon(base, request.param, source=slow.path, options=options, wrap=QUICK) as daemon,
             Watched(daemon) as seen,
         ):
-            (daemon.mount / "known").write_bytes(bytes(PAGE))
-            (daemon.mount / "known").read_bytes()
             yield seen, slow
 
 
@@ -123,3 +121,40 @@ def test_a_fault_waits_for_the_source(lab: Slow) -> None:
     stream = lab.seen.stream(f"{lab.name}/large", pid)
     assert stream.cold == 1
     assert DELAY <= stream.wait <= took
+
+
+def test_what_is_waited_for_before_the_first_read_counts(lab: Slow) -> None:
+    """Names that are not known yet are asked of the source, which takes its time."""
+    lab.make(*(f"file{number}" for number in range(5)), cached=False)
+
+    def work() -> None:
+        for number in range(5):
+            assert (lab / f"file{number}").stat().st_size
+        read_page(lab, "file0", 0)
+
+    _, wait, took = lab.wait_of(work, "meta")
+    assert wait.metas >= 6  # five lookups and an open
+    assert 5 * DELAY <= wait.meta <= took
+
+
+def test_who_only_asks_for_names_is_no_reader(lab: Slow) -> None:
+    lab.make("file", cached=False)
+    pid, wait, _ = lab.wait_of(lambda: (lab / "file").stat())
+    assert wait == NONE
+    assert pid not in lab.seen.pids(f"{lab.name}/file")
+
+
+def test_who_only_writes_waits_for_names_and_writes(lab: Slow) -> None:
+    if lab.mode == "passthrough":
+        pytest.skip("what is passed through to a source that is FUSE itself makes no page dirty")
+
+    def work() -> None:
+        with (lab / "out").open("wb", buffering=0) as file:
+            for _ in range(7):
+                file.write(bytes(PAGE))
+
+    pid, wait, took = lab.wait_of(work)
+    assert wait.metas >= 2  # lookup, create
+    assert wait.writes == 7
+    assert wait.meta + wait.write <= took
+    assert lab.seen.stream(f"{lab.name}/out", pid).written == 7 * PAGE

@@ -17,12 +17,13 @@ from swmld.errors import HostError
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 LIBRARY = "libbpf.so.1"
 
-# linux/btf.h: BTF_KIND_*, and the layouts of struct btf_type, struct btf_member and struct btf_param.
-_POINTER, _STRUCT, _UNION, _TYPEDEF = 2, 4, 5, 8
+# linux/btf.h: BTF_KIND_*, and the layouts of struct btf_type, btf_member, btf_enum and btf_param.
+_POINTER, _STRUCT, _UNION, _ENUM, _TYPEDEF = 2, 4, 5, 6, 8
 _VOLATILE, _CONST, _RESTRICT, _FUNC, _PROTOTYPE = 9, 10, 11, 12, 13
 _TRANSPARENT = {_TYPEDEF, _VOLATILE, _CONST, _RESTRICT}
 _TYPE = struct.Struct("=III")
 _MEMBER = struct.Struct("=III")
+_ENUMERATOR = struct.Struct("=Ii")
 _PARAMETERS_OF_TRACEPOINT = "btf_trace_"
 
 
@@ -76,6 +77,20 @@ class Btf:
         if bits % 8:
             raise HostError(f"this kernel's {structure}.{member} is a bit field")
         return bits // 8
+
+    def enumerator(self, enum: str, name: str) -> int | None:
+        """Value of a name of an enum, None if this kernel has no such enum or name."""
+        number = self._find(enum, _ENUM)
+        if number is None:
+            return None
+        found = self._type(number)
+        raw = ctypes.string_at(found.address, found.entries * _ENUMERATOR.size)
+        title: int
+        value: int
+        for title, value in _ENUMERATOR.iter_unpack(raw):
+            if self._lib.btf__name_by_offset(self._handle, title) == name.encode():
+                return value
+        return None
 
     def typedef(self, name: str) -> int | None:
         """Id of a typedef, None if there is none: a tracepoint that is not there, or has no type."""

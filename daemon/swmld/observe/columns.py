@@ -27,7 +27,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "processes": Process._fields,
 }
 _SECONDS = frozenset(
-    ("at", "first_at", "last_at", "event_at", "wait", "meta", "read", "write", "started")
+    ("at", "first_at", "last_at", "event_at", "written_at", "wait", "meta", "read", "write", "started")
 )  # microseconds in the line
 _CHAINED = frozenset(("at", "first_at", "file", "number", "nodeid", "index"))
 # In this order: a base is a column that stands before, or the last but in it.

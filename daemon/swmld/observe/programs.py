@@ -25,9 +25,10 @@ READS = ("mm_filemap_get_pages", "mm_filemap_map_pages", "mm_filemap_fault", "pa
 EXTRAS = (
     "page_cache_async_ra", "page_cache_ra_order", "sched_switch", "fuse_request_send", "fuse_request_end",
     "sched_process_fork", "sched_process_exec", "sched_process_exit", "iomap_dio_rw_begin",
+    "writeback_dirty_folio",
 )  # fmt: skip
-"""These add that short reads which are torn count once, misses of page faults, waits, processes that end, and
-O_DIRECT of what is passed through; a kernel may lack some.
+"""These add that short reads which are torn count once, misses of page faults, waits, processes that end,
+O_DIRECT of what is passed through, and writes; a kernel may lack some.
 """
 
 FUNCTIONS = ("filemap_read", "filemap_map_pages", "filemap_fault", "page_cache_sync_ra")
@@ -38,6 +39,7 @@ SIZES = {
     "SWP_CURSORS": 65536,  # 20 MB: two seconds of new small files, while cursors are read every second
     "SWP_THREADS": 16384,
     "SWP_PROCESSES": 8192,
+    "SWP_STRANGERS": 4096,  # processes that ask for names and have read nothing yet
     "SWP_RING_PAGES": 512,  # 2 MiB: 26,000 events, a second of small files
 }
 """Sizes of the maps, in elements (ring: pages). Most take memory only when used."""
@@ -56,7 +58,11 @@ _FUSE_OFFSETS = {
     "OFF_REQ_MOUNT": ("fuse_req", "fm", 0),
     "OFF_FUSE_MOUNT_CONN": ("fuse_mount", "fc", 0),
     "OFF_CONN_DEV": ("fuse_conn", "dev", 0),
-    "OFF_REQ_OPCODE": ("fuse_req", "in", 4),  # struct fuse_in_header: len, opcode
+    # struct fuse_in_header of include/uapi/linux/fuse.h: len, opcode, unique, nodeid, uid, gid, pid
+    "OFF_REQ_LENGTH": ("fuse_req", "in", 0),
+    "OFF_REQ_OPCODE": ("fuse_req", "in", 4),
+    "OFF_REQ_NODEID": ("fuse_req", "in", 16),
+    "OFF_REQ_SENDER": ("fuse_req", "in", 32),
 }
 _CALL_OFFSETS = {
     "OFF_KIOCB_POS": ("kiocb", "ki_pos", 0),
@@ -65,6 +71,10 @@ _CALL_OFFSETS = {
     "OFF_FILE_MAPPING": ("file", "f_mapping", 0),
 }
 _DIRECT_OFFSETS = _CALL_OFFSETS | {"OFF_ITER_SOURCE": ("iov_iter", "data_source", 0)}
+_FOLIO_OFFSETS = {
+    "OFF_FOLIO_FLAGS": ("folio", "flags"),
+    "OFF_FOLIO_FLAGS_1": ("folio", "_flags_1"),  # its lowest byte is the order, since 6.6
+}
 _FUNCTION_OFFSETS = _CALL_OFFSETS | {
     "OFF_FAULT_VMA": ("vm_fault", "vma", 0),
     "OFF_FAULT_PAGE": ("vm_fault", "pgoff", 0),
@@ -122,6 +132,7 @@ def defines(way: str, btf: Btf | None) -> dict[str, str]:
             wanted |= _DIRECT_OFFSETS
         else:
             found["SWP_NO_DIRECT"] = "1"
+        found |= _of_writes(btf)
         if has_fuse(btf):
             wanted |= _FUSE_OFFSETS
         else:
@@ -130,6 +141,18 @@ def defines(way: str, btf: Btf | None) -> dict[str, str]:
         wanted |= _FUNCTION_OFFSETS
         found[f"SWP_{way.upper()}"] = "1"
     return found | {name: str(btf.offset(a, b) + more) for name, (a, b, more) in wanted.items()}
+
+
+def _of_writes(btf: Btf) -> dict[str, str]:
+    """How large a folio is. Its layout changes between kernels: without it reads are seen all the same."""
+    head = btf.enumerator("pageflags", "PG_head")
+    try:
+        offsets = {name: str(btf.offset(a, b)) for name, (a, b) in _FOLIO_OFFSETS.items()}
+    except HostError:
+        offsets = {}
+    if head is None or not offsets or btf.typedef("btf_trace_writeback_dirty_folio") is None:
+        return {"SWP_NO_WRITES": "1"}
+    return offsets | {"PG_HEAD": str(head), "SWP_PAGE_BYTES": str(os.sysconf("SC_PAGESIZE"))}
 
 
 def has_fuse(btf: Btf) -> bool:

@@ -10,7 +10,7 @@ from swmld.patterns.feed import Cursor, Shape, Tiers, Touch, TouchFlag, TouchKin
 
 EVENT = Struct("=6Qq2I2HI")
 KEY = Struct("=Q2I")
-CURSOR = Struct("=3Qq6Q2I2H3I14Q2I8I")
+CURSOR = Struct("=3Qq6Q2I2H3I17Q2I8I")
 ROW = Struct(KEY.format + CURSOR.format[1:])
 VIEW_ROW = Struct(ROW.format + "4Q")
 PROCESS = Struct("=10Q24Q2I16s")
@@ -73,12 +73,13 @@ def _cursor(values: tuple[int, ...]) -> Cursor:
     (
         following, start, asked, stride, size, low, high, last_ns, pages, event_pages, run, tid, kind, guess,
         pending, _, missed, random, sequential, strided, reverse, same, reads, _, first_ns, event_ns, cold,
-        partial, faults, direct, wait_ns, passes, _,
-    ) = values[3:36]  # fmt: skip
+        partial, faults, direct, wait_ns, written, written_ns, bursts, passes, _,
+    ) = values[3:39]  # fmt: skip
     return Cursor(
         first_ns * _NS, last_ns * _NS, event_ns * _NS, following, start, asked, stride, size, low, high,
         reads, pages, cold, partial, faults, direct, wait_ns * _NS, sequential, reverse, strided, random,
-        same, event_pages, run, tid, kind, guess, pending, passes, missed, values[36:44],
+        same, event_pages, run, tid, kind, guess, pending, passes, missed,
+        written, written_ns * _NS, bursts, values[39:47],
     )  # fmt: skip
 
 

@@ -90,6 +90,7 @@ class Patterns:
         # by a search over all that were there.
         self._streams: OrderedDict[tuple[int, int], Stream] = OrderedDict()
         self._small: OrderedDict[tuple[int, int], Touch | Small] = OrderedDict()
+        self._written: OrderedDict[tuple[int, int], Cursor] = OrderedDict()
         self._now = 0.0
         self.totals = Totals()
 
@@ -109,10 +110,14 @@ class Patterns:
                 self._went_on(touch)
 
     def cursors(self, rows: Iterable[tuple[int, int, Cursor]]) -> None:
-        """(pid, file, counters) of streams read since the last call; about once a second."""
+        """(pid, file, counters) of streams read or written since the last call; about once a second."""
         most = self._limits.shown_streams
         read: dict[Job, list[tuple[int, Stream]]] = {}
         for pid, file, cursor in rows:
+            if cursor.written:
+                self._wrote(pid, file, cursor)
+                if not cursor.reads:
+                    continue
             small = self._small.get((pid, file))
             if small is not None and cursor.reads <= as_small(small).told:
                 continue  # nothing that its touches did not say
@@ -336,6 +341,23 @@ class Patterns:
             else:
                 dataset.kinds.in_order += more.pages
         self._progress(stream)
+
+    def _wrote(self, pid: int, file: int, cursor: Cursor) -> None:
+        key = (pid, file)
+        known = self._written.get(key)
+        if known is None or known.first_at != cursor.first_at or known.written > cursor.written:
+            written, bursts = cursor.written, cursor.bursts  # followed from now on, or anew
+        else:
+            written, bursts = cursor.written - known.written, cursor.bursts - known.bursts
+        self._written[key] = cursor
+        self._written.move_to_end(key)
+        if len(self._written) > self._limits.written:
+            self._written.popitem(last=False)
+        if written:  # else the row came for what was read
+            at = cursor.written_at
+            self._now = max(self._now, at)
+            member = self._members.get(pid) or self._population.member(pid, at)
+            member.job.wrote(member, at, file, self._names.place(file), written, bursts)
 
     def _home(self, job: Job, file: int, at: float) -> Leaf | None:
         place = self._names.place(file)

@@ -20,7 +20,7 @@ NOT_EARLY = 0xFFFFFFFF
 
 
 class TouchKind(enum.IntEnum):
-    """``enum swp_event_kind``."""
+    """``enum swp_event_kind``. MET is between the probes and the observer alone."""
 
     FIRST = 1
     PASS = 2
@@ -31,6 +31,7 @@ class TouchKind(enum.IntEnum):
     FORK = 7
     EXEC = 8
     EXIT = 9
+    MET = 10
 
 
 class TouchFlag(enum.IntFlag):
@@ -70,7 +71,8 @@ class Touch(NamedTuple):
 
 class Cursor(NamedTuple):
     """``swp_cursor`` without its node: what the kernel counted of one stream since it began to follow it.
-    Times and ``wait`` in seconds, places and sizes in pages, the rest are counts."""
+    Times and ``wait`` in seconds, places and sizes in pages, ``written`` in bytes, the rest are counts. Of a
+    file that was only written ``reads`` is 0, and no place says anything."""
 
     first_at: float
     last_at: float
@@ -102,6 +104,9 @@ class Cursor(NamedTuple):
     pending: int
     passes: int
     missed: int
+    written: int
+    written_at: float
+    bursts: int
     early: tuple[int, ...]
 
 

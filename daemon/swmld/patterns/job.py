@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 
 from swmld.patterns.dataset import Dataset
-from swmld.patterns.feed import Names, Process, Tiers, Wait
+from swmld.patterns.feed import Names, Place, Process, Tiers, Wait
 from swmld.patterns.grouping import Grouping, Room
+from swmld.patterns.output import Output
 from swmld.patterns.stream import Counts, Stream
 from swmld.patterns.views import UNKNOWN, Finding, JobView
 
@@ -19,7 +20,8 @@ _SPAWNED = ("spawn_main", "forkserver", "multiprocessing")
 
 
 class Member:
-    """A process that reads. ``worker``: made by another one of the job to read, not a program of its own."""
+    """A process that reads or writes. ``worker``: made by another one of the job to read, not a program of
+    its own."""
 
     __slots__ = ("comm", "dataset", "job", "pid", "wait", "worker")
 
@@ -59,12 +61,14 @@ class Job:
         self.tiers = Tiers(0, 0, 0, 0)
         self.bytes = 0
         self.comms: set[str] = set()
-        """Commands that read, at most ``MOST_COMMS``."""
+        """Commands that read or write, at most ``MOST_COMMS``."""
         self.began = False
         """A process of it is or was known."""
         self.wait = 0.0
         self.waits = 0
         self.writes = 0
+        """Requests to write that FUSE saw; ``output`` knows of those that are passed through as well."""
+        self.output = Output()
         self.histogram: tuple[int, ...] = ()
         self.last_write_at = float("-inf")
         self.shares: deque[tuple[float, float]] = deque([(at, 0.0)], maxlen=64)
@@ -121,6 +125,16 @@ class Job:
         self.partial += counts.partial
         self.bytes += nbytes
         self.last_at = max(self.last_at, at)
+
+    def wrote(
+        self, member: Member, at: float, file: int, place: Place | None, nbytes: int, bursts: int
+    ) -> None:
+        """A member wrote so much more, the last of it at ``at``."""
+        self.output.add(at, file, place, nbytes, bursts)
+        self.last_write_at = max(self.last_write_at, at)
+        self.last_at = max(self.last_at, at)
+        if len(self.comms) < MOST_COMMS:
+            self.comms.add(member.comm)
 
     def waited_for(self, member: Member, wait: Wait, at: float) -> None:
         """A process's sums; they replace its last ones."""

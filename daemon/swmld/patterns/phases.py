@@ -7,14 +7,22 @@ from __future__ import annotations
 
 from swmld.patterns.dataset import Dataset
 from swmld.patterns.job import Job
-from swmld.patterns.roles import is_held_out, role
+from swmld.patterns.output import Recent
+from swmld.patterns.roles import LARGE, is_held_out, role
 from swmld.patterns.views import UNKNOWN, Finding
+from swmld.units import format_size
 
 RECENT = 2.0
 """Seconds: what was read within them counts as being read now."""
 
 SAVING = 3.0
 """Seconds after the last write of a checkpoint, rows coming once a second."""
+
+SAVED = 1 << 20
+"""Bytes within ``SAVING`` that no log grows by; files with names of models need not be so large."""
+
+MANY = 32
+"""Files written within ``SAVING`` that are no checkpoint of a job which does not train, if they are small."""
 
 SERVING = 30.0
 """Seconds after its start from which reads of a model are no longer its loading."""
@@ -123,17 +131,32 @@ def _tool(job: Job) -> str:
 def _saving(job: Job, now: float) -> Finding | None:
     if job.last_write_at < now - SAVING or job.last_write_at < job.last_at - RECENT:
         return None
+    recent = job.output.since(job.last_write_at - SAVING)
+    if job.output.nbytes and recent.nbytes < SAVED and not recent.models:
+        return None  # a log
     files = sum(dataset.files for dataset in job.datasets)
-    words = f"{job.writes} writes to the mount"
+    words = _written(job, recent)
     if _tool(job):
         return Finding("data preparation", 0.9, f"{_tool(job)}: {words}, {files} files read")
     if job.trained_at is not None:
-        return Finding("checkpoint save", 0.9, f"{words} after it began to train")
+        return Finding("checkpoint save", 0.95 if recent.models else 0.9, f"{words} after it began to train")
     if job.model_at is not None:
         return Finding("checkpoint save", 0.7, f"{words} after it read a model")
+    if recent.files > MANY and recent.nbytes < LARGE * recent.files:
+        return Finding("data preparation", 0.7, f"{words}, each small")
+    if recent.data * 2 > recent.files:
+        return Finding("data preparation", 0.7, f"{words}, with names of data sets")
     if files > 8:
         return Finding("data preparation", 0.6, f"{words} while {files} files are read, none of them twice")
-    return Finding("checkpoint save", 0.6, f"{words}, hardly a read")
+    return Finding("checkpoint save", 0.8 if recent.models else 0.6, f"{words}, hardly a read")
+
+
+def _written(job: Job, recent: Recent) -> str:
+    """What was written just now, in words."""
+    if not job.output.nbytes:
+        return f"{job.writes} writes to the mount"
+    what = recent.name if recent.files == 1 and recent.name else f"{recent.files} files"
+    return f"{format_size(recent.nbytes)} written to {what} within {SAVING:.0f} s"
 
 
 def _loading(job: Job, dataset: Dataset, what: Finding, now: float) -> Finding:

@@ -163,6 +163,8 @@ def job_view(job: Job, streams: list[Stream], most: int, names: Names, now: floa
         source_reads=job.tiers.source_reads,
         source_bytes=job.tiers.source_bytes,
         writes=job.writes,
+        written_bytes=job.output.nbytes,
+        write_bursts=job.output.bursts,
         wait=job.wait,
         wait_share=job.wait_share(now),
         waits=job.waits,

@@ -100,7 +100,9 @@ class JobView:
     by what the page cache had; ``disk_*``, ``source_*``: reads that FUSE answered. ``wait``: seconds its
     processes waited for pages and names; ``wait_share``: of the wall time of a reading process, over about
     the last 5 s, 0 to 1. ``waits``: single waits; ``wait_p50``, ``wait_p99``: upper bounds in seconds of
-    the histogram's buckets that hold them, 0.0 without waits. ``writes``: FUSE writes.
+    the histogram's buckets that hold them, 0.0 without waits. ``writes``: FUSE's requests to write;
+    ``written_bytes``, ``write_bursts``: by the probes, which see what is passed through as well, in whole
+    pages; there a page that is written twice before it goes to the disk counts once.
     """
 
     job: int
@@ -123,6 +125,8 @@ class JobView:
     source_reads: int
     source_bytes: int
     writes: int
+    written_bytes: int
+    write_bursts: int
     wait: float
     wait_share: float
     waits: int
