@@ -258,7 +258,7 @@ def probes(report: loader.Report | None = None) -> Finding:
         f"headers: {report['headers']}",
     ]
     if report["unkept"]:
-        detail.append(f"compiled at each start: {report['unkept']}")
+        detail.append(f"not kept for the next start: {report['unkept']}")
     if report["missing"]:
         detail.append(f"this kernel lacks {', '.join(report['missing'])}")
     for way, refused in zip(reasons, _refused(reasons), strict=True):

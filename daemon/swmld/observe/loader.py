@@ -10,7 +10,6 @@ doctor`` asks so.
 
 from __future__ import annotations
 
-import argparse
 import array
 import contextlib
 import json
@@ -31,6 +30,7 @@ from swmld.observe.compiled import Compiled, Unfit
 MAPS = ("config", "filter", "watched", "cursors", "processes", "lost", "events")
 """What the daemon needs, in the order in which the descriptors are sent; the programs follow."""
 
+_OPTIONS = ("--state", "--way", "--socket")
 # The compiler's libraries, as /proc/self/maps names them.
 _COMPILER = re.compile(r"/\S*/(?:libbcc|libLLVM|libclang)[^/\n]*$", re.MULTILINE)
 _HEADERS = ("include/linux/kconfig.h", "include/linux/types.h", "include/generated/autoconf.h")
@@ -280,23 +280,28 @@ def _first_line(said: str, fallback: str) -> str:
     return (lines or [fallback])[0][:300]
 
 
+def _options(arguments: list[str]) -> dict[str, str]:
+    """By name. Not by argparse, whose import takes as long as a tenth of a start."""
+    options = {"--way": "auto"} | dict(zip(arguments[::2], arguments[1::2], strict=False))
+    ways = ("auto", *programs.WAYS)
+    if len(arguments) % 2 or not {"--state"} <= {*options} <= {*_OPTIONS} or options["--way"] not in ways:
+        sys.exit(f"usage: swmld.observe.loader --state DIR [--way {'|'.join(ways)}] [--socket FD]")
+    return options
+
+
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(prog="swmld.observe.loader")
-    parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--way", choices=("auto", *programs.WAYS), default="auto")
-    parser.add_argument("--socket", type=int)
-    options = parser.parse_args()
+    options = _options(sys.argv[1:])
     os.umask(0o022)  # the daemon has none
-    loader = Loader(options.state)
-    loader.run(programs.WAYS if options.way == "auto" else (options.way,))
+    loader = Loader(Path(options["--state"]))
+    loader.run(programs.WAYS if options["--way"] == "auto" else (options["--way"],))
     line = json.dumps(loader.report).encode() + b"\n"
-    if options.socket is None:
+    if "--socket" not in options:
         sys.stdout.buffer.write(line)
         sys.stdout.flush()
     else:
         # The daemon may have ended meanwhile: then all goes with this process.
-        with socket.socket(fileno=options.socket) as channel, contextlib.suppress(BrokenPipeError):
+        with socket.socket(fileno=int(options["--socket"])) as channel, contextlib.suppress(BrokenPipeError):
             rights = array.array("i", loader.descriptors)
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if loader.descriptors else []
             channel.sendmsg([line], ancillary)

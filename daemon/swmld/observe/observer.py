@@ -137,7 +137,7 @@ class Observer:
         self._why = f"{origin_of(report)}; headers: {report['headers']}"
         log.info("probes: %s (%s), loaded in %.2f s", report["way"], self._why, report["seconds"])
         if report["unkept"]:
-            log.info("probes are compiled at each start: %s", report["unkept"])
+            log.info("probes are not kept for the next start: %s", report["unkept"])
         for way, why in report["tried"].items():
             log.info("a better probe, %s, cannot be had: %s", way, why)
 
