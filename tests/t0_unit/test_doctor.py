@@ -143,8 +143,8 @@ def report(
             report("tracepoint", {"btf": "no BTF"}, "sched_switch", unkept="it is full"),
             True,
             "tracepoints, compiled in 0.4 s; headers: own; not kept for the next start: it is full; this "
-            "kernel lacks sched_switch; better would be BTF-typed tracepoints: no BTF (takes a newer kernel, with "
-            "CONFIG_DEBUG_INFO_BTF)",
+            "kernel lacks sched_switch; better would be BTF-typed tracepoints: no BTF (takes a newer kernel, "
+            "with CONFIG_DEBUG_INFO_BTF)",
         ),
         (
             report("", {"btf": "no BTF", "tracepoint": "no tracefs"}),
