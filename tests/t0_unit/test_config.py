@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from swmld.config import ConfigError, FreeFloor, Settings, load, mount_name
-from swmld.config.document import parse
+from swmld.documents import parse
 from swmld.errors import UsageError
 from swmld.types import Check
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from swmld import __version__
-from swmld.cli import cache, completion, demo, doctor, man, stats, status, trace, warmup
+from swmld.cli import cache, completion, demo, doctor, man, rules, stats, status, trace, warmup
 from swmld.cli.options import setting
 from swmld.cli.text import prose
 from swmld.config.load import load
@@ -44,7 +44,7 @@ which wins over the defaults.
 app = typer.Typer(
     add_completion=False, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
 )
-for module in (status, stats, trace, warmup, cache, doctor, demo, man, completion):
+for module in (status, stats, trace, warmup, cache, rules, doctor, demo, man, completion):
     module.register(app)
 
 

@@ -52,8 +52,10 @@ def page(root: Any) -> str:
 
 
 def subcommands(command: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every command that does something below ``command``, with its words, such as ``cache ls``."""
+    """Every command that is shown below ``command``, with its words, such as ``cache ls``."""
     for name, child in sorted(getattr(command, "commands", {}).items()):
+        if child.hidden:
+            continue
         below = getattr(child, "commands", None)
         if not below or child.invoke_without_command:
             yield prefix + name, child

@@ -6,29 +6,24 @@ them are told at once.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from swmld.config import document
-from swmld.config.document import Document, Problem
+from swmld import documents
 from swmld.config.models import PathRule, Settings
-from swmld.errors import UsageError
+from swmld.documents import Document, DocumentError, Problem, hint
 
 # Raised by pydantic for a default that needs another, refused value: that one is told already.
 _FOLLOW_UP = frozenset({"default_factory_not_called"})
 
 
-class ConfigError(UsageError):
+class ConfigError(DocumentError):
     """Settings that cannot work. ``problems`` has every one of them; ``str`` is one line each."""
-
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = list(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
 def load(path: Path | None, options: Mapping[str, Any]) -> Settings:
@@ -36,7 +31,9 @@ def load(path: Path | None, options: Mapping[str, Any]) -> Settings:
 
     Raises ConfigError with every problem, UsageError if the file cannot be read.
     """
-    file = Document("") if path is None else document.read(path)
+    file = Document("") if path is None else documents.read(path)
+    # Settings are one key a line: the line is enough.
+    file.problems = [replace(problem, column=0) for problem in file.problems]
     if file.problems and not file.values:
         raise ConfigError(file.problems)
     given = {key: value for key, value in options.items() if value is not None}
@@ -76,7 +73,7 @@ def _text(detail: ErrorDetails) -> str:
             return str(detail["ctx"]["error"])
         case "extra_forbidden":
             model: type[BaseModel] = PathRule if location[0] == "paths" else Settings
-            return f"unknown key{_hint(str(location[-1]), model.model_fields)}"
+            return f"unknown key{hint(str(location[-1]), model.model_fields)}"
         case "missing":
             what = "the directory to serve" if location == ("mount",) else "a value, got nothing"
             return f"expected {what}"
@@ -86,12 +83,6 @@ def _text(detail: ErrorDetails) -> str:
             return "expected keys glob, check and perhaps interval"
         case _:
             return detail["msg"][:1].lower() + detail["msg"][1:]
-
-
-def _hint(key: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    near = difflib.get_close_matches(key.lower().replace("-", "_"), names, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(names)}"
 
 
 def option_name(key: str) -> str:

@@ -16,17 +16,13 @@ from swmld.config.values import (
     AUTO_FLOOR,
     Address,
     Directory,
-    Flag,
     Floor,
     FreeFloor,
     Glob,
     MountPoint,
-    choice,
-    count,
-    duration,
-    size,
 )
 from swmld.types import Check
+from swmld.values import Flag, choice, count, duration, size
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 CACHE_ROOT = Path("/var/cache/swmld")

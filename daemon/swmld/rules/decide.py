@@ -1,0 +1,211 @@
+"""Which rules match, and which of them decides what.
+
+A rule matches when its guard is true and the weighted share of its true conditions reaches its threshold.
+Of the rules that match, each parameter of an action is decided, for each target, by one that gives it: the
+one with the highest priority, then the most specific, then the first in order. What no rule gives has its
+default. Rules whose value lost are listed as overruled. Two things are not settled parameter by parameter:
+every ``notify`` stands for itself, and where ``cache`` says tier none nothing is fetched ahead or
+compressed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from swmld.rules.actions import NAME_OF, Cache, Compress, Effect, Notify, Prefetch
+from swmld.rules.compile import Index, ranked, reaches
+from swmld.rules.conditions import Facts, Predicate, every, truth
+from swmld.rules.kinds import Value
+from swmld.rules.ruleset import Rule
+
+E = TypeVar("E", bound=Effect)
+Rests = Callable[[Rule], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A parameter, its value, and the rule that gave it."""
+
+    parameter: str
+    value: Value
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Overruled:
+    """What a rule wanted and did not get. ``parameter`` "" is the action as a whole."""
+
+    parameter: str
+    value: Value | None
+    rule: Rule
+    by: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One action on one target. ``effect`` has every parameter, defaults included; ``rules`` all that asked
+    for the action, the winner first."""
+
+    effect: Effect
+    target: str
+    settled: tuple[Settled, ...]
+    rules: tuple[Rule, ...]
+    overruled: tuple[Overruled, ...] = ()
+
+    @property
+    def action(self) -> str:
+        return NAME_OF[type(self.effect)]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All decisions about one file at one moment. ``matched``: by rank; ``resting``: those that would have
+    matched but for their cool-down; ``dropped``: decided and then made pointless by another decision."""
+
+    decisions: tuple[Decision, ...]
+    matched: tuple[Rule, ...]
+    resting: tuple[Rule, ...] = ()
+    dropped: tuple[tuple[Decision, str], ...] = ()
+
+    def of(self, effect: type[E], target: str = "file") -> E | None:
+        """The decided action of this kind on this target, if there is one."""
+        for decision in self.decisions:
+            if isinstance(decision.effect, effect) and decision.target == target:
+                return decision.effect
+        return None
+
+
+def matches(rule: Rule, facts: Facts) -> bool:
+    """Whether the rule applies to these facts, cool-down aside."""
+    if rule.guard is not None and rule.guard.holds(facts) is not True:
+        return False
+    if rule.threshold == 1.0:
+        return all(node.holds(facts) is True for weight, node in rule.conditions if weight)
+    total = sum(weight for weight, _ in rule.conditions)
+    true = sum(weight for weight, node in rule.conditions if node.holds(facts) is True)
+    return reaches(true, total, rule.threshold)
+
+
+def _matcher(rule: Rule) -> Predicate:
+    """``matches`` of one rule as a function."""
+    guard = truth(rule.guard) if rule.guard is not None else None
+    parts = [(weight, truth(node)) for weight, node in rule.conditions]
+    total = sum(weight for weight, _ in parts)
+    # Every condition that counts must hold: the common case needs no sums.
+    if rule.threshold == 1.0:
+        needed = [part for weight, part in parts if weight]
+        return every([guard, *needed] if guard is not None else needed)
+    threshold = rule.threshold
+
+    def holds(facts: Facts) -> bool:
+        if guard is not None and not guard(facts):
+            return False
+        return reaches(sum(weight for weight, part in parts if part(facts)), total, threshold)
+
+    return holds
+
+
+class Engine:
+    """Rules, compiled. Immutable: a changed configuration makes a new one."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self.rules = ranked(rules)
+        self._index = Index(self.rules)
+        self._matchers = [_matcher(rule) for rule in self.rules]
+
+    def matching(self, facts: Facts) -> list[Rule]:
+        """The rules that match, the winner first."""
+        rules, matchers, exact = self.rules, self._matchers, self._index.exact
+        return [
+            rules[number]
+            for number in self._index.candidates(facts)
+            if exact[number] or matchers[number](facts)
+        ]
+
+    def decide(self, facts: Facts, rests: Rests | None = None) -> Outcome:
+        """What is done. ``rests`` is asked of a rule with a cool-down whether it is in it."""
+        matched = self.matching(facts)
+        resting = [rule for rule in matched if rule.cool_down and rests is not None and rests(rule)]
+        if resting:
+            matched = [rule for rule in matched if rule not in resting]
+        return _outcome(matched, resting)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One action on one target while it is settled."""
+
+    settled: dict[str, Settled] = field(default_factory=dict)
+    rules: list[Rule] = field(default_factory=list)
+    overruled: list[Overruled] = field(default_factory=list)
+
+    def add(self, rule: Rule, given: Iterable[tuple[str, Value]]) -> None:
+        if not self.rules or self.rules[-1] is not rule:
+            self.rules.append(rule)
+        for parameter, value in given:
+            before = self.settled.get(parameter)
+            if before is None:
+                self.settled[parameter] = Settled(parameter, value, rule)
+            elif before.value != value:
+                self.overruled.append(Overruled(parameter, value, rule, before.rule))
+
+    def decision(self, effect: type[Effect], target: str) -> Decision:
+        values = {name: settled.value for name, settled in self.settled.items()}
+        made = effect(**values)  # type: ignore[arg-type]
+        return Decision(made, target, tuple(self.settled.values()), tuple(self.rules), tuple(self.overruled))
+
+
+def _outcome(matched: list[Rule], resting: list[Rule]) -> Outcome:
+    slots: dict[tuple[type[Effect], str, int], _Slot] = {}
+    for rule in matched:
+        for number, action in enumerate(rule.actions):
+            # Notifications do not compete: each has a slot of its own.
+            own = 1 + (rule.order << 16 | number) if action.effect is Notify else 0
+            key = (action.effect, action.target, own)
+            slot = slots.get(key)
+            if slot is None:
+                slot = slots[key] = _Slot()
+            slot.add(rule, action.given.items())
+    decisions = [slot.decision(effect, target) for (effect, target, _), slot in slots.items()]
+    kept, dropped = _consistent(decisions)
+    return Outcome(tuple(kept), tuple(matched), tuple(resting), tuple(dropped))
+
+
+def _consistent(decisions: list[Decision]) -> tuple[list[Decision], list[tuple[Decision, str]]]:
+    """Without what has nowhere to go."""
+    uncached = {d.target for d in decisions if isinstance(d.effect, Cache) and d.effect.tier == "none"}
+    if not uncached:
+        return decisions, []
+    kept: list[Decision] = []
+    dropped = []
+    for decision in decisions:
+        if isinstance(decision.effect, Prefetch | Compress) and decision.target in uncached:
+            dropped.append((decision, f"the {decision.target} is not cached"))
+        else:
+            kept.append(decision)
+    return kept, dropped
+
+
+class CoolDowns:
+    """When each rule last applied to each subject. Bounded: the oldest is forgotten first."""
+
+    def __init__(self, most: int = 65_536) -> None:
+        self._last: dict[tuple[str, str, object], float] = {}
+        self._most = most
+
+    def rests(self, rule: Rule, subject: object, now: float) -> bool:
+        """Whether the rule applied to ``subject`` less than its cool-down before ``now`` (seconds)."""
+        last = self._last.get((rule.id, rule.origin, subject))
+        return last is not None and now - last < rule.cool_down
+
+    def applied(self, outcome: Outcome, subject: object, now: float) -> None:
+        """The rules of ``outcome`` apply to ``subject`` now."""
+        for rule in outcome.matched:
+            if rule.cool_down:
+                key = (rule.id, rule.origin, subject)
+                self._last.pop(key, None)
+                self._last[key] = now
+        while len(self._last) > self._most:
+            del self._last[next(iter(self._last))]
