@@ -439,10 +439,34 @@ static void closed(void)
 	end();
 }
 
+/* From the file's own pages where they are in memory and the offset is a page's, from a buffer elsewhere. */
+static void long_reads(void)
+{
+	begin();
+	for (uint64_t i = 2; i < CHUNKS; i++)
+		sw_landed(s, e.nodeid, i);
+	for (int dropped = 0; dropped < 2; dropped++) {
+		gets(ask(0, 1 << 20), 0, SIZE);
+		gets(ask(0, 65536), 0, 65536);
+		gets(ask(CHUNK, 69632), CHUNK, 69632);
+		gets(ask(100, 70000), 100, 70000);
+		gets(ask(2 * CHUNK, SIZE), 2 * CHUNK, SIZE - 2 * CHUNK);
+		CHECK(!fsync(cache_fd) && !posix_fadvise(cache_fd, 0, 0, POSIX_FADV_DONTNEED));
+	}
+	gets(ask(0, SIZE), 0, SIZE); /* in memory again */
+	EQUAL(counters().parked, 0);
+	CHECK(!ftruncate(cache_fd, 70000)); /* damage */
+	EQUAL(k_answer(k, ask(0, SIZE), NULL, NULL), -EIO);
+	EQUAL(k_answer(k, ask(0, 1 << 20), NULL, NULL), -EIO);
+	gets(ask(0, 65536), 0, 65536);
+	end();
+}
+
 int main(void)
 {
 	kit_defaults();
 	present();
+	long_reads();
 	damaged();
 	landed();
 	failed();
