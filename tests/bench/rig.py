@@ -11,7 +11,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,11 +87,14 @@ class Sample:
 class Rig:
     """One base directory on the disk under test; everything a row makes lies below it."""
 
-    def __init__(self, base: Path, mode: str, sizes: Sizes, nice: int = 0) -> None:
+    def __init__(
+        self, base: Path, mode: str, sizes: Sizes, nice: int = 0, options: Sequence[str] = ()
+    ) -> None:
         gates.require("root", "fuse")
         if mode == "passthrough":
             gates.require("passthrough")
         self.base, self.mode, self.sizes, self.nice = base, mode, sizes, nice
+        self.options = options
         self.reader = compile_c(Path(__file__).with_name("reader.c"))
 
     # --- files ---
@@ -167,7 +170,12 @@ class Rig:
         base = self.directory(name)
         expected = ["source_slow"]
         daemon = Daemon(
-            base, self.mode, source=source, cache=cache, options=options or [], expect_log=expected
+            base,
+            self.mode,
+            source=source,
+            cache=cache,
+            options=[*self.options, *(options or [])],
+            expect_log=expected,
         )
         with daemon:
             for task in Path(f"/proc/{daemon.pid}/task").iterdir():  # threads that come later inherit it
