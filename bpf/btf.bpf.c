@@ -22,6 +22,17 @@ static __always_inline u32 parent_pid(void)
 	return pid;
 }
 
+#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
+
+static __always_inline int is_kernel_thread(void)
+{
+	u64 task = bpf_get_current_task();
+	u32 flags = 0;
+
+	bpf_probe_read_kernel(&flags, sizeof flags, (void *)(task + OFF_TASK_FLAGS));
+	return (flags & PF_KTHREAD) != 0;
+}
+
 #define INODE(mapping) LOAD(char *, mapping, OFF_MAPPING_HOST)
 #define DEV(inode) LOAD(u32, LOAD(char *, inode, OFF_INODE_SB), OFF_SB_DEV)
 #define INO(inode) LOAD(u64, inode, OFF_INODE_INO)

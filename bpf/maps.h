@@ -16,7 +16,9 @@ BPF_TABLE("array", u32, u64, lost, SWP_LOST_MAX);
 BPF_TABLE("array", u32, u64, asleep, 1); /* threads that wait: 0 spares a lookup at every switch */
 BPF_RINGBUF_OUTPUT(events, SWP_RING_PAGES);
 
-static __always_inline u32 parent_pid(void); /* the including program's way */
+/* The including program's ways. */
+static __always_inline u32 parent_pid(void);
+static __always_inline int is_kernel_thread(void);
 
 static __always_inline void count_lost(u32 what)
 {

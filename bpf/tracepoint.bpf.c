@@ -13,6 +13,18 @@ static __always_inline u32 parent_pid(void)
 	return 0; /* the daemon asks /proc */
 }
 
+/* By its name, as far as it matters: these write back dirty pages. */
+static __always_inline int is_kernel_thread(void)
+{
+	union {
+		char text[16];
+		u64 word;
+	} comm = {};
+
+	bpf_get_current_comm(comm.text, sizeof comm.text);
+	return (comm.word & 0xffffffffffffff) == 0x72656b726f776b; /* "kworker" */
+}
+
 TRACEPOINT_PROBE(filemap, mm_filemap_get_pages)
 {
 	return on_read(args->s_dev, args->i_ino, args->index, args->last_index, 0, 0);
@@ -48,21 +60,9 @@ TRACEPOINT_PROBE(sched, sched_switch)
 	return on_switch(args->prev_pid, args->prev_state, args->next_pid);
 }
 
-/* What writes back dirty pages. */
-static __always_inline int is_kworker(void)
-{
-	union {
-		char text[16];
-		u64 word;
-	} comm = {};
-
-	bpf_get_current_comm(comm.text, sizeof comm.text);
-	return (comm.word & 0xffffffffffffff) == 0x72656b726f776b; /* "kworker" */
-}
-
 TRACEPOINT_PROBE(fuse, fuse_request_send)
 {
-	return on_request(args->unique, args->connection, args->opcode, args->len, 0, !is_kworker());
+	return on_request(args->unique, args->connection, args->opcode, args->len, 0, !is_kernel_thread());
 }
 
 TRACEPOINT_PROBE(fuse, fuse_request_end)

@@ -40,6 +40,8 @@ static __always_inline int on_write(u32 dev, u64 ino, u64 node, u64 bytes)
 	if (!c) {
 		u32 known = processes.lookup(&k.pid) != NULL;
 
+		if (!known && is_kernel_thread()) /* write-back put a page off: it is dirty again */
+			return 0;
 		c = open_cursor(g, &k, now);
 		if (!c)
 			return 0;

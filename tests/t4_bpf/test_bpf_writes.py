@@ -96,19 +96,22 @@ def by_direct(path: Path) -> None:
 
 
 def by_mapping(path: Path) -> None:
+    """Closed before it is written, as numpy.memmap does."""
     fd = opened(path)
     os.ftruncate(fd, BLOCKS * PAGE)
     with mmap.mmap(fd, BLOCKS * PAGE) as mapped:
+        os.close(fd)
         for block in range(BLOCKS):
             mapped[block * PAGE] = 7
-    os.close(fd)
 
 
 def by_threads(path: Path) -> None:
+    """The first write is apart: two at once may begin two bursts."""
     fd = opened(path)
+    assert os.write(fd, DATA[:PAGE]) == PAGE
 
     def part(number: int) -> None:
-        for block in range(number, BLOCKS, 4):
+        for block in range(1 + number, BLOCKS, 4):
             assert os.pwrite(fd, DATA[:PAGE], block * PAGE) == PAGE
 
     threads = [threading.Thread(target=part, args=[number]) for number in range(4)]
@@ -252,6 +255,10 @@ def test_a_process_that_only_writes_is_known(lab: Lab) -> None:
 
 
 def test_a_short_lived_writer_is_known_by_name(lab: Lab) -> None:
+    """Its parent is known, so that it has the parent's name until it writes."""
+    lab.make("file", pages=1)
+    (lab / "file").read_bytes()
+    lab.seen.settle()
     subprocess.run(
         ["dd", "if=/dev/zero", f"of={lab / 'out'}", f"bs={PAGE}", f"count={BLOCKS}", "status=none"],
         check=True,

@@ -52,6 +52,7 @@ _OFFSETS = {
     "OFF_SB_DEV": ("super_block", "s_dev", 0),
     "OFF_TASK_PID": ("task_struct", "pid", 0),
     "OFF_TASK_TGID": ("task_struct", "tgid", 0),
+    "OFF_TASK_FLAGS": ("task_struct", "flags", 0),
     "OFF_TASK_REAL_PARENT": ("task_struct", "real_parent", 0),
 }
 _FUSE_OFFSETS = {

@@ -32,6 +32,7 @@ from swmld.patterns.grouping import Room
 from swmld.patterns.job import Job, Member
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.limits import Limits
+from swmld.patterns.output import Told
 from swmld.patterns.population import Population
 from swmld.patterns.readers import Reader
 from swmld.patterns.roles import LARGE
@@ -90,7 +91,7 @@ class Patterns:
         # by a search over all that were there.
         self._streams: OrderedDict[tuple[int, int], Stream] = OrderedDict()
         self._small: OrderedDict[tuple[int, int], Touch | Small] = OrderedDict()
-        self._written: OrderedDict[tuple[int, int], Cursor] = OrderedDict()
+        self._written = Told(self._limits.written)
         self._now = 0.0
         self.totals = Totals()
 
@@ -343,17 +344,8 @@ class Patterns:
         self._progress(stream)
 
     def _wrote(self, pid: int, file: int, cursor: Cursor) -> None:
-        key = (pid, file)
-        known = self._written.get(key)
-        if known is None or known.first_at != cursor.first_at or known.written > cursor.written:
-            written, bursts = cursor.written, cursor.bursts  # followed from now on, or anew
-        else:
-            written, bursts = cursor.written - known.written, cursor.bursts - known.bursts
-        self._written[key] = cursor
-        self._written.move_to_end(key)
-        if len(self._written) > self._limits.written:
-            self._written.popitem(last=False)
-        if written:  # else the row came for what was read
+        written, bursts = self._written.more(pid, file, cursor)
+        if written:
             at = cursor.written_at
             self._now = max(self._now, at)
             member = self._members.get(pid) or self._population.member(pid, at)

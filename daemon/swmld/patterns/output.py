@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import NamedTuple
 
-from swmld.patterns.feed import Place
+from swmld.patterns.feed import Cursor, Place
 from swmld.patterns.roles import DATA_NAMES, MODEL_NAMES, suffix_of
 
 MOST_ROWS = 1024
@@ -30,6 +30,28 @@ class Recent(NamedTuple):
     models: int
     data: int
     name: str
+
+
+class Told:
+    """What the counters of ``limit`` streams have said of writes, so that the next ones say how much more."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._known: OrderedDict[tuple[int, int], tuple[float, int, int]] = OrderedDict()
+
+    def more(self, pid: int, file: int, cursor: Cursor) -> tuple[int, int]:
+        """Bytes and bursts since the last row; bytes are 0 if it came for what was read."""
+        key = (pid, file)
+        first_at, written, bursts = self._known.pop(key, (cursor.first_at, 0, 0))
+        if first_at != cursor.first_at or written > cursor.written:  # forgotten by the kernel and begun anew
+            written = bursts = 0
+        self._known[key] = cursor.first_at, cursor.written, cursor.bursts
+        if len(self._known) > self._limit:
+            self._known.popitem(last=False)
+        return cursor.written - written, cursor.bursts - bursts
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 class Output:
