@@ -19,11 +19,13 @@ from swmld.rules.loading import load
 from swmld.rules.reading import LIMITS, Book, condition
 from swmld.rules.ruleset import RulesError
 
-WORDS = ("a", "ab", "abc", "b/ab", "ab/b", "")
+WORDS = ("a", "ab", "abc", "b/ab", "ab/b", "b/ab/b", "a/b/ab", "")
 TEXT = st.sampled_from(WORDS)
 OPERAND = st.sampled_from(WORDS[:-1])
 NUMBER = st.integers(0, 4)
-PATTERN = st.sampled_from(["a*", "*b", "a*b", "?b*", "[!a]*", "ab", "*", "*/*b", "a[bc]*"])
+PATTERN = st.sampled_from(
+    ["a*", "*b", "a*b", "?b*", "[!a]*", "ab", "*", "*/*b", "a[bc]*", "*/ab/*", "a*/b/*b"]
+)
 REGEX = st.sampled_from(["a", "^a", "b$", "a.*b", "(ab|b/)", "^$"])
 TEXTS = ("path", "name", "user", "comm")
 NUMBERS = ("depth", "workers", "gpu_count")

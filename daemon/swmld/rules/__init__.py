@@ -17,6 +17,7 @@ reading the package's own built-in rules.
     templates   parameters put into rules; the built-in rules
     loading     which rules are active, with which parameters and under which conditions
     ruleset     the rules that are active, as values
+    lookup      tests that are looked up instead of asked
     compile     active rules into an index that finds the few rules that can match
     decide      weights, thresholds, conflicts, cool-down: which rule decides what
     explain     the same in words, rule by rule

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from swmld.rules.actions import NAME_OF, Cache, Compress, Effect, Notify, Prefetch
 from swmld.rules.compile import Index, ranked, reaches
-from swmld.rules.conditions import Facts, Predicate, every, truth
+from swmld.rules.conditions import Facts
 from swmld.rules.kinds import Value
 from swmld.rules.ruleset import Rule
 
@@ -88,41 +88,17 @@ def matches(rule: Rule, facts: Facts) -> bool:
     return reaches(true, total, rule.threshold)
 
 
-def _matcher(rule: Rule) -> Predicate:
-    """``matches`` of one rule as a function."""
-    guard = truth(rule.guard) if rule.guard is not None else None
-    parts = [(weight, truth(node)) for weight, node in rule.conditions]
-    total = sum(weight for weight, _ in parts)
-    # Every condition that counts must hold: the common case needs no sums.
-    if rule.threshold == 1.0:
-        needed = [part for weight, part in parts if weight]
-        return every([guard, *needed] if guard is not None else needed)
-    threshold = rule.threshold
-
-    def holds(facts: Facts) -> bool:
-        if guard is not None and not guard(facts):
-            return False
-        return reaches(sum(weight for weight, part in parts if part(facts)), total, threshold)
-
-    return holds
-
-
 class Engine:
     """Rules, compiled. Immutable: a changed configuration makes a new one."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = ranked(rules)
         self._index = Index(self.rules)
-        self._matchers = [_matcher(rule) for rule in self.rules]
 
     def matching(self, facts: Facts) -> list[Rule]:
         """The rules that match, the winner first."""
-        rules, matchers, exact = self.rules, self._matchers, self._index.exact
-        return [
-            rules[number]
-            for number in self._index.candidates(facts)
-            if exact[number] or matchers[number](facts)
-        ]
+        rules = self.rules
+        return [rules[number] for number in self._index.matching(facts)]
 
     def decide(self, facts: Facts, rests: Rests | None = None) -> Outcome:
         """What is done. ``rests`` is asked of a rule with a cool-down whether it is in it."""
