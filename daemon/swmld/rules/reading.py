@@ -168,7 +168,9 @@ def _group(book: Book, key: str, value: Any, location: Location, depth: int) -> 
         return None
     entries = [value] if key == "not" and not isinstance(value, list) else value
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_CONDITIONS:
-        book.complain(location, f"expected a list of conditions, got {shown(value)}")
+        book.complain(
+            location, f"expected a list of conditions, got {shown(value) if value != [] else 'an empty one'}"
+        )
         return None
     members = []
     for number, raw in enumerate(entries):
