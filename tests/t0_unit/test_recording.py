@@ -110,6 +110,22 @@ def test_kinds_flags_and_shapes_are_what_they_were() -> None:
     assert [type(value) for value in back.touches[0]] == [type(value) for value in raw.touches[0]]
 
 
+def test_a_recording_from_before_writes_were_counted() -> None:
+    """It lacks their columns: nothing was written. What was only written has the books of no read."""
+    only = cursor(0.0, 0, reads=0, low=(1 << 64) - 1, written=8192, written_at=3.25, bursts=2)
+    rows = [(5, 10, cursor(1.0)), (5, 11, only)]
+    (line,) = Encoder(Table(), Table()).lines(Raw(4.0, cursors=rows))
+    assert [row[2] for row in Decoder().raw(line).cursors] == [row[2] for row in rows]
+    for field in ("written", "written_at", "bursts"):
+        del line["cursors"]["each"][field]
+    nothing = only._replace(written=0, written_at=0.0, bursts=0)
+    assert [row[2] for row in Decoder().raw(line).cursors] == [rows[0][2], nothing]
+    (line,) = Encoder(Table(), Table()).lines(Raw(4.0, cursors=rows[:1]))
+    assert not {"written", "written_at", "bursts"} & (
+        set(line["cursors"]["all"]) | set(line["cursors"]["each"])
+    )
+
+
 def test_names_and_processes_come_with_what_needs_them() -> None:
     table = Table()
     table.start(5, 4)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from swmld.patterns.feed import Cursor, Place
 from swmld.patterns.roles import DATA_NAMES, MODEL_NAMES, suffix_of
 
-MOST_ROWS = 1024
+MOST_ROWS = 256
 """Rows of counters that are remembered; one comes for each file and second in which it is written."""
 
 
