@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from swmld import documents
-from swmld.rules import actions, facts
+from swmld.rules import actions, facts, loading
 from swmld.rules.actions import Cache, Compress, Coordinate, Notify, Prefetch, Prioritize, Stream
 from swmld.rules.decide import Engine, Outcome
 from swmld.rules.loading import load
@@ -310,13 +310,21 @@ def test_files_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
         f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"
         for before, name in zip("abcdefgh", "bcdefghi", strict=True)
     )
-    assert "F:6: expected at most 1000000 values, aliases written out" in problems(bomb)
+    assert "F:6: expected at most 500000 values, aliases written out" in problems(bomb)
     assert "F:1:" in problems("rules: " + "[" * 5000)[0]
     large = tmp_path / "large.yaml"
     with large.open("wb") as file:
         file.truncate(100 << 20)
     with pytest.raises(documents.UsageError, match="at most 16777216 bytes"):
         documents.read(large, **LIMITS)
+
+
+def test_the_number_of_rules_is_bounded_templates_included(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "MAX_RULES", 5)
+    text = rule("templates:\n" + "".join(f"  - {{id: t{number}, rules: [r, r]}}\n" for number in range(2)))
+    assert len(rules_of(text).rules) == 4
+    text += "  - {id: t2, rules: [r, r]}\n"
+    assert problems(text) == ["F:1:1: expected at most 5 rules, those of templates included"]
 
 
 def test_json_is_read_too() -> None:
@@ -370,7 +378,15 @@ rules:
         Compress
     ) == Compress(level=7)
     wrong = own + "templates:\n  - {id: t, rules: [r], parameters: {level: 70}}\n"
-    assert problems(wrong) == ["F:7:29: level: expected a whole number from 1 to 19, got '70'"]
+    assert problems(wrong) == [
+        "F:7:29: level: expected a whole number from 1 to 19, got '70' (in template t)"
+    ]
+    named = "templates:\n  - {id: t, rules: [dataset_parallel_loading], parameters: {gpu_per_node: 5000}}\n"
+    assert problems(named) == [
+        "builtin/training.yaml:24:40: parallel_streams: expected a whole number from 1 to 1024, got '5000' "
+        "(in template t)"
+    ]
+    rules_of(named.replace("5000", "8"))
     text = rule(actions="[{type: notify, parameters: {event: 'a-$${x}-${x}'}}]") + "    parameters: {x: b}\n"
     assert decide(rules_of(text)).of(Notify) == Notify(event="a-${x}-b")
 

@@ -11,7 +11,7 @@ come first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -75,9 +75,6 @@ class _Loader:
     def _list(self, book: Book, section: str, raw: Any, builtin: bool) -> None:
         if not isinstance(raw, list):
             book.complain((section,), f"expected a list, got {shown(raw)}")
-            return
-        if len(raw) > MAX_RULES:
-            book.complain((section,), f"expected at most {MAX_RULES} entries, got {len(raw)}")
             return
         for number, value in enumerate(raw):
             here = (section, number)
@@ -215,8 +212,13 @@ class _Loader:
         self, name: str, given: Mapping[str, Any], guard: Node | None, origin: str, active: bool
     ) -> None:
         """Make one rule with the parameters of its template."""
-        self.made.add(name)
         entry = self.sections["rules"][name]
+        if len(self.rules) + len(self.inactive) >= MAX_RULES:
+            # Templates times rules is what has to be bounded.
+            text = f"expected at most {MAX_RULES} rules, those of templates included"
+            entry.book.complain((), text)
+            return
+        self.made.add(name)
         book, here = entry.book, entry.location
         raw = entry.raw
         own = raw.get("parameters")
@@ -233,10 +235,13 @@ class _Loader:
         before = len(book.document.problems)
         model = book.model(RuleModel, filled | {k: v for k, v in raw.items() if k == "parameters"}, here)
         if model is None:
+            _attribute(book.document, before, origin)
             return
         found = rule_conditions(book, model, here)
         wanted_actions = rule_actions(book, model, here)
         if len(book.document.problems) > before:
+            if wanted & {*given, *self.parameters}:
+                _attribute(book.document, before, origin)
             return
         title = f"{name} ({origin})" if origin else name
         if not active or not model.enabled:
@@ -258,6 +263,15 @@ class _Loader:
                 description=model.description,
             )
         )
+
+
+def _attribute(document: Document, start: int, origin: str) -> None:
+    """Say of problems whose parameters made them: what is written at their place is only ``${name}``."""
+    if origin:
+        new = document.problems[start:]
+        document.problems[start:] = [
+            replace(problem, text=f"{problem.text} (in {origin})") for problem in new
+        ]
 
 
 def _framework(name: str) -> Node:
@@ -307,11 +321,13 @@ def load(
     documents: Iterable[Document], *, environment: str | None = None, with_builtins: bool = True
 ) -> RuleSet:
     """The rules of ``documents``, the later ones above the earlier. Raises RulesError with every problem."""
-    documents = list(documents)
     loader = _Loader(environment)
-    for document in templates.builtins() if with_builtins else ():
+    # Their problems are of this load: a parameter that does not fit.
+    shipped = [replace(document, problems=[]) for document in templates.builtins()] if with_builtins else []
+    documents = [*documents, *shipped]
+    for document in shipped:
         loader.read(document, builtin=True)
-    for document in documents:
+    for document in documents[: len(documents) - len(shipped)]:
         loader.read(document, builtin=False)
     known = loader.sections["environments"]
     loader.activate()

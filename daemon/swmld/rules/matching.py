@@ -16,7 +16,7 @@ MAX_PATTERN = 1000
 """Characters of a pattern: far more than one for file names needs."""
 
 _OPTIONS = re2.Options()
-_OPTIONS.max_mem = 1 << 20  # of one compiled pattern; RE2's own default is 8 MiB
+_OPTIONS.max_mem = 1 << 18  # of one compiled pattern: enough for file names; RE2's own default is 8 MiB
 _OPTIONS.log_errors = False
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
