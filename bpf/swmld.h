@@ -45,7 +45,8 @@ struct swp_key { /* one stream: a file as read by a process */
 };
 
 struct swp_cursor {
-	/* What each read touches, in two cache lines: the pages that a reader copies push them out of the first cache. */
+	/* What each read touches, in two cache lines: the pages that a reader copies push them out of the first cache. They begin
+	 * a line as long as an element of the map (48 bytes of the kernel's, the key, this) fills whole ones: hence `pad`. */
 	unsigned long long next;      /* page after the last one read */
 	unsigned long long start;     /* first page of the last read */
 	unsigned long long asked;     /* last page that the last read asked for, not cut at the end of the file */
@@ -79,6 +80,7 @@ struct swp_cursor {
 	unsigned int passes;          /* times begun anew at page 0 after the last page was read */
 	unsigned int early_reads;     /* how many of `early` are set */
 	unsigned int early[SWP_EARLY]; /* first pages of the first reads, 0xffffffff: none or beyond */
+	unsigned long long pad[5];
 };
 
 struct swp_event {

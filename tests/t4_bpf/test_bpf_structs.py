@@ -93,6 +93,16 @@ def test_items_lie_where_fields_lie(name: str) -> None:
     assert {offset for _, offset, _ in layout(f"struct {name}").fields} <= starts
 
 
+def test_an_element_of_the_map_of_cursors_fills_cache_lines() -> None:
+    """Else what each read touches would lie in three of them, not two: struct htab_elem has 48 bytes."""
+    line, head = 64, 48
+    key, cursor = layout("struct swp_key"), layout("struct swp_cursor")
+    assert (head + key.size) % line == 0
+    assert (head + key.size + cursor.size) % line == 0
+    touched = [at + size for field, at, size in cursor.fields if field in ("event_pages", "missed")]
+    assert max(touched) <= 2 * line
+
+
 def test_an_event() -> None:
     event = ffi.new("struct swp_event *")
     event.ns, event.ino, event.node, event.first, event.last, event.size = 1_500_000_000, 2, 3, 4, 5, 6
@@ -118,6 +128,8 @@ def test_every_field_of_a_cursor() -> None:
     seconds["written_ns"] = "written_at"
     wanted: dict[str, object] = {}
     for number, (field, _) in enumerate(ffi.typeof("struct swp_cursor").fields, 1):
+        if field == "pad":
+            continue
         if field == "early":
             values = range(500, 508)
             row.cursor.early = list(values)

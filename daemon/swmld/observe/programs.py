@@ -36,7 +36,7 @@ FUNCTIONS = ("filemap_read", "filemap_map_pages", "filemap_fault", "page_cache_s
 
 SIZES = {
     "SWP_WATCHED": 524288,  # 200,000 backing files are kept registered, and those that are open
-    "SWP_CURSORS": 65536,  # 20 MB: two seconds of new small files, while cursors are read every second
+    "SWP_CURSORS": 65536,  # 25 MB: two seconds of new small files, while cursors are read every second
     "SWP_THREADS": 16384,
     "SWP_PROCESSES": 8192,
     "SWP_STRANGERS": 4096,  # processes that ask for names and have read nothing yet
