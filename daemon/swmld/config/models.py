@@ -156,7 +156,8 @@ class Settings(BaseModel):
         "fentry, kprobe), fuse (what reaches the daemon), off; auto: ebpf if this host can, else fuse.",
     )
     state_dir: Directory = Field(
-        default=STATE_DIR, description="Directory of what outlives the daemon: the probes as compiled, and their headers."
+        default=STATE_DIR,
+        description="Directory of what outlives the daemon: the probes as compiled, and their headers.",
     )
     metrics_address: Address = Field(
         default="127.0.0.1:9617", description="Where Prometheus metrics are served, as HOST:PORT, or off."
