@@ -199,6 +199,31 @@ def test_functions_of_a_tree_say_what_the_tree_says(raw: Any, facts: dict[str, A
     assert falsity(node)(facts) is (held is False)
 
 
+@pytest.mark.parametrize(
+    "pattern", ["ab*b", "a*a", "*/b/*", "a*/b/*b", "b/*", "*b", "[ab]*/b", "a?b", "*", "a/b"]
+)
+def test_path_patterns_are_looked_up_as_fnmatch_reads_them(pattern: str) -> None:
+    test = {"type": "file_context", "property": "path", "operator": "glob", "value": pattern}
+    engine = engine_of({"id": "r", "conditions": [test], "actions": [{"type": "cache"}]})
+    for path in (
+        "ab",
+        "abb",
+        "a",
+        "aa",
+        "aba",
+        "b",
+        "a/b",
+        "x/b/y",
+        "b/b",
+        "a/b/b",
+        "ab/b/ab",
+        "a/bb/b",
+        "b/",
+        "",
+    ):
+        assert bool(engine.matching({"path": path})) == fnmatch.fnmatchcase(path, pattern), path
+
+
 YAML = st.text(st.sampled_from("ab:-[]{}&*!|>'\"#%@,?\n \t$"), max_size=80).map(str.encode) | st.binary(
     max_size=100
 )
