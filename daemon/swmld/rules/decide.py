@@ -11,7 +11,7 @@ compressed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from swmld.rules.actions import NAME_OF, Cache, Compress, Effect, Notify, Prefetch
@@ -94,6 +94,7 @@ class Engine:
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = ranked(rules)
         self._index = Index(self.rules)
+        self._asked = [_asked(rule) for rule in self.rules]
 
     def matching(self, facts: Facts) -> list[Rule]:
         """The rules that match, the winner first."""
@@ -102,30 +103,42 @@ class Engine:
 
     def decide(self, facts: Facts, rests: Rests | None = None) -> Outcome:
         """What is done. ``rests`` is asked of a rule with a cool-down whether it is in it."""
-        matched = self.matching(facts)
-        resting = [rule for rule in matched if rule.cool_down and rests is not None and rests(rule)]
-        if resting:
-            matched = [rule for rule in matched if rule not in resting]
-        return _outcome(matched, resting)
+        rules, asked = self.rules, self._asked
+        found = self._index.matching(facts)
+        resting: list[int] = []
+        if rests is not None:
+            resting = [number for number in found if rules[number].cool_down and rests(rules[number])]
+            found = [number for number in found if number not in resting] if resting else found
+        decisions = _settled((rules[number], asked[number]) for number in found)
+        kept, dropped = _consistent(decisions)
+        matched = tuple(rules[number] for number in found)
+        return Outcome(tuple(kept), matched, tuple(rules[number] for number in resting), tuple(dropped))
 
 
-@dataclass(slots=True)
+_Key = tuple[type[Effect], str, int]
+_Asked = tuple[tuple[_Key, tuple[tuple[str, Value], ...]], ...]
+
+
+def _asked(rule: Rule) -> _Asked:
+    """What a rule asks for, by what it competes for. Notifications do not compete: each is on its own."""
+    return tuple(
+        (
+            (action.effect, action.target, 1 + (rule.order << 16 | number) if action.effect is Notify else 0),
+            tuple(action.given.items()),
+        )
+        for number, action in enumerate(rule.actions)
+    )
+
+
 class _Slot:
     """One action on one target while it is settled."""
 
-    settled: dict[str, Settled] = field(default_factory=dict)
-    rules: list[Rule] = field(default_factory=list)
-    overruled: list[Overruled] = field(default_factory=list)
+    __slots__ = ("overruled", "rules", "settled")
 
-    def add(self, rule: Rule, given: Iterable[tuple[str, Value]]) -> None:
-        if not self.rules or self.rules[-1] is not rule:
-            self.rules.append(rule)
-        for parameter, value in given:
-            before = self.settled.get(parameter)
-            if before is None:
-                self.settled[parameter] = Settled(parameter, value, rule)
-            elif before.value != value:
-                self.overruled.append(Overruled(parameter, value, rule, before.rule))
+    def __init__(self) -> None:
+        self.settled: dict[str, Settled] = {}
+        self.rules: list[Rule] = []
+        self.overruled: list[Overruled] = []
 
     def decision(self, effect: type[Effect], target: str) -> Decision:
         values = {name: settled.value for name, settled in self.settled.items()}
@@ -133,20 +146,24 @@ class _Slot:
         return Decision(made, target, tuple(self.settled.values()), tuple(self.rules), tuple(self.overruled))
 
 
-def _outcome(matched: list[Rule], resting: list[Rule]) -> Outcome:
-    slots: dict[tuple[type[Effect], str, int], _Slot] = {}
-    for rule in matched:
-        for number, action in enumerate(rule.actions):
-            # Notifications do not compete: each has a slot of its own.
-            own = 1 + (rule.order << 16 | number) if action.effect is Notify else 0
-            key = (action.effect, action.target, own)
+def _settled(matched: Iterable[tuple[Rule, _Asked]]) -> list[Decision]:
+    """The decisions of the rules that match, the winner first."""
+    slots: dict[_Key, _Slot] = {}
+    for rule, asked in matched:
+        for key, given in asked:
             slot = slots.get(key)
             if slot is None:
                 slot = slots[key] = _Slot()
-            slot.add(rule, action.given.items())
-    decisions = [slot.decision(effect, target) for (effect, target, _), slot in slots.items()]
-    kept, dropped = _consistent(decisions)
-    return Outcome(tuple(kept), tuple(matched), tuple(resting), tuple(dropped))
+            if not slot.rules or slot.rules[-1] is not rule:
+                slot.rules.append(rule)
+            settled = slot.settled
+            for parameter, value in given:
+                before = settled.get(parameter)
+                if before is None:
+                    settled[parameter] = Settled(parameter, value, rule)
+                elif before.value != value:
+                    slot.overruled.append(Overruled(parameter, value, rule, before.rule))
+    return [slot.decision(effect, target) for (effect, target, _), slot in slots.items()]
 
 
 def _consistent(decisions: list[Decision]) -> tuple[list[Decision], list[tuple[Decision, str]]]:
