@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from swmld import documents
 from swmld.cli.text import printable, prose
-from swmld.documents import Document, DocumentError
-from swmld.rules import facts as known
-from swmld.rules import reference as pages
-from swmld.rules.compile import ranked
-from swmld.rules.decide import Engine
-from swmld.rules.explain import explanation
-from swmld.rules.loading import load
-from swmld.rules.reading import LIMITS
-from swmld.rules.ruleset import RulesError, RuleSet
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,7 +52,9 @@ def check(files: Files, environment: Environment = None) -> None:
 
       swmld rules check rules.yaml
     """
-    for line in listing(_load(files, environment)):
+    from swmld.cli import rules_text
+
+    for line in rules_text.checked(files, environment):
         print(printable(line))
 
 
@@ -85,19 +75,9 @@ def match(
 
       swmld rules match rules.yaml --facts facts.yaml
     """
-    document = documents.read(Path(facts))
-    problems: list[documents.Problem] = []
-    try:
-        rules = _load(files, environment)
-    except RulesError as error:
-        problems += error.problems
-    try:
-        values = known.read(document)
-    except DocumentError as error:
-        problems += error.problems
-    if problems:
-        raise RulesError(problems)
-    for line in explanation(Engine(rules.rules), values):
+    from swmld.cli import rules_text
+
+    for line in rules_text.decided(files, facts, environment):
         print(printable(line))
 
 
@@ -109,42 +89,6 @@ def reference() -> None:
 
       swmld rules reference > rules.md
     """
-    print(pages.page())
+    from swmld.cli import rules_text
 
-
-def _load(files: Iterable[str], environment: str | None) -> RuleSet:
-    read: list[Document] = [documents.read(Path(file), **LIMITS) for file in files]
-    return load(read, environment=environment)
-
-
-def listing(rules: RuleSet) -> list[str]:
-    """What was understood: the rules by rank, then the rest."""
-    rows = [
-        (rule.id, str(rule.priority), str(len(rule.conditions)), str(len(rule.actions)),
-         str(rule.specificity), rule.origin or "-", rule.where)
-        for rule in ranked(rules.rules)
-    ]  # fmt: skip
-    lines = table(("RULE", "PRIORITY", "CONDITIONS", "ACTIONS", "SPECIFICITY", "PART OF", "WHERE"), rows)
-    lines += [f"not in use: {title}: {why}" for title, why in rules.inactive]
-    for section, names in rules.sections.items():
-        if names and section != "rules":
-            lines.append(f"{section.replace('_', ' ')}: {', '.join(names)}")
-    if rules.settings:
-        lines.append("settings: " + ", ".join(f"{name} {value}" for name, value in rules.settings.items()))
-    lines += [f"note: {note}" for note in rules.notes]
-    return lines
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as they need to be; numbers to the right."""
-    if not rows:
-        return ["no rules"]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    right = [all(cell.lstrip("-").isdigit() for cell in column) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        ).rstrip()
-        for row in (head, *rows)
-    ]
+    print(rules_text.reference())

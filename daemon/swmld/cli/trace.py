@@ -175,9 +175,7 @@ def record(
         with _until_over(source, signal.SIGINT, signal.SIGTERM):
             source.lines(tell)
     size = format_size(Path(file).stat().st_size)
-    print(
-        f"{file}: {format_duration(time.monotonic() - began)} of {daemon.mount} in {size}", file=sys.stderr
-    )
+    print(f"{file}: {format_duration(time.monotonic() - began)} of {daemon.mount} in {size}", file=sys.stderr)
     if lost:
         print(
             f"swmld: {lost} batches came faster than they could be written and are missing", file=sys.stderr
