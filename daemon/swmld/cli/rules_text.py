@@ -1,4 +1,4 @@
-"""What ``swmld rules`` prints. Imported when it is asked for: the modules of rules take a tenth of a second."""
+"""What ``swmld rules`` prints. Imported when asked for: the modules of rules take a tenth of a second."""
 
 from __future__ import annotations
 
