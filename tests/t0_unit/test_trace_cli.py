@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -48,9 +49,9 @@ class Daemon:
         self.stop()
 
     def stop(self) -> None:
-        if self._thread.is_alive():
+        with contextlib.suppress(trio.RunFinishedError):  # it may be at its end by itself
             self._token.run_sync_soon(self._scope.cancel)
-            self._thread.join(10)
+        self._thread.join(10)
         assert not self._thread.is_alive()
 
     def call(self, function: Callable[[], Any]) -> Any:
