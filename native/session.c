@@ -439,16 +439,15 @@ static void *pump_thread(void *arg)
 				s->uring = ring_prepare(s);
 			if (!h->error && body)
 				amend(s, &p, buf + sizeof *h, body);
+			if (p.opcode == FUSE_INIT) /* before the answer: whoever meets the mount then asks how it works */
+				s->passthrough_on = s->config.passthrough && s->config.hot;
 		}
 		if (answer(s, &p, buf, (size_t)n) == -ENOENT && h->unique) {
 			COUNT(s, reply_gone);
 			if (!h->error && body)
 				undo(s, &p, buf + sizeof *h, body);
-		} else if (p.opcode == FUSE_INIT) {
-			s->passthrough_on = s->config.passthrough && s->config.hot;
-			if (s->ring && !s->uring)
-				s->uring = ring_start(s);
-		}
+		} else if (p.opcode == FUSE_INIT && s->ring && !s->uring)
+			s->uring = ring_start(s);
 	}
 	sw_buffer_free(buf, SW_MSG_MAX);
 	return NULL;
