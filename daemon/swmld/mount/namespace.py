@@ -200,11 +200,11 @@ class Namespace:
         """Remove a name; with the last one, what is cached of the file."""
 
         def run() -> None:
-            with self._directory(parent) as d, self._native.changing_names():
+            with self._directory(parent) as d:
                 gone = self._last_name(d, name)
                 with self._unlinking(parent, name):
                     os.unlink(name, dir_fd=d)
-                self._native.unlinked(parent, name)
+                    self._native.unlinked(parent, name)
             self._drop(gone)
 
         await self._gate.call(run)
@@ -213,9 +213,8 @@ class Namespace:
         """Remove an empty directory."""
 
         def run() -> None:
-            with self._directory(parent) as d, self._native.changing_names():
-                with self._unlinking(parent, name):
-                    os.rmdir(name, dir_fd=d)
+            with self._directory(parent) as d, self._unlinking(parent, name):
+                os.rmdir(name, dir_fd=d)
                 self._native.unlinked(parent, name)
 
         await self._gate.call(run)
@@ -224,28 +223,26 @@ class Namespace:
         """rename(2) with its flags."""
 
         def run() -> None:
-            with (
-                self._directory(old[0]) as d1,
-                self._directory(new[0]) as d2,
-                self._native.changing_names(),
-            ):
+            with self._directory(old[0]) as d1, self._directory(new[0]) as d2:
                 gone = None if flags & RENAME_EXCHANGE else self._last_name(d2, new[1])
                 with self._unlinking(*new):
                     nat.renameat2(d1, old[1], d2, new[1], flags)
-                self._native.renamed(old, new, bool(flags & RENAME_EXCHANGE))
+                    self._native.renamed(old, new, bool(flags & RENAME_EXCHANGE))
             self._drop(gone)
 
         await self._gate.call(run)
 
     @contextlib.contextmanager
     def _unlinking(self, parent: int, name: bytes) -> Iterator[None]:
-        """The inode stays reachable for those who have it open; refused, nothing is kept."""
-        self._native.before_unlink(parent, name)
-        try:
-            yield
-        except OSError:
-            self._native.not_unlinked(parent, name)
-            raise
+        """Around the call and what the table is told of it: who meets a node meanwhile waits. The inode stays
+        reachable for those who have it open; refused, nothing is kept."""
+        with self._native.changing_names():
+            self._native.before_unlink(parent, name)
+            try:
+                yield
+            except OSError:
+                self._native.not_unlinked(parent, name)
+                raise
 
     @staticmethod
     def _last_name(directory: int, name: bytes) -> os.stat_result | None:
@@ -314,8 +311,7 @@ class Namespace:
         return offset, [(listing.names[i], listing.ready[i]) for i in wanted]
 
     def _names(self, nodeid: int) -> list[bytes]:
-        with self._directory(nodeid) as d:
-            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=d)
+        fd = self._native.open_dir(nodeid)
         try:
             return [os.fsencode(name) for name in os.listdir(fd)]
         finally:
@@ -345,8 +341,7 @@ class Namespace:
         nodeid = self._listings[fh].nodeid
 
         def run() -> None:
-            with self._directory(nodeid) as d:
-                fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=d)
+            fd = self._native.open_dir(nodeid)
             try:
                 os.fsync(fd)
             finally:

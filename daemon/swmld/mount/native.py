@@ -376,7 +376,6 @@ class Native:
         """The chunk cannot be had; errno 0 sends parked reads to Python's ``read``."""
         lib.sw_failed(self._s, nodeid, chunk, errno)
 
-
     # -- what the probes and FUSE see; structs in bpf/swmld.h --
 
     def nodes_of(self, inos: Sequence[int]) -> list[int]:
