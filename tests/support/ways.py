@@ -7,6 +7,7 @@ import ctypes
 import mmap
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from support.probes import PAGE
 BLOCKS = 23
 PIPE = 16 * PAGE  # what splice moves at once: a pipe's capacity
 MAP_FIXED = 0x10  # linux/mman.h
+PRESENT = 1 << 63  # Documentation/admin-guide/mm/pagemap.rst
 AROUND = 16  # pages: fault_around_bytes, 64 KiB unless a debugfs file says otherwise
 
 
@@ -141,8 +143,8 @@ WAYS: list[tuple[Callable[[Path], None], int]] = [
 
 
 @contextlib.contextmanager
-def mapped(path: Path, pages: int, advice: int | None) -> Iterator[Callable[[int], object]]:
-    """A function that touches a page.
+def mapped(path: Path, pages: int, advice: int | None) -> Iterator[Callable[[int], bool]]:
+    """A function that touches a page, and tells whether that was a fault: the page table did not have it.
 
     The address is a multiple of a fault's surroundings, so that they are pages 0 to 15, 16 to 31 and so on.
     """
@@ -157,6 +159,14 @@ def mapped(path: Path, pages: int, advice: int | None) -> Iterator[Callable[[int
             assert libc.mmap(at, length, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED, fd, 0) == at
         if advice is not None:
             assert libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(length), advice) == 0
-        yield lambda page: ctypes.string_at(at + page * PAGE, 1)
+        with opened(Path("/proc/self/pagemap")) as table:
+
+            def touch(page: int) -> bool:
+                place = at + page * PAGE
+                (entry,) = struct.unpack("=Q", os.pread(table, 8, place // PAGE * 8))
+                ctypes.string_at(place, 1)
+                return not entry & PRESENT
+
+            yield touch
     finally:
         libc.munmap(ctypes.c_void_p(place), ctypes.c_size_t(length + unit))
