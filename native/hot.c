@@ -21,6 +21,8 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#define REPLACED_NS 1000000000u /* from an ESTALE to the kernel's second try: a LOOKUP, and what waits before it */
+
 int backing_open(sw_session *s, int fd)
 {
 	struct fuse_backing_map m = {.fd = fd};
@@ -274,6 +276,30 @@ void open_dropped(sw_session *s, struct node *n, struct handle *h)
 	node_settle(s, n);
 }
 
+/* Under lock: an open of n cannot be had beside those that live; the kernel looks the name up and tries once more. */
+static void replace(sw_session *s, struct node *n)
+{
+	struct replaced *r = &s->replaced[s->nreplaced++ % SW_REPLACED];
+
+	s->replaced_until = now_ns(CLOCK_MONOTONIC_COARSE) + REPLACED_NS;
+	*r = (struct replaced){n->dev, n->ino, s->replaced_until};
+	node_supersede(s, n);
+}
+
+/* Under lock: was a node of this file replaced just now? The second try is the last one that the kernel makes, so the new
+ * node must not be passed through by the time it comes: cached mode takes every open. */
+static int just_replaced(sw_session *s, const struct node *n)
+{
+	uint64_t now = s->replaced_until ? now_ns(CLOCK_MONOTONIC_COARSE) : 0;
+
+	if (s->replaced_until <= now)
+		return 0;
+	for (int i = 0; i < SW_REPLACED; i++)
+		if (s->replaced[i].ino == n->ino && s->replaced[i].dev == n->dev && s->replaced[i].until > now)
+			return 1;
+	return 0;
+}
+
 static int data_open(sw_session *s, uint64_t file_id)
 {
 	char path[40];
@@ -374,7 +400,7 @@ static int open_hot(sw_session *s, struct fuse_in_header *h, struct fuse_open_in
 			goto python;
 		node_attr(s, n, &st, now);
 	}
-	if (!same_generation(n))
+	if (!same_generation(n) || (pass && n->mode == SW_NONE && just_replaced(s, n)))
 		goto python;
 	n = serve(s, h->nodeid, pass);
 	if (!n || !same_generation(n))
@@ -626,7 +652,7 @@ void sw_supersede(sw_session *s, uint64_t nodeid)
 	lock(s);
 	n = node_get(s, nodeid);
 	if (n)
-		node_supersede(s, n);
+		replace(s, n);
 	unlock(s);
 }
 
@@ -657,7 +683,8 @@ int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int write
 	n = node_get(s, nodeid);
 	if (!n)
 		r = -ESTALE;
-	else if (n->mode == SW_NONE && want != SW_WANT_PARTIAL && pass && s->passthrough_on) {
+	else if (n->mode == SW_NONE && want != SW_WANT_PARTIAL && pass && s->passthrough_on &&
+		 !(want == SW_WANT_COMPLETE && just_replaced(s, n))) {
 		/* BACKING_OPEN only takes a reference on an open file: it does not block, and the mode must not change. */
 		if (n->backing && want == SW_WANT_COMPLETE && same_generation(n))
 			id = n->backing;
@@ -686,7 +713,7 @@ int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int write
 			r = -ESTALE; /* open readers hold an older generation: the new one gets a new node */
 		else {
 			mode_enter(s, n, n->mode);
-				h->flags = FOPEN_PASSTHROUGH;
+			h->flags = FOPEN_PASSTHROUGH;
 			h->backing = n->backing;
 		}
 	} else if (want == SW_WANT_SOURCE) { /* PASS_CACHE lives: see the top of this file */
@@ -697,7 +724,7 @@ int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int write
 		r = -ESTALE;
 	if (r < 0) {
 		if (n)
-			node_supersede(s, n);
+			replace(s, n);
 		unlock(s);
 		free(h);
 		return r;

@@ -133,6 +133,7 @@ struct dirfd {
 #define SW_EVENTS 65536
 #define SW_PENDING 1024
 #define SW_LATER 32
+#define SW_REPLACED 64
 #define SW_EARLY 64
 
 struct sw_session {
@@ -160,6 +161,12 @@ struct sw_session {
 		int32_t backing;
 	} later[SW_LATER];             /* to be closed by the next unlock() */
 	uint32_t nlater;
+	/* hot.c */
+	struct replaced {
+		uint64_t dev, ino, until;
+	} replaced[SW_REPLACED];       /* files whose node was superseded by an open; the oldest is overwritten */
+	uint32_t nreplaced;
+	uint64_t replaced_until;       /* the latest of all */
 	/* session.c */
 	int dev, sock, peer, evfd;
 	int mounted;

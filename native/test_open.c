@@ -215,6 +215,15 @@ static void changed_file(void)
 	e = entry("file");
 	CHECK(e.nodeid != old);
 	sw_set_complete(s, e.nodeid, 701, e.size, e.mtime_ns, e.ctime_ns, 0);
+	/* Not passed through at once, by nobody: the next generation would be ESTALE again, and that one a program gets. */
+	CHECK(asks_python(e.nodeid, O_RDONLY));
+	fh = py_open(e.nodeid, SW_WANT_COMPLETE, fd, 0);
+	EQUAL(sw_open_flags((uint64_t)fh), FOPEN_NOFLUSH);
+	EQUAL(sw_mode(s, e.nodeid), SW_CACHED);
+	py_release(e.nodeid, fh);
+	CHECK(idle(e.nodeid));
+	EQUAL(sw_detach(s, e.nodeid), 1);
+	s->replaced_until = 1; /* a second later */
 	fh = py_open(e.nodeid, SW_WANT_COMPLETE, fd, 0);
 	EQUAL(sw_open_flags((uint64_t)fh), FOPEN_PASSTHROUGH | FOPEN_NOFLUSH);
 	EQUAL(kit_backings(), 2);
