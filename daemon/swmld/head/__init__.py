@@ -1,0 +1,11 @@
+"""The head: decides, by rules, what the mount does with a file when it is opened.
+
+    facts     what is known of the file, its readers and the host, by the names that rules use
+    host      memory, CPU, disks and GPUs, looked at now and then
+    filetype  what a file holds, by its name and first bytes
+    head      asks the rules, remembers what was decided, tells the rooms that act
+    history   the latest decisions and what each rule did so far
+
+The mount asks ``Head.opening`` about each file that it opens itself; what C answers alone (a file that is
+whole in the cache) is not asked about again.
+"""

@@ -1,0 +1,41 @@
+"""What was decided about one file that is being opened, for the rooms that act on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from swmld.rules.actions import TARGETS, Advise, Cache, Effect, Prefetch, Prioritize, Stream
+from swmld.rules.decide import Outcome
+
+E = TypeVar("E", bound=Effect)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``id`` leads to the decision in the history; what nobody asked for is None."""
+
+    id: int
+    cache: Cache | None = None
+    prefetch: Prefetch | None = None
+    stream: Stream | None = None
+    prioritize: Prioritize | None = None
+    advise: Advise | None = None
+
+    @property
+    def cached(self) -> bool:
+        """Whether its bytes may be kept at all."""
+        return self.cache is None or self.cache.tier != "none"
+
+    @classmethod
+    def of(cls, number: int, outcome: Outcome) -> Verdict:
+        """Each file is decided about when it is opened, so what is done to its directory, dataset, model or
+        job is done to it; what names the file itself comes first."""
+
+        def nearest(effect: type[E]) -> E | None:
+            found = (outcome.of(effect, target) for target in TARGETS)
+            return next((each for each in found if each is not None), None)
+
+        return cls(
+            number, nearest(Cache), nearest(Prefetch), nearest(Stream), nearest(Prioritize), nearest(Advise)
+        )
