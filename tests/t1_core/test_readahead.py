@@ -45,6 +45,15 @@ def test_window_is_bounded_by_chunks_and_bytes() -> None:
     assert len(huge.outstanding) == 1
 
 
+def test_a_window_of_nothing_switches_it_off() -> None:
+    file = streams(3, Limits(max_window=0))
+    assert touch_all(file, [0, 1, 2]) == [[], [], []]
+    large = streams(1000, Limits(max_window=0))
+    assert not any(touch_all(large, list(range(100))))
+    large.on_wasted(1)
+    assert not any(touch_all(large, list(range(100, 200))))
+
+
 def test_small_file_starts_at_once_at_its_beginning() -> None:
     assert streams(3).on_touch(0, 0.0) == [Span(1, 3)]
     assert streams(3).on_touch(1, 0.0) == []

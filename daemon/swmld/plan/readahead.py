@@ -35,8 +35,9 @@ class Limits:
     """What bounds the streams of a file.
 
     ``streams``: four covers a DataLoader's usual workers on one shard. ``first_window`` in chunks: Linux's
-    readahead starts with 2 to 4 times the request too. ``max_window`` in bytes and ``max_chunks``: 128 MiB
-    is 0.6 s of a 200 MB/s source and 32 parallel reads of 4 MiB, enough to hide 20 ms a request many times.
+    readahead starts with 2 to 4 times the request too. ``max_window`` in bytes (0: no readahead) and
+    ``max_chunks``: 128 MiB is 0.6 s of a 200 MB/s source and 32 parallel reads of 4 MiB, enough to hide 20 ms
+    a request many times.
     ``small_file`` in chunks: a file of so few is worth fetching on its first touch at the beginning.
     """
 
@@ -47,8 +48,8 @@ class Limits:
     small_file: int = 4
 
     def window(self, chunk_size: int) -> int:
-        """The largest window in chunks, at least 1."""
-        return max(1, min(self.max_chunks, self.max_window // chunk_size))
+        """The largest window in chunks; 0 where ``max_window`` is, else at least 1."""
+        return max(1, min(self.max_chunks, self.max_window // chunk_size)) if self.max_window else 0
 
 
 class _Stream:
@@ -216,7 +217,7 @@ class Streams:
 
     def _shrink(self) -> None:
         self._used = 0
-        self._ceiling = max(1, self._ceiling // 2)
+        self._ceiling = max(min(1, self._max_window), self._ceiling // 2)
         self._needed = min(MAX_CONFIRMATIONS, self._needed + 1)
 
     def _grow(self) -> None:
