@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from swmld.plan.listing import Listing
+from swmld.plan.listing import Listing, natural_key
 from swmld.plan.neighbours import Directory, Limits
 
 
@@ -72,6 +72,112 @@ def test_listing_of_any_names(listed: list[bytes]) -> None:
     listing = Listing(listed)
     assert [listing.name(index) for index in range(len(listing))] == sorted(set(listed))
     assert all(listing.name(listing.find(name) or 0) == name for name in listed)
+
+
+NUMBERED = {
+    "plain": [b"%d" % number for number in range(3000)],
+    "images": [b"img_%d.jpg" % number for number in range(1000)],
+    "shards": [b"shard-%d.tar" % number for number in range(1, 121)],
+    "pairs": [b"%d.%s" % (number, kind) for number in range(500) for kind in (b"cls", b"jpg")],
+    "frames": [b"clip%d_%d.png" % (clip, frame) for clip in range(9, 12) for frame in range(8, 400, 3)],
+    "prefixes": [b"%s.%d.jpg" % (kind, number) for kind in (b"cat", b"dog") for number in range(500)],
+}
+"""Names in natural order, which is not that of their bytes."""
+
+
+@pytest.mark.parametrize("listed", NUMBERED.values(), ids=NUMBERED)
+def test_listing_knows_natural_order(listed: list[bytes]) -> None:
+    listing = Listing(random.Random(1).sample(listed, len(listed)))
+    assert not listing.sorted_as_numbered
+    for number, name in enumerate(listed):
+        index = listing.find(name)
+        assert index is not None
+        assert listing.number(index) == number
+        assert listing.at_number(number) == index
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        [],
+        [b"a"],
+        names(300),
+        [b"a1", b"b2", b"c10"],
+        [b"x", b"y"],
+        [b"%02d" % number for number in range(90)],
+    ],
+)
+def test_padded_names_and_names_without_numbers_need_no_second_order(listed: list[bytes]) -> None:
+    listing = Listing(listed)
+    assert listing.sorted_as_numbered
+    assert [listing.number(index) for index in range(len(listed))] == list(range(len(listed)))
+    assert [listing.at_number(index) for index in range(len(listed))] == list(range(len(listed)))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"2", b"10"),
+        (b"9", b"0010"),
+        (b"a", b"a0"),
+        (b"a1", b"a1a"),
+        (b"a9b", b"a10"),
+        (b"v1.9", b"v1.10"),
+        (b"-1", b"1"),
+        (b"1", b"a"),
+        (b"9" * 254, b"1" * 255),
+        (b"0", b"1"),
+    ],
+)
+def test_natural_keys_compare_digits_as_numbers(before: bytes, after: bytes) -> None:
+    assert natural_key(before) < natural_key(after)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.one_of(st.integers(0, 2000), st.sampled_from("ab.-_")), min_size=1, max_size=4)))
+def test_natural_order_of_any_names(parts: list[list[int | str]]) -> None:
+    listed = ["".join(map(str, part)).encode() for part in parts]
+    listing = Listing(listed)
+    count = len(listing)
+    ordered = [listing.name(listing.at_number(number)) for number in range(count)]
+    assert ordered == sorted(sorted(set(listed)), key=natural_key)
+    assert [listing.number(listing.at_number(number)) for number in range(count)] == list(range(count))
+
+
+@pytest.mark.parametrize("shuffled_listing", [False, True])
+@pytest.mark.parametrize("listed", NUMBERED.values(), ids=NUMBERED)
+def test_reader_in_natural_order(listed: list[bytes], shuffled_listing: bool) -> None:
+    """``for n in range(count)``."""
+    reading = Reading(random.Random(2).sample(listed, len(listed)) if shuffled_listing else listed)
+    reading.open_all(listed)
+    assert reading.foreseen >= 0.95 * len(listed)
+    assert reading.wasted == 0
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8])
+def test_every_kth_file_in_natural_order(stride: int) -> None:
+    listed = NUMBERED["plain"]
+    reading = Reading(sorted(listed))
+    reading.open_all(listed[1::stride])
+    assert reading.foreseen >= 0.9 * len(listed) / stride
+    assert reading.wasted <= 32
+
+
+def test_workers_in_lockstep_in_natural_order() -> None:
+    listed = NUMBERED["plain"]
+    reading = Reading(sorted(listed))
+    for start in range(0, 3000, 40):
+        reading.open_all(listed[start + at // 4 + at % 4 * 10] for at in range(40))
+    assert reading.foreseen >= 0.95 * 3000
+    assert reading.wasted == 0
+
+
+def test_sorted_order_of_numbered_names_is_still_foreseen() -> None:
+    listed = sorted(NUMBERED["plain"])
+    reading = Reading(NUMBERED["plain"])
+    reading.open_all(listed)
+    assert reading.foreseen >= 0.95 * 3000
+    assert reading.wasted <= 16
 
 
 @pytest.mark.parametrize("shuffled_listing", [False, True])

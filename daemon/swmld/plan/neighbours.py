@@ -3,9 +3,9 @@
 Data sets of small files are read one directory at a time, by several workers at once. Two ways of reading
 are told apart, by looking at each open's place in the directory:
 
-- *In order* (sorted or as listed), each worker from its own place, perhaps every k-th file: a ``_Cursor``
-  follows each of them, and the files ahead of a cursor are asked for in a window that doubles as they get
-  opened.
+- *In order* (sorted, natural or as listed), each worker from its own place, perhaps every k-th file: a
+  ``_Cursor`` follows each of them, and the files ahead of a cursor are asked for in a window that doubles as
+  they get opened.
 - *In no order, all of it* (a shuffled epoch): once enough different files were opened and hardly any twice,
   the rest of the directory is asked for in listing order, a few files an open. An epoch opens each of them.
 
@@ -51,6 +51,10 @@ _IN_ORDER = 0.5
 
 _MEMORY = 1 / 16
 """Weight of the latest open in that share: about the last 16 opens count."""
+
+_NEARLY = 0.9
+"""An open beside the place where it was expected counts as so much of one foreseen: every second file of
+1000, 1001, … is near the next one in sorted order, and exactly there in natural order."""
 
 _WHOLE = 0.9
 """Share of a directory that an epoch opened, from which the next epoch counts as one of the whole
@@ -99,6 +103,8 @@ class Directory:
         was asked for is forgotten."""
         self._listing = listing
         self._orders = [_Order(self._limits, lambda index: index, lambda place: place)]
+        if not listing.sorted_as_numbered:
+            self._orders.append(_Order(self._limits, listing.number, listing.at_number))
         if not listing.sorted_as_listed:
             self._orders.append(_Order(self._limits, listing.place, listing.at_place))
         self._begin_epoch()
@@ -281,10 +287,12 @@ class _Order:
 
     def observe(self, place: int) -> None:
         """A file at ``place`` was opened."""
-        cursor = self._expecting(place) or self._near(place) or self._strided(place)
+        exact = self._expecting(place)
+        cursor = exact or self._near(place) or self._strided(place)
         self.cursor = cursor
         if self._cursors:  # the very first open could not be foreseen
-            self.foreseen += ((cursor is not None) - self.foreseen) * _MEMORY
+            worth = 1.0 if exact else _NEARLY if cursor else 0.0
+            self.foreseen += (worth - self.foreseen) * _MEMORY
         if cursor is None:
             cursor = _Cursor(place)
             self._surprises.append(place)
