@@ -169,12 +169,13 @@ def test_the_daemon_gets_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(swmld, "app", fake_app, raising=False)
     monkeypatch.setattr(preflight, "check", lambda settings: None)
     config = tmp_path / "c.yaml"
-    config.write_text("cache_size: 7GiB\nlog_level: debug\n")
+    config.write_text("cache_size: 7GiB\nlog_level: debug\nrules: /r\n")
     arguments = ["--mount", str(tmp_path), "--config", str(config), "--log-level", "error", "--no-native"]
     assert run(arguments) == 7
-    assert given == [
-        Settings(mount=tmp_path, cache_size=7 << 30, log_level="error", native=False),
-    ]
+    assert run([*arguments, "--rules", "/a", "--rules", "/b", "--environment", "test"]) == 7
+    plain = Settings(mount=tmp_path, cache_size=7 << 30, log_level="error", native=False, rules=(Path("/r"),))
+    chosen = plain.model_copy(update={"rules": (Path("/a"), Path("/b")), "environment": "test"})
+    assert given == [plain, chosen]
 
 
 # --- which daemon ---

@@ -202,6 +202,27 @@ def test_addresses_refused(address: str) -> None:
     assert problems(None, mount="/m", metrics_address=address)
 
 
+def test_rules_are_one_path_or_several(write: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "mount: /m\nenvironment: test\nrules: "
+    assert load(write(text + "r.yaml\n"), {}).rules == (tmp_path / "r.yaml",)
+    assert load(write(text + "[/a, b/]\n"), {}).rules == (Path("/a"), tmp_path / "b")
+    assert load(write(text + "[/a]\n"), {"rules": ["/c", "/d"]}).rules == (Path("/c"), Path("/d"))
+    assert load(None, {"mount": "/m"}).rules == ()
+    what = "expected the path of a file or directory, or a list of such paths, got"
+    assert problems(write(text + "[/a, {b: c}]\n")) == [f"F:3: rules: {what} a mapping"]
+    assert problems(write(text + "\n"), rules=[""]) == [f"--rules: {what} nothing"]
+
+
+def test_an_environment_is_one_of_rules(write: Any) -> None:
+    assert problems(write("mount: /m\nenvironment: test\n")) == [
+        "F:2: environment: expected rules, which have environments, beside it (rules)"
+    ]
+    assert problems(None, mount="/m", environment="", rules=["/a"]) == [
+        "--environment: expected a name, got nothing"
+    ]
+
+
 def test_settings_from_python_take_finished_values() -> None:
     settings = Settings(
         mount=Path("/m"), chunk_size=MIB, check=Check.STRICT, fetch_timeout=2.5, read_only=True

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from swmld import __version__
-from swmld.cli import cache, completion, demo, doctor, man, rules, stats, status, trace, warmup
+from swmld.cli import cache, completion, demo, doctor, man, stats, status, trace, warmup
+from swmld.cli import rules as rules_command
 from swmld.cli.options import setting
 from swmld.cli.text import prose
 from swmld.config.load import load
@@ -44,7 +45,7 @@ which wins over the defaults.
 app = typer.Typer(
     add_completion=False, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
 )
-for module in (status, stats, trace, warmup, cache, rules, doctor, demo, man, completion):
+for module in (status, stats, trace, warmup, cache, rules_command, doctor, demo, man, completion):
     module.register(app)
 
 
@@ -78,6 +79,8 @@ def serve(
     readahead_max: Annotated[str | None, setting("readahead_max")] = None,
     neighbours: Annotated[str | None, setting("neighbours")] = None,
     neighbours_max_files: Annotated[str | None, setting("neighbours_max_files")] = None,
+    rules: Annotated[list[str] | None, setting("rules")] = None,
+    environment: Annotated[str | None, setting("environment")] = None,
     config: Annotated[
         str | None,
         typer.Option(
@@ -100,7 +103,7 @@ def serve(
 ) -> None:
     if ctx.invoked_subcommand is not None:
         return
-    options = {key: ctx.params.get(key) for key in Settings.model_fields}
+    options = {key: ctx.params.get(key) for key in Settings.model_fields} | {"rules": rules or None}
     settings = load(Path(config) if config is not None else None, options)
     if show_demo:
         demo.run(settings.mount, demo.mode_options(settings.passthrough, settings.native))

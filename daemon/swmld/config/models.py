@@ -20,6 +20,8 @@ from swmld.config.values import (
     FreeFloor,
     Glob,
     MountPoint,
+    Name,
+    Paths,
 )
 from swmld.types import Check
 from swmld.values import Flag, choice, count, duration, size
@@ -150,6 +152,13 @@ class Settings(BaseModel):
     neighbours_max_files: Annotated[int, count(1, 1_000_000)] = Field(
         default=512, description="Most files fetched ahead in one directory."
     )
+    rules: Paths = Field(
+        default=(),
+        description="File of rules, or directory of such files, read again when it changes. Repeatable.",
+    )
+    environment: Name | None = Field(
+        default=None, description="Which environment of the rules is in use; default: none."
+    )
     probe: Annotated[Probe, choice(*get_args(Probe))] = Field(
         default="auto",
         description="How reads are seen: ebpf (page-cache hits included; or one way of it, btf, tracepoint, "
@@ -177,6 +186,8 @@ class Settings(BaseModel):
             raise ValueError("cache_size: expected at least one chunk (chunk_size)")
         if self.prefetch_parallel > self.fetch_parallel:
             raise ValueError(f"prefetch_parallel: expected at most fetch_parallel ({self.fetch_parallel})")
+        if self.environment is not None and not self.rules:
+            raise ValueError("environment: expected rules, which have environments, beside it (rules)")
         return self
 
     @property

@@ -20,6 +20,24 @@ def directory(given: Any) -> Path:
     raise expected("the path of a directory", given)
 
 
+def path_list(given: Any) -> tuple[Path, ...]:
+    """One path or several, each as ``directory``; they need not exist yet."""
+    found = []
+    for item in given if isinstance(given, list | tuple) else [given]:
+        try:
+            found.append(directory(item))
+        except ValueError:
+            raise expected("the path of a file or directory, or a list of such paths", item) from None
+    return tuple(found)
+
+
+def name(given: Any) -> str:
+    """A word that names something in a file."""
+    if isinstance(given, str) and given.strip() and given.isprintable():
+        return given
+    raise expected("a name", given)
+
+
 def mount_point(given: Any) -> Path:
     """As ``directory``, with symbolic links followed, as mount(2) follows them."""
     return Path(os.path.realpath(directory(given)))
@@ -95,6 +113,8 @@ def free_floor(given: Any) -> FreeFloor:
 
 
 Directory = Annotated[Path, BeforeValidator(directory)]
+Name = Annotated[str, BeforeValidator(name)]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(path_list)]
 MountPoint = Annotated[Path, BeforeValidator(mount_point)]
 Address = Annotated[str, BeforeValidator(address)]
 Glob = Annotated[str, BeforeValidator(glob_text)]
