@@ -12,8 +12,10 @@ from typing import NamedTuple, Protocol
 from swmld.cache.checksum import crc32c
 from swmld.cache.files import ABSENT, PRESENT, CacheFile
 from swmld.cache.index import FileRow, Index, Start, Trust
+from swmld.cache.keeping import Kept
 from swmld.cache.layout import Layout
 from swmld.errors import CacheError
+from swmld.plan.eviction import Keep
 from swmld.types import Identity
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ class Held(Protocol):
     def acquire(self, identity: Identity, path: bytes) -> CacheFile: ...
     def reserve(self, nbytes: int) -> None: ...
     def unreserve(self, nbytes: int) -> None: ...
+    def pin(self, file_id: int, pinned: bool = True) -> None: ...
+    def set_keep(self, file_id: int, keep: Keep, ttl: float | None = None) -> None: ...
 
 
 def normal(path: bytes) -> bytes:
@@ -76,7 +80,7 @@ def entry(row: FileRow, trust: Trust) -> Entry:
         row.present,
         row.nchunks,
         row.last_used,
-        bool(row.pinned),
+        row.kept.by_hand or row.kept.keep is Keep.NEVER,
         state,
     )
 
@@ -98,7 +102,7 @@ def verify(
         if file is None:
             continue
         try:
-            _verify_file(cache, file, report, progress, refetch)
+            _verify_file(cache, file, row.kept, report, progress, refetch)
         finally:
             file.release()
         report.files += 1
@@ -110,6 +114,7 @@ def verify(
 def _verify_file(
     cache: Held,
     file: CacheFile,
+    kept: Kept,
     report: VerifyReport,
     progress: Callable[[VerifyReport], None] | None,
     refetch: Refetch | None,
@@ -133,9 +138,18 @@ def _verify_file(
     if served:
         # Somebody may read it without the daemon: the good chunks move to a new data file.
         file.condemn(served)
-        _mend(cache, file, cache.acquire(file.identity, file.source_path), served + unserved, report, refetch)
+        new = cache.acquire(file.identity, file.source_path)
+        _keep_as(cache, new.file_id, kept)
+        _mend(cache, file, new, served + unserved, report, refetch)
     elif unserved and refetch is not None:
         _refetch(file, unserved, report, refetch)
+
+
+def _keep_as(cache: Held, file_id: int, kept: Kept) -> None:
+    if kept.by_hand:
+        cache.pin(file_id)
+    if kept.keep is not Keep.NORMAL or kept.ttl:
+        cache.set_keep(file_id, kept.keep, kept.ttl or None)
 
 
 def _mend(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from swmld.cache.index import FileRow, encode, set_meta
+from swmld.cache.keeping import Kept
 from swmld.types import Identity
 
 
@@ -181,8 +182,38 @@ class Rekey(Op):
         if self.path is not None:
             db.execute("UPDATE files SET path=? WHERE file_id=?", (self.path, self.file_id))
         if self.pinned is not None:
-            db.execute("UPDATE files SET pinned=? WHERE file_id=?", (int(self.pinned), self.file_id))
+            db.execute(
+                "UPDATE files SET pinned=(pinned & ~1) | ? WHERE file_id=?", (int(self.pinned), self.file_id)
+            )
         return 0, 0
+
+
+@dataclass(slots=True)
+class SetKept(Op):
+    """What is decided about a file's eviction, but for a pin by hand, which stays as it is.
+
+    ``changed`` gets what held before and what holds now, unless that is the same: then nothing is written.
+    """
+
+    file_id: int
+    kept: Kept
+    changed: Callable[[Kept, Kept], None]
+    before: Kept | None = None
+
+    def apply(self, db: sqlite3.Connection) -> tuple[int, int]:
+        row = db.execute("SELECT pinned FROM files WHERE file_id=?", (self.file_id,)).fetchone()
+        if row is None:
+            return 0, 0
+        before = Kept.of(row[0])
+        self.kept = self.kept._replace(by_hand=before.by_hand)
+        if self.kept != before:
+            self.before = before
+            db.execute("UPDATE files SET pinned=? WHERE file_id=?", (self.kept.code, self.file_id))
+        return 0, 0
+
+    def done(self) -> None:
+        if self.before is not None:
+            self.changed(self.before, self.kept)
 
 
 @dataclass(slots=True)

@@ -137,7 +137,6 @@ class CacheFile:
         self.dead = False
         self.settled = False
         """No longer in memory: the index knows all of it."""
-        self.pinned_by_hand = bool(row.pinned)
         self.lock = threading.Lock()
         """Guards everything above that changes, and the bits. Held for no I/O: the event loop takes it."""
         self._books = books

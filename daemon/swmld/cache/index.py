@@ -23,11 +23,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from swmld.cache.keeping import INDEXES, Kept, Line, Place, line_queries
 from swmld.types import Identity
 
 T = TypeVar("T")
 
-SCHEMA = """
+SCHEMA = f"""
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE sources(source INTEGER PRIMARY KEY, source_key TEXT UNIQUE NOT NULL);
 CREATE TABLE files(
@@ -38,8 +39,7 @@ CREATE TABLE files(
     last_used REAL NOT NULL, pinned INTEGER NOT NULL DEFAULT 0,
     session_first INTEGER NOT NULL, session INTEGER NOT NULL);
 CREATE UNIQUE INDEX files_identity ON files(source, dev, ino);
-CREATE INDEX files_last_used ON files(last_used);
-CREATE TABLE chunks(
+{INDEXES}CREATE TABLE chunks(
     file_id INTEGER NOT NULL, chunk INTEGER NOT NULL, crc INTEGER NOT NULL, session INTEGER NOT NULL,
     PRIMARY KEY(file_id, chunk)) WITHOUT ROWID;
 INSERT INTO meta VALUES ('schema', 1), ('bytes', 0), ('files', 0), ('next_id', 1), ('session', 0),
@@ -52,9 +52,7 @@ _COLUMNS = (
 )
 _BY_KEY = f"SELECT {_COLUMNS} FROM files WHERE source=? AND dev=? AND ino=?"
 _BY_ID = f"SELECT {_COLUMNS} FROM files WHERE file_id=?"
-# In two steps: many files may share a moment, and SQLite does not search its index by (last_used, file_id).
-_SAME_MOMENT = f"SELECT {_COLUMNS} FROM files WHERE last_used=? AND file_id>? ORDER BY file_id LIMIT ?"
-_LATER = f"SELECT {_COLUMNS} FROM files WHERE last_used>? ORDER BY last_used, file_id LIMIT ?"
+_IN_LINE = {line: line_queries(line, _COLUMNS) for line in Line}
 
 # Ids are taken from the index in blocks, so that making a file needs no write of its own.
 ID_BLOCK = 4096
@@ -94,6 +92,16 @@ class FileRow(NamedTuple):
     def identity(self) -> Identity:
         """The source file generation that this row is of."""
         return Identity(int(self.dev), int(self.ino), self.size, int(self.mtime_ns), int(self.ctime_ns))
+
+    @property
+    def kept(self) -> Kept:
+        """What is decided about its eviction."""
+        return Kept.of(self.pinned)
+
+    def place(self, line: Line) -> Place:
+        """Its place in ``line``."""
+        moment = self.last_used + (self.kept.ttl if line is Line.EXPIRED else 0)
+        return Place(line, moment, self.file_id)
 
 
 @dataclass(slots=True)
@@ -168,6 +176,9 @@ class Index:
         db.execute("PRAGMA journal_size_limit=67108864")
         if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             db.executescript(f"BEGIN;{SCHEMA}COMMIT;")
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name='files_keep'").fetchone():
+            # From before files were kept by rule. Once, about 1 s a million files.
+            db.executescript(f"BEGIN;DROP INDEX IF EXISTS files_last_used;{INDEXES}COMMIT;")
         # Touch every table: one that is missing or unreadable must be found now.
         for table in ("sources", "files", "chunks"):
             db.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
@@ -234,12 +245,14 @@ class Index:
             for span in trust.ranges
         )
 
-    def oldest(self, after: tuple[float, int], limit: int) -> list[FileRow]:
-        """Files of all sources by last use, from after ``(last_used, file_id)``."""
+    def oldest(self, after: Place, limit: int, now: float) -> list[FileRow]:
+        """Files of all sources in one line, from after a place; of EXPIRED, those that are at ``now``."""
+        same_moment, later = _IN_LINE[after.line]
+        values = {"moment": after.moment, "after": after.file_id, "now": now}
 
         def work(db: sqlite3.Connection) -> list[FileRow]:
-            rows = db.execute(_SAME_MOMENT, (*after, limit)).fetchall()
-            rows += db.execute(_LATER, (after[0], limit - len(rows))).fetchall()
+            rows = db.execute(same_moment, {**values, "limit": limit}).fetchall()
+            rows += db.execute(later, {**values, "limit": limit - len(rows)}).fetchall()
             return [FileRow(*row) for row in rows]
 
         return self.read(work)

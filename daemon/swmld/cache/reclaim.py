@@ -7,19 +7,24 @@ counts against both limits, so that several fetches together cannot fill the dis
 
 When room is short, one thread evicts to a low-water mark 2 % below, so that the next fetches find room at
 once; of small files a batch at a time, so that a demand read waits for 256 of them at most (20 ms on ext4).
+
+It goes through one line of files after the other (``keeping.Line``): those that are to go first, those whose
+time to live ended, the normal ones, and only then those that are to go last. In each line it goes on from
+where all before it cannot go (``trail``).
 """
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from swmld.cache.index import FileRow
+from swmld.cache.keeping import Line, Place
+from swmld.cache.trail import Trail
 from swmld.errors import CacheFull
-from swmld.plan.eviction import Candidate, Policy
+from swmld.plan.eviction import Candidate, Keep, Policy
 
 # What ext4 and xfs spend at least on a small file: an inode, a directory entry, one block.
 FILE_OVERHEAD = 4096
@@ -34,8 +39,14 @@ _BATCH = 256
 # oldest of them go: an exact order would mean asking about every file of a large cache.
 _LOOK = 2048
 
-# After a vain attempt the cache stays full for ten times of what the attempt took (about 20 µs a file).
-_BACKOFF_PER_FILE = 200e-6
+# An attempt looks at so many files in vain, about 0.1 s; the next goes on from there.
+_PATIENCE = 8192
+
+# After a vain attempt the cache stays full for ten times of what the attempt took: about 20 µs a file, and as
+# much as 16 files for the attempt itself. For once of it, if there is more to look at: that ends.
+_PER_FILE = 20e-6
+_FILES_AN_ATTEMPT = 16
+_BACKOFF = 10
 _BACKOFF_MAX = 1.0
 
 
@@ -77,12 +88,13 @@ class Account:
 class Room(Protocol):
     """What eviction needs of the cache."""
 
-    def oldest(self, after: tuple[float, int], limit: int) -> list[FileRow]:
-        """Files by last use, from after ``(last_used, file_id)``."""
+    def oldest(self, after: Place, limit: int) -> list[FileRow]:
+        """Files of one line, from after a place in it."""
         ...
 
     def candidate(self, row: FileRow) -> Candidate:
-        """``row`` with what is known beyond the index: the latest use, and whether it is open."""
+        """``row`` with what is known beyond the index: the latest use, whether it is open (``pinned``), and
+        how it is kept now; NEVER if a job holds it, until that is said to have ended."""
         ...
 
     def touch(self, file_id: int, last_used: float) -> None:
@@ -90,11 +102,12 @@ class Room(Protocol):
         ...
 
     def settle(self) -> None:
-        """Return when all touches are in the index."""
+        """Return when all touches, and all that was decided before, are in the index."""
         ...
 
     def evict(self, rows: list[FileRow]) -> tuple[int, int]:
-        """Drop those of ``rows`` that are still not in use; returns the bytes freed and the files gone."""
+        """Drop those of ``rows`` that are still not in use and kept as they were; returns the bytes freed and
+        the files gone."""
         ...
 
 
@@ -111,6 +124,29 @@ class Chance(NamedTuple):
 
     row: FileRow
     candidate: Candidate
+
+
+class Sorted(NamedTuple):
+    """A batch, by what may become of it; see ``Reclaimer._sort``."""
+
+    here: dict[int, Chance]
+    late: dict[int, Chance]
+    in_use: dict[int, FileRow]
+
+
+@dataclass(slots=True)
+class Attempt:
+    """Files looked at, those of them that cannot go, and whether it ended for the sake of its length."""
+
+    looked_at: int = 0
+    in_vain: int = 0
+    cut: bool = False
+
+    @property
+    def backoff(self) -> float:
+        """Seconds for which no other is worth making."""
+        cost = (self.looked_at + _FILES_AN_ATTEMPT) * _PER_FILE
+        return cost if self.cut else min(_BACKOFF_MAX, cost * _BACKOFF)
 
 
 class Reclaimer:
@@ -136,7 +172,8 @@ class Reclaimer:
         self._clock = clock
         self._one_at_a_time = threading.Lock()
         self._full_until = 0.0
-        self._looked_at = 0
+        self._retry = False
+        self._trails = {line: Trail(line, _LOOK) for line in Line}
 
     def reserve(self, nbytes: int) -> None:
         """Count ``nbytes`` as in flight, evicting first if need be. ``CacheFull`` if there is no room."""
@@ -154,8 +191,16 @@ class Reclaimer:
         raise CacheFull
 
     def retry_now(self) -> None:
-        """Something was dropped: forget that the cache was full."""
+        """Something was dropped: forget that the cache was full. Loop-safe."""
         self._full_until = 0.0
+
+    def look_again(self, lines: Iterable[Line] = Line, *, room: bool) -> None:
+        """Files came into ``lines`` at any place, or those there that could not go may go now. ``room``: so
+        there may be room now, also if an attempt under way does not find it. Loop-safe."""
+        for line in lines:
+            self._trails[line].stale = True
+        if room:
+            self._retry = True
 
     def _lacking(self, nbytes: int) -> int:
         """Bytes that must go before ``nbytes`` more may come; 0 or less if none."""
@@ -181,47 +226,90 @@ class Reclaimer:
         # Where even an empty cache would not do, evicting would only lose data. A clock that was set back
         # must not keep the cache full for hours, hence both bounds.
         hopeless = lacking > self._account.held
-        if hopeless or now < self._full_until <= now + _BACKOFF_MAX:
+        if hopeless or (not self._retry and now < self._full_until <= now + _BACKOFF_MAX):
             return False
+        self._retry = False
         slack = min(self.limits.limit, self._account.held) // _SLACK
-        self._looked_at = 0
-        if self._evict(lacking, slack) < lacking:
-            self._full_until = now + min(_BACKOFF_MAX, self._looked_at * _BACKOFF_PER_FILE)
+        attempt = Attempt()
+        if self._evict(lacking, slack, attempt) < lacking:
+            self._full_until = now + attempt.backoff
             return False
         return True
 
-    def _evict(self, need: int, slack: int) -> int:
-        """Evict ``need`` bytes, by the policy, from batches in order of last use; returns the bytes freed.
+    def _evict(self, need: int, slack: int, attempt: Attempt) -> int:
+        """Evict ``need`` bytes, by the policy, from one line after the other; returns the bytes freed.
 
         Up to ``slack`` more go with the batch that fills the need, never a batch for their own sake: a
         demand read may be waiting. It does not watch the free space meanwhile: file systems that free blocks
         later would have it evict all.
         """
+        self._room.settle()
         freed = 0
-        moved: dict[int, Chance] = {}
-        touched: set[int] = set()
-        after = (-math.inf, -1)
-        while freed < need:
-            rows = self._room.oldest(after, _BATCH)
-            self._looked_at += len(rows)
-            here: dict[int, Chance] = {}
-            for row in rows:
-                after = (row.last_used, row.file_id)
-                candidate = self._room.candidate(row)
-                if candidate.last_used <= row.last_used or row.file_id in touched:
-                    here[row.file_id] = Chance(row, candidate)
-                else:
-                    touched.add(row.file_id)
-                    moved[row.file_id] = Chance(row, candidate)
-                    self._room.touch(row.file_id, candidate.last_used)
-            freed += self._evict_some(here, need - freed, slack)
-            if not rows or len(moved) >= _LOOK:
-                freed += self._evict_some(moved, need - freed, slack)
-                moved = {}
-            if not rows:
-                break
+        for line in Line:
+            if freed < need and not attempt.cut:
+                freed += self._evict_line(self._trails[line], need - freed, slack, attempt)
         self._room.settle()
         return freed
+
+    def _evict_line(self, trail: Trail, need: int, slack: int, attempt: Attempt) -> int:
+        """Evict from one line, in batches in its order; returns the bytes freed."""
+        freed = 0
+        moved: dict[int, Chance] = {}
+        met: set[int] = set()
+        freed = self._evict_again(trail, need, slack, moved, met, attempt)
+        after, at_end = trail.after, False
+        while freed < need and not (at_end or attempt.cut):
+            rows = self._room.oldest(after, _BATCH)
+            at_end = not rows
+            here, late, in_use = self._sort(rows, trail.line, met)
+            moved |= late
+            attempt.looked_at += len(rows)
+            attempt.in_vain += len(rows) - len(here) - len(late)
+            freed += self._evict_some(here, need - freed, slack)
+            if rows:
+                after = rows[-1].place(trail.line)
+                crowd = {file_id for file_id, row in in_use.items() if not trail.again(row)}
+                trail.passed(rows, here.keys() | late.keys() | crowd)
+            attempt.cut = attempt.in_vain >= _PATIENCE and not trail.stopped
+            if at_end or attempt.cut or len(moved) >= _LOOK:
+                freed += self._evict_some(moved, need - freed, slack)
+                moved = {}
+        return freed
+
+    def _evict_again(
+        self, trail: Trail, need: int, slack: int, moved: dict[int, Chance], met: set[int], attempt: Attempt
+    ) -> int:
+        """Evict from those that earlier attempts passed because they were open."""
+        rows = trail.start(self._clock())
+        here, late, in_use = self._sort(rows, trail.line, met)
+        moved |= late
+        attempt.looked_at += len(rows)
+        freed = self._evict_some(here, need, slack)
+        for row in in_use.values():
+            trail.again(row)
+        for row, candidate in (*here.values(), *late.values()):
+            trail.again(row._replace(last_used=candidate.last_used))
+        return freed
+
+    def _sort(self, rows: list[FileRow], line: Line, met: set[int]) -> Sorted:
+        """What may go now; what was used later than the index knew (and is not in ``met``); what is open,
+        with its latest use."""
+        here: dict[int, Chance] = {}
+        late: dict[int, Chance] = {}
+        in_use: dict[int, FileRow] = {}
+        for row in rows:
+            candidate = self._room.candidate(row)
+            moves = candidate.last_used > row.last_used and row.file_id not in met
+            if moves:
+                met.add(row.file_id)
+                self._room.touch(row.file_id, candidate.last_used)
+            if candidate.pinned:
+                in_use[row.file_id] = row._replace(last_used=max(row.last_used, candidate.last_used))
+            elif candidate.keep is not Keep.NEVER and (
+                line is not Line.EXPIRED or candidate.keep is Keep.FIRST
+            ):
+                (late if moves else here)[row.file_id] = Chance(row, candidate)
+        return Sorted(here, late, in_use)
 
     def _evict_some(self, chances: dict[int, Chance], need: int, slack: int) -> int:
         """Evict from ``chances``, and go on with those not picked where a picked one was taken meanwhile."""

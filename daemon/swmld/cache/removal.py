@@ -17,16 +17,18 @@ from typing import NamedTuple
 from swmld.cache.changes import DropFile, Touch
 from swmld.cache.files import Books, CacheFile
 from swmld.cache.index import FileRow
+from swmld.cache.keeping import Place
 from swmld.cache.layout import Layout
 from swmld.cache.memory import Memory, key_of
 from swmld.cache.reclaim import FILE_OVERHEAD
-from swmld.plan.eviction import Candidate
+from swmld.plan.eviction import Candidate, Keep
 from swmld.types import Identity
 
 log = logging.getLogger(__name__)
 
 OnEvict = Callable[[int, Identity], None]
 UsageOf = Callable[[Identity], tuple[float, bool] | None]
+Held = Callable[[Identity], bool]
 
 
 class Gone(NamedTuple):
@@ -40,15 +42,19 @@ class Gone(NamedTuple):
 class Remover:
     """Drops files; is the ``Room`` that reclaim evicts from. All methods block: worker threads alone."""
 
-    def __init__(self, books: Books, memory: Memory, layout: Layout, source: int) -> None:
+    def __init__(
+        self, books: Books, memory: Memory, layout: Layout, source: int, clock: Callable[[], float]
+    ) -> None:
         self.on_evict: OnEvict | None = None
         self.usage_of: UsageOf | None = None
+        self.held: Held | None = None
         self.on_room: Callable[[], None] = lambda: None
         """Told when something went, so that there is room now."""
         self._books = books
         self._memory = memory
         self._layout = layout
         self._source = source
+        self._clock = clock
 
     # -- taking out ------------------------------------------------------------------------------------
 
@@ -112,37 +118,55 @@ class Remover:
         if row.source == self._source:
             file = self._memory.get(key)
             if file is not None:
-                if file.file_id != row.file_id or (file.pins and not even_pinned):
+                if file.file_id != row.file_id:
+                    return None
+                if not even_pinned and (file.pins or self._current(row, even_pinned) is None):
                     return None
                 gone = self.retire_file(file)
                 if gone is not None:
                     return gone
             elif self._memory.buried(key):
                 return None
+        now = self._current(row, even_pinned)
+        return None if now is None else self.retire_row(now)
+
+    def _current(self, row: FileRow, even_pinned: bool) -> FileRow | None:
+        """What the index has of it now; nothing where its eviction is decided otherwise since."""
         now = self._books.index.by_id(row.file_id)
-        if now is None or (now.pinned and not even_pinned):
-            return None
-        return self.retire_row(now)
+        return now if now is None or even_pinned or now.pinned == row.pinned else None
 
     # -- the room that reclaim evicts from -------------------------------------------------------------
 
-    def oldest(self, after: tuple[float, int], limit: int) -> list[FileRow]:
+    def oldest(self, after: Place, limit: int) -> list[FileRow]:
         """See ``reclaim.Room``."""
-        return self._books.index.oldest(after, limit)
+        return self._books.index.oldest(after, limit, self._clock())
 
     def candidate(self, row: FileRow) -> Candidate:
         """See ``reclaim.Room``."""
-        last_used, pinned = row.last_used, bool(row.pinned)
+        last_used, in_use, held = row.last_used, False, False
         if row.source == self._source:
             identity = row.identity
-            file = self._memory.get(key_of(identity))
-            if file is not None:  # its last release may not be in the index yet
-                last_used, pinned = max(last_used, file.last_used), pinned or file.pins > 0
-            used, is_open = self._ask(identity)
-            last_used, pinned = max(last_used, used), pinned or is_open
-        return Candidate(row.file_id, row.bytes + FILE_OVERHEAD, last_used, pinned)
+            held, failed = self._ask_held(identity)
+            if not held:
+                used, is_open = self._ask_usage(identity)
+                last_used, in_use = max(last_used, used), is_open or failed
+                file = self._memory.get(key_of(identity))
+                if file is not None:  # its last release may not be in the index yet
+                    last_used, in_use = max(last_used, file.last_used), in_use or file.pins > 0
+        keep = Keep.NEVER if held else row.kept.at(last_used, self._clock()) if row.pinned else Keep.NORMAL
+        return Candidate(row.file_id, row.bytes + FILE_OVERHEAD, last_used, in_use, keep)
 
-    def _ask(self, identity: Identity) -> tuple[float, bool]:
+    def _ask_held(self, identity: Identity) -> tuple[bool, bool]:
+        """Whether it is held, and whether that could not be had."""
+        if self.held is None:
+            return False, False
+        try:
+            return self.held(identity), False
+        except Exception:
+            log.exception("cache: held failed; the file is kept")
+            return False, True
+
+    def _ask_usage(self, identity: Identity) -> tuple[float, bool]:
         if self.usage_of is None:
             return 0.0, False
         try:

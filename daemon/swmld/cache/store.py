@@ -2,7 +2,7 @@
 
 Truth about a file that somebody holds is its ``CacheFile``; of all others it is the index. The reading
 order of the room is: this facade, ``finding``, ``memory``, ``files``, ``index``, ``writer``, ``removal``,
-``reclaim``, ``audit``.
+``keeping``, ``reclaim``, ``trail``, ``audit``.
 
 Locks, in the order in which they may be taken: the stripe of a source inode (held during I/O, in worker
 threads alone), ``Memory._lock``, ``CacheFile.lock``, ``Account.lock``, the writer's. The event loop takes
@@ -21,18 +21,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swmld.cache import audit, opening
-from swmld.cache.changes import Recount, Rekey, SetMeta
+from swmld.cache.changes import Recount, Rekey, SetKept, SetMeta
 from swmld.cache.checksum import syncfs
 from swmld.cache.files import Books, CacheFile
 from swmld.cache.finding import Finder, Ids
 from swmld.cache.index import FileRow
+from swmld.cache.keeping import Kept, lines_of
 from swmld.cache.layout import Layout, free_bytes
 from swmld.cache.memory import Memory, key_of
 from swmld.cache.reclaim import Account, Limits, Reclaimer, Usage
-from swmld.cache.removal import OnEvict, Remover, UsageOf
+from swmld.cache.removal import Held, OnEvict, Remover, UsageOf
 from swmld.cache.writer import Writer
 from swmld.errors import CacheError
-from swmld.plan.eviction import Lru, Policy
+from swmld.plan.eviction import Keep, Lru, Policy
 from swmld.types import Identity
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Cache:
         account = Account(start.bytes, start.files)
         self._books = Books(opened.index, self._writer, account, start.trust, start.session)
         self._memory = Memory(self._books)
-        self._remover = Remover(self._books, self._memory, layout, start.source)
+        self._remover = Remover(self._books, self._memory, layout, start.source, host.clock)
         self._reclaimer = Reclaimer(
             account, limits, self._remover, policy, free_bytes=self._free_bytes, clock=host.clock
         )
@@ -139,6 +140,18 @@ class Cache:
     @usage_of.setter
     def usage_of(self, callback: UsageOf | None) -> None:
         self._remover.usage_of = callback
+
+    @property
+    def held(self) -> Held | None:
+        """Asked before an eviction, from a worker thread: does a living job hold this file (strategy
+        ``no_evict``)? Such a file is not evicted, whatever is decided about it, and nothing of that is kept
+        across a restart. It may not be asked about a held file again before ``released`` (10 minutes at
+        most). It must be quick and not call into the cache."""
+        return self._remover.held
+
+    @held.setter
+    def held(self, callback: Held | None) -> None:
+        self._remover.held = callback
 
     # -- finding files ---------------------------------------------------------------------------------
 
@@ -213,11 +226,30 @@ class Cache:
                 rows = []
         return dropped + len(self._remover.drop_rows(rows))
 
+    # -- what is kept ----------------------------------------------------------------------------------
+
     def pin(self, file_id: int, pinned: bool = True) -> None:
-        """Keep a file from eviction until it is unpinned, across restarts. Blocks."""
+        """Keep a file from eviction until it is unpinned, by hand and across restarts. Blocks."""
         self._writer.put(Rekey(file_id, pinned=pinned))
         self._writer.flush()
-        self._reclaimer.retry_now()
+        if not pinned:
+            self._reclaimer.look_again(room=True)
+
+    def set_keep(self, file_id: int, keep: Keep, ttl: float | None = None) -> None:
+        """What rules decided about a file's eviction; it holds across restarts. Loop-safe.
+
+        With ``ttl`` the file is to go FIRST once it has not been used for that many seconds (rounded up to
+        whole ones); ``ValueError`` if negative. A pin by hand is stronger. Written in a group with other
+        changes; each eviction that begins later goes by it. A file that is gone is left alone.
+        """
+        self._writer.put(SetKept(file_id, Kept.decided(keep, ttl), self._kept_anew))
+
+    def _kept_anew(self, before: Kept, now: Kept) -> None:
+        self._reclaimer.look_again(lines_of(now), room=before.keep is Keep.NEVER)
+
+    def released(self) -> None:
+        """A job's hold on files has ended: ``held`` is asked again about all. Loop-safe."""
+        self._reclaimer.look_again(room=True)
 
     def _row_of(self, file_id: int) -> FileRow | None:
         try:
