@@ -6,10 +6,14 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.programs import Run, shuffled
 from support.streams import StreamModel
+from swmld.patterns.engine import Patterns
 from swmld.patterns.feed import TouchKind
 from swmld.patterns.limits import Limits
+from swmld.plan.listing import Listing
 
 
 def ready(count: int = 1000, path: str = "train", **how: object) -> tuple[Run, int, list[int]]:
@@ -99,6 +103,144 @@ def test_from_order_to_shuffled_and_back_between_epochs(seed: int) -> None:
     view = run.dataset(job, "train")
     assert view.order.kind == "sorted"
     assert view.epoch == 3
+
+
+# ---- natural order: digits in names compared as numbers
+
+
+def numbered(**names: list[str]) -> tuple[Run, int, list[int]]:
+    """A program and directories of files; their nodeids come in the order of the names."""
+    run = Run()
+    files = [file for path, listed in names.items() for file in run.tree.add(path, listed)]
+    listings = {
+        run.tree.directory(path): Listing(name.encode() for name in listed) for path, listed in names.items()
+    }
+
+    def natural(directory: int, index: int) -> int | None:
+        listing = listings[directory]
+        return None if listing.sorted_as_numbered else listing.number(index)
+
+    run.patterns = Patterns(run.tree, run.table, natural=natural)
+    return run, run.program(), files
+
+
+NUMBERED = {
+    "plain": [f"{n}" for n in range(3000)],
+    "images": [f"img_{n}.jpg" for n in range(1000)],
+    "shards": [f"shard-{n}.tar" for n in range(1, 121)],
+    "pairs": [f"{n}.{kind}" for n in range(1000) for kind in ("cls", "jpg")],
+    "frames": [f"clip{clip}_{frame}.png" for clip in range(8, 13) for frame in range(5, 995, 5)],
+    "prefixes": [f"{kind}.{n}.jpg" for kind in ("cat", "dog") for n in range(600)],
+    "sparse": [f"{n * n}.json" for n in range(1500)],
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("names", NUMBERED.values(), ids=NUMBERED)
+def test_natural_order_is_sorted(names: list[str], workers: int) -> None:
+    run, job, files = numbered(train=names)
+    pids = run.workers(job, workers) or [job]
+    early = max(len(files) // 20, 24)
+    run.loader(pids, files[:early], 4)
+    assert run.dataset(job, "train").order.kind == "sorted"
+    run.loader(pids, files[early:], 4)
+    view = run.dataset(job, "train")
+    assert view.order.kind == "sorted"
+    assert view.order.evidence.endswith("go forward in numeric order of the names")
+    assert view.order.confidence > 0.9
+    assert view.batch == (4 if workers > 1 else None)
+    run.loader(pids, files, 4)
+    view = run.dataset(job, "train")
+    assert (view.order.kind, view.epoch) == ("sorted", 2)
+
+
+@pytest.mark.parametrize("names", NUMBERED.values(), ids=NUMBERED)
+def test_byte_order_of_numbered_names_is_sorted(names: list[str]) -> None:
+    run, job, files = numbered(train=sorted(names))
+    early = max(len(files) // 20, 24)
+    run.read(job, files[:early])
+    assert run.dataset(job, "train").order.kind == "sorted"
+    run.read(job, files[early:])
+    view = run.dataset(job, "train")
+    assert view.order.kind == "sorted"
+    assert view.order.evidence.endswith("go forward in listing order")
+
+
+@pytest.mark.parametrize("ranks", [2, 8])
+def test_every_kth_file_in_natural_order(ranks: int) -> None:
+    run, job, files = numbered(train=NUMBERED["plain"])
+    run.interleave([(pid, files[rank::ranks]) for rank, pid in enumerate(run.workers(job, ranks))])
+    view = run.dataset(job, "train")
+    assert view.order.kind == "sorted"
+    assert "numeric" in view.order.evidence
+
+
+@pytest.mark.parametrize("names", NUMBERED.values(), ids=NUMBERED)
+def test_natural_order_backward(names: list[str]) -> None:
+    run, job, files = numbered(train=names)
+    run.read(job, files[::-1])
+    view = run.dataset(job, "train")
+    assert view.order.kind == "reverse"
+    assert view.order.evidence.endswith("go backward in numeric order of the names")
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("workers", [0, 4])
+@pytest.mark.parametrize("names", NUMBERED.values(), ids=NUMBERED)
+def test_shuffled_numbered_names_are_never_sorted(names: list[str], workers: int, seed: int) -> None:
+    run, job, files = numbered(train=names)
+    pids = run.workers(job, workers) or [job]
+    order = shuffled(files, seed)
+    early = max(len(files) // 20, 50)
+    run.loader(pids, order[:early], 4)
+    assert run.dataset(job, "train").order.kind == "shuffled"
+    for at in range(early, len(files), 100):
+        run.loader(pids, order[at : at + 100], 4)
+        assert run.dataset(job, "train").order.kind == "shuffled"
+
+
+def test_shuffled_groups_of_numbered_neighbours() -> None:
+    run, job, files = numbered(train=NUMBERED["plain"])
+    groups = [files[at : at + 20] for at in range(0, 3000, 20)]
+    random.Random(5).shuffle(groups)
+    run.loader(run.workers(job, 4), [file for group in groups for file in group], 20)
+    view = run.dataset(job, "train")
+    assert view.order.kind == "groups"
+    assert view.batch == 20
+
+
+def test_leading_zeros_leave_one_order() -> None:
+    run, job, files = numbered(train=[f"{n:05d}.jpg" for n in range(2000)])
+    run.read(job, files[:100])
+    assert (
+        run.dataset(job, "train").order.evidence == "99 of 99 neighbouring reads go forward in listing order"
+    )
+
+
+def test_natural_order_within_directories_of_classes() -> None:
+    parts = {f"train/n{c:04d}": [f"n{c:04d}_{n}.JPEG" for n in range(1, 150)] for c in range(12)}
+    run, job, files = numbered(**parts)
+    run.read(job, files)
+    view = run.dataset(job, "train")
+    assert (view.order.kind, view.files_seen) == ("sorted", len(files))
+    assert "numeric" in view.order.evidence
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    first=st.integers(0, 200),
+    count=st.integers(100, 400),
+    stem=st.sampled_from(["", "img_", "part-", "v2."]),
+    seed=st.integers(0, 1 << 30),
+)
+def test_numbered_names_in_and_out_of_order(first: int, count: int, stem: str, seed: int) -> None:
+    names = [f"{stem}{n}.jpg" for n in range(first, first + count)]
+    run, job, files = numbered(train=names)
+    run.read(job, files)
+    assert run.dataset(job, "train").order.kind == "sorted"
+    run, job, files = numbered(train=names)
+    run.read(job, shuffled(files, seed))
+    assert run.dataset(job, "train").order.kind == "shuffled"
 
 
 def test_other_fixed_order_shows_in_the_second_epoch() -> None:

@@ -86,7 +86,7 @@ class Observer:
         self._people = ProcessTable()
         self.names: Names = self._known
         self.processes: Processes = self._people
-        self.patterns = Patterns(self.names, self.processes)
+        self.patterns = Patterns(self.names, self.processes, natural=self._natural)
         self._loading: Loading | None = None
         if mode not in ("fuse", "off"):
             self._loading = Loading(state, mode if mode in WAYS else "auto")
@@ -100,6 +100,11 @@ class Observer:
         self._since = 0.0
         self._looked = 0
         self._listeners: list[_Listener] = []
+
+    def _natural(self, directory: int, index: int) -> int | None:
+        """``patterns.feed.Numbers``."""
+        listing = self._listings.get(directory)
+        return None if listing is None or listing.sorted_as_numbered else listing.number(index)
 
     # ---- running
 

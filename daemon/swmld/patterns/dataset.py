@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from swmld.patterns.catalog import Catalog
 from swmld.patterns.epoch import Boundary
-from swmld.patterns.feed import PAGE, Place
+from swmld.patterns.feed import PAGE, Numbers, Place, no_numbers
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.meter import Meter
-from swmld.patterns.order import _ODD_FORWARD, CLAMP, History, Track, judge
 from swmld.patterns.readers import Reader, Tally
 from swmld.patterns.roles import LARGE, Kinds
 from swmld.patterns.views import UNKNOWN, Finding
+from swmld.patterns.walks import Walks
 
 MOST_READERS = 1024
 """Processes whose way is followed: sixteen GPUs with 64 workers each."""
@@ -31,7 +31,7 @@ UNKNOWN_PLACE = 0.02
 class Dataset:
     """``root`` is the nodeid of its directory; ``leaves`` those below it that hold files, by nodeid."""
 
-    def __init__(self, job: int, root: int, path: str, at: float) -> None:
+    def __init__(self, job: int, root: int, path: str, at: float, natural: Numbers = no_numbers) -> None:
         self.job = job
         self.root = root
         self.path = path
@@ -49,12 +49,7 @@ class Dataset:
         """Files read, again or not, before this epoch; ``_before_leaf``: before its last directory came."""
         self._before_leaf = 0
         self.order: Finding = UNKNOWN
-        self.by_name = Track()
-        self.as_listed = Track()
-        self.as_before = Track()
-        self.twisted = False
-        """In some directory the kernel's order is not that of the names."""
-        self.history = History()
+        self.walks = Walks(natural)
         self.boundary = Boundary()
         self.readers: dict[int, Reader] = {}
         self.processes = 0
@@ -90,8 +85,7 @@ class Dataset:
         self._resize()
 
     def _resize(self) -> None:
-        for track in (self.by_name, self.as_listed):
-            track.resize(self.catalog.files)
+        self.walks.resize(self.catalog.files)
 
     def absorb(self, other: Dataset) -> None:
         """The other's directories and books become part of this one."""
@@ -113,7 +107,7 @@ class Dataset:
         self._before_leaf = self.files
         if other.rest is not None:
             other.rest.drop()
-        self.twisted |= other.twisted
+        self.walks.absorb(other.walks)
         self.active |= other.active
         self.leaders |= other.leaders
         self.most = max(self.most, len(self.active))
@@ -158,7 +152,7 @@ class Dataset:
             self.seen += 1
             if self.boundary.score:
                 self.boundary.new()
-            self._walk(reader, leaf, file, place)
+            self.walks.step(reader, leaf, file, place, self.order.kind)
         else:
             self._again(reader, leaf, file, place, at, page)
         if page != SAMPLE and len(self.progress) < MOST_PROGRESS:
@@ -175,7 +169,7 @@ class Dataset:
         if self.boundary.seen(leaf, file, index, self.seen, self.files - self._before_epoch, expected, sure):
             self._turn(at)
         else:
-            self._walk(reader, leaf, file, place)
+            self.walks.step(reader, leaf, file, place, self.order.kind)
 
     def _joined(self, reader: Reader) -> None:
         crowd = self.active if reader.worker else self.leaders
@@ -202,17 +196,14 @@ class Dataset:
 
     def _turn(self, at: float) -> None:
         """A new epoch."""
-        if self.order is UNKNOWN or self.by_name.steps > 2:
+        if self.order is UNKNOWN or self.walks.by_name.steps > 2:
             self.order = self._judged() or self.order
         self.epoch += 1
         self.ended_at = self.epoch_at = at
         self.last_seen = self.seen
         self.seen = 0
         self._before_epoch = self.files - len(self.boundary.again)
-        for track in (self.by_name, self.as_listed, self.as_before):
-            track.begin()
-        self.history.begin()
-        self.as_before.resize(len(self.history.last))
+        self.walks.begin()
         for reader in self.readers.values():
             reader.count = 0
             reader.forget()
@@ -228,77 +219,9 @@ class Dataset:
                 leaf.begin(self.epoch)
             if leaf.add(file, None if index < 0 else index):
                 self.seen += 1
-                self.history.add(file)
+                self.walks.history.add(file)
 
     # ---- order
-
-    def _walk(self, reader: Reader, leaf: Leaf, file: int, place: Place) -> None:
-        index = place.index
-        before = reader.leaf
-        if index is None:
-            self._walk_by_name(reader, leaf, place.name)
-        elif before is not None and reader.index >= 0:
-            delta = index - reader.index
-            if before is not leaf:
-                delta += leaf.base - before.base
-            reader.sorted.step(self.by_name, delta or 1)
-            listed = place.listed
-            if listed is not None and (listed != index or self.twisted):
-                delta = self._walk_as_listed(reader, leaf, listed, delta)
-            reader.stepped(delta)
-        elif before is not None:
-            self._walk_by_name(reader, leaf, place.name)  # the listing has just come
-        if not self.history.full:
-            if self.epoch > 1:
-                self._walk_as_before(reader, file)
-            self.history.add(file)
-        reader.leaf = leaf
-        if index is None:
-            reader.index = -1
-            reader.name = place.name
-        else:
-            reader.index = index
-            reader.name = b""
-            reader.listed.last = -1 if place.listed is None else place.listed
-
-    def _walk_by_name(self, reader: Reader, leaf: Leaf, name: bytes) -> None:
-        before = reader.leaf
-        if before is None or not reader.name:
-            return
-        forward = name > reader.name if before is leaf else leaf.path > before.path
-        reader.sorted.sign(self.by_name, forward)
-
-    def _walk_as_listed(self, reader: Reader, leaf: Leaf, listed: int, delta: int) -> int:
-        """Returns the step by which runs are counted: in the order that it is read in."""
-        self.twisted = True
-        last = reader.listed.last
-        track = self.as_listed
-        if last < 0:
-            return delta
-        if reader.leaf is not leaf:
-            # Directories have no order of their own here; but a reader in order leaves one at its end.
-            if reader.leaf is not None and (reader.leaf.files or 0) - last > track.slack:
-                track.steps += 1
-                track.score = max(-CLAMP, track.score + _ODD_FORWARD)
-            return delta
-        reader.listed.step(track, listed - last)
-        return listed - last if self.order.kind == "listed" or track.score > self.by_name.score else delta
-
-    def _walk_as_before(self, reader: Reader, file: int) -> None:
-        history = self.history
-        track = self.as_before
-        if history.length >= len(history.last):
-            return
-        place = history.last.get(file)
-        if place is None:
-            # The last epoch read it later than the files that are remembered of it.
-            if history.length < 0.9 * len(history.last):
-                track.steps += 1
-                track.score = max(-CLAMP, track.score + _ODD_FORWARD)
-            return
-        if reader.before.last >= 0:
-            reader.before.step(track, place - reader.before.last)
-        reader.before.last = place
 
     def _judged(self) -> Finding | None:
         runs, bursts = Tally(), Tally()
@@ -306,12 +229,7 @@ class Dataset:
         for reader in self.readers.values():
             reader.tell(runs, bursts)
         length, share, _ = runs.mode()
-        found = judge(
-            self.by_name,
-            self.as_listed if self.twisted else None,
-            self.as_before if self.epoch > 1 and self.history.last else None,
-            (length, share),
-        )
+        found = self.walks.judged((length, share))
         return None if found is UNKNOWN else found
 
     def review(self) -> Finding:

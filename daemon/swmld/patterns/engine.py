@@ -19,6 +19,7 @@ from swmld.patterns.feed import (
     PAGE,
     Cursor,
     Names,
+    Numbers,
     Place,
     Processes,
     Shape,
@@ -27,6 +28,7 @@ from swmld.patterns.feed import (
     TouchFlag,
     TouchKind,
     Wait,
+    no_numbers,
 )
 from swmld.patterns.grouping import Room
 from swmld.patterns.job import Job, Member
@@ -78,12 +80,18 @@ class Totals:
 
 
 class Patterns:
-    """See the module. ``names`` and ``processes`` answer from memory."""
+    """See the module. ``names``, ``processes`` and ``natural`` answer from memory."""
 
-    def __init__(self, names: Names, processes: Processes, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        names: Names,
+        processes: Processes,
+        limits: Limits | None = None,
+        natural: Numbers = no_numbers,
+    ) -> None:
         self._names = names
         self._limits = limits or Limits()
-        self._room = Room(self._limits.folders, Budget(self._limits.seen_bytes))
+        self._room = Room(self._limits.folders, Budget(self._limits.seen_bytes), natural)
         self._population = Population(names, processes, self._room, self._limits)
         self._jobs = self._population.jobs
         self._members = self._population.members

@@ -178,6 +178,17 @@ class Names(Protocol):
     def folder(self, directory: int) -> Folder | None: ...
 
 
+class Numbers(Protocol):
+    """The place that the file at ``index`` of a directory's sorted listing has in natural order, where digits
+    in names are compared as numbers; ``None``: the same, or nobody knows. Answers from memory."""
+
+    def __call__(self, directory: int, index: int) -> int | None: ...
+
+
+def no_numbers(directory: int, index: int) -> None:
+    """``Numbers`` where there are only names."""
+
+
 class Processes(Protocol):
     """Answers from memory, also for processes that have ended."""
 

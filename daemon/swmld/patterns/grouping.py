@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from swmld.patterns.dataset import Dataset
-from swmld.patterns.feed import Folder, Names, Place
+from swmld.patterns.feed import Folder, Names, Numbers, Place, no_numbers
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.roles import is_split, suffix_of
 from swmld.patterns.seen import Budget
@@ -34,10 +34,11 @@ MOST_PAIRS = 256
 
 @dataclass(slots=True)
 class Room:
-    """What all jobs share: directories that may be followed, and bytes for their bitmaps."""
+    """What all jobs share: directories that may be followed, bytes for their bitmaps, natural order."""
 
     folders: int
     budget: Budget
+    natural: Numbers = no_numbers
     used: int = 0
 
 
@@ -123,7 +124,7 @@ class Grouping:
     def _begin(self, place: Place, folder: Folder, at: float) -> Dataset:
         if len(self.datasets) >= self._most:
             self._forget_oldest()
-        dataset = Dataset(self.job, place.directory, folder.path, at)
+        dataset = Dataset(self.job, place.directory, folder.path, at, self._room.natural)
         self.datasets.append(dataset)
         self._roots[place.directory] = dataset
         return dataset

@@ -3,7 +3,8 @@
 Every reading process walks on its own: a sampler in order hands each worker a batch, so each goes forward
 and jumps over what the others read. Each step from file to file is weighed by how much likelier it is for a
 reader in order than for one that shuffles, and the logarithms of the weights are summed over all readers.
-The same is done for three orders: sorted by name, as the kernel lists, and as the last epoch went.
+The same is done for four orders: sorted by name, sorted by name with digits as numbers, as the kernel lists,
+and as the last epoch went.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Track:
         "score",
         "size",
         "slack",
+        "steady",
         "steps",
     )
 
@@ -69,6 +71,8 @@ class Track:
         self.jumps = 0
         """Neither near nor as far as one of the reader's last two jumps; ``back`` of them went back."""
         self.back = 0
+        self.steady = 0
+        """To the very next file, or as far as the step before."""
 
     def resize(self, size: int) -> None:
         self.size = max(size, 2)
@@ -80,15 +84,28 @@ class Track:
             self.next_gain = max(self.near_gain, _NEXT + log(self.size - 1))
         self.regular_gain = min(_MOST_GAIN, _IN_ORDER - log(min(1.0, 2 / self.size)))
 
+    def odd(self) -> None:
+        """A step forward that this order does not explain."""
+        self.steps += 1
+        self.score = max(-CLAMP, self.score + _ODD_FORWARD)
+
+    def fits_better(self, other: Track) -> bool:
+        """Of two orders of one set of files, whose neighbours are often the same, this one was kept to."""
+        if self.jumps != other.jumps:
+            return self.jumps < other.jumps
+        return self.steady > other.steady
+
 
 class Walk:
     """One reader's way through one order."""
 
-    __slots__ = ("jump", "last", "other")
+    __slots__ = ("delta", "jump", "last", "other")
 
     def __init__(self) -> None:
         self.last = -1
         """Place of the file read last, -1: none."""
+        self.delta = 0
+        """Its last step."""
         self.jump = self.other = 0
         """Its last two different far jumps: with every k-th file, or a batch a worker, they come again."""
 
@@ -97,6 +114,9 @@ class Walk:
         track.steps += 1
         if delta > 0:
             track.forward += 1
+        if delta == 1 or delta == self.delta:
+            track.steady += 1
+        self.delta = delta
         if -track.slack <= delta <= track.slack:
             track.near += 1
             gain = track.next_gain if delta == 1 else track.near_gain
@@ -164,38 +184,53 @@ def confidence(score: float) -> float:
 
 
 def judge(
-    by_name: Track, as_listed: Track | None, as_before: Track | None, group: tuple[int, float]
+    by_name: Track,
+    by_number: Track | None,
+    as_listed: Track | None,
+    as_before: Track | None,
+    group: tuple[int, float],
 ) -> Finding:
     """The order of a dataset; ``group``: commonest length of its readers' runs and that length's share.
 
-    ``as_listed``: ``None`` where the kernel lists by name; ``as_before``: ``None`` in the first epoch. Kind
-    unknown until one order is decided or all are excluded.
+    ``by_number``: ``None`` where natural order is that of the bytes; ``as_listed``: where the kernel lists by
+    name; ``as_before``: in the first epoch. Kind unknown until one order is decided or all are excluded.
     """
     if by_name.steps < 2:
         return UNKNOWN
-    backwards = by_name.steps - by_name.forward
-    if by_name.score >= DECIDED:
-        if by_name.jumps >= 6 and by_name.back >= by_name.jumps / 4:
-            return _groups(by_name, group)
-        if backwards > 0.8 * by_name.steps and by_name.steps >= 3:
-            words = f"{backwards} of {by_name.steps} neighbouring reads go backward in listing order"
-            return Finding("reverse", confidence(by_name.score), words)
-        return Finding("sorted", confidence(by_name.score), _forward(by_name, "listing order"))
+    names = [(by_name, "listing order")]
+    if by_number is not None:
+        names.insert(0 if by_number.fits_better(by_name) else 1, (by_number, "numeric order of the names"))
+    for track, order in names:
+        if track.score >= DECIDED:
+            return _sorted(track, order, group)
     if as_listed is not None and as_listed.score >= DECIDED:
         words = _forward(as_listed, "the order in which the kernel lists")
         return Finding("listed", confidence(as_listed.score), words)
     if as_before is not None and as_before.score >= DECIDED:
         words = _forward(as_before, "the order of the last epoch")
         return Finding("fixed", confidence(as_before.score), words)
-    scores = [track.score for track in (by_name, as_listed, as_before) if track is not None and track.steps]
+    tracks = (by_name, by_number, as_listed, as_before)
+    most = max(track.score for track in tracks if track is not None and track.steps)
     # Half of a shuffle's steps go back. Many workers that share few files go forward by odd steps.
+    backwards = by_name.steps - by_name.forward
     ahead = by_name.steps >= 4 and backwards < LEAST_BACK * by_name.steps
-    if max(scores) <= -DECIDED and not ahead:
+    if most <= -DECIDED and not ahead:
         words = f"{backwards} of {by_name.steps} neighbouring reads go back, by no order we know"
         if as_before is None:
             words += "; whether it stays the same shows in the next epoch"
-        return Finding("shuffled", confidence(max(scores)), words)
+        return Finding("shuffled", confidence(most), words)
     return UNKNOWN
+
+
+def _sorted(track: Track, order: str, group: tuple[int, float]) -> Finding:
+    """An order of the names explains the steps: wholly, backward, or but for jumps between groups."""
+    if track.jumps >= 6 and track.back >= track.jumps / 4:
+        return _groups(track, group)
+    backwards = track.steps - track.forward
+    if backwards > 0.8 * track.steps and track.steps >= 3:
+        words = f"{backwards} of {track.steps} neighbouring reads go backward in {order}"
+        return Finding("reverse", confidence(track.score), words)
+    return Finding("sorted", confidence(track.score), _forward(track, order))
 
 
 def _forward(track: Track, order: str) -> str:

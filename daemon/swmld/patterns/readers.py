@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from swmld.patterns.feed import Place
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.order import Walk
 
@@ -84,6 +85,7 @@ class Reader:
         "leaf",
         "listed",
         "name",
+        "natural",
         "pid",
         "run",
         "runs",
@@ -103,6 +105,7 @@ class Reader:
         self.count = 0
         """Files read in this epoch."""
         self.sorted = Walk()
+        self.natural = Walk()
         self.listed = Walk()
         self.before = Walk()
         self.base = 0
@@ -117,8 +120,21 @@ class Reader:
         self.burst = 0
         self.bursts = Tally()
 
+    def at(self, leaf: Leaf, place: Place, number: int) -> None:
+        """It reads this file of the directory now, in natural order the one at ``number``."""
+        self.leaf = leaf
+        index = place.index
+        if index is None:
+            self.index = -1
+            self.name = place.name
+        else:
+            self.index = index
+            self.name = b""
+            self.natural.last = number
+            self.listed.last = -1 if place.listed is None else place.listed
+
     def stepped(self, delta: int) -> None:
-        """It went on by ``delta`` files in listing order: count runs."""
+        """It went on by ``delta`` files in the order that it is read in: count runs."""
         if delta == self.base:
             self.run += 1
         elif 0 < delta < self.base or not self.base:
