@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 
@@ -381,6 +382,16 @@ def test_hits_by_tier() -> None:
     assert (view.reads, view.hits, view.cold) == (10, 6, 4)
     assert (view.disk_reads, view.source_reads, view.source_bytes) == (1, 3, 90_000)
     assert view.bytes == 1_000_000
+
+
+def test_a_job_by_itself_is_told_without_its_parts() -> None:
+    run = Run()
+    job, files = training(run)
+    whole = run.job(job)
+    own = run.patterns.job(job)
+    assert own == dataclasses.replace(whole, datasets=(), streams=(), workers=0, batch=None)
+    assert own.phase.kind == "training"
+    assert run.patterns.job(files[0]) is None
 
 
 # ---- processes

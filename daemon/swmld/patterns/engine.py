@@ -219,6 +219,11 @@ class Patterns:
             return None
         return present.dataset_view(leaf.dataset, self._now)
 
+    def job(self, number: int) -> JobView | None:
+        """One job's own numbers, without its datasets and streams, and so without workers and batch."""
+        job = self._jobs.get(number)
+        return None if job is None else present.job_view(job, [], 0, self._names, self._now)
+
     # ---- touches
 
     def _opened(self, touch: Touch) -> None:
