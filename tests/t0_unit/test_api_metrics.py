@@ -13,7 +13,7 @@ import trio
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from swmld.api import http
-from swmld.api.metrics import METRICS, Snapshot, SnapshotCollector, values
+from swmld.api.metrics import METRICS, RuleFigures, Snapshot, SnapshotCollector, values
 from swmld.errors import UsageError
 from swmld.fetch.stats import LATENCY_BUCKETS, FetchStats, Result
 from swmld.types import FetchClass, Served
@@ -53,6 +53,7 @@ def snapshot() -> Snapshot:
         evictions=17,
         open_files=18,
         known_nodes=19,
+        rules=RuleFigures(23, 24, 25, {"images": 26}, {"started": 27}, {("webhook", "failed"): 28}),
     )
 
 
@@ -116,6 +117,12 @@ def test_each_value_is_exported_under_its_name() -> None:
         "swmld_evictions_total": 17,
         "swmld_open_files": 18,
         "swmld_known_nodes": 19,
+        "swmld_rules": 23,
+        "swmld_rule_decisions_total": 24,
+        "swmld_rules_reload_errors_total": 25,
+        "swmld_rule_applied_total{rule=images}": 26,
+        "swmld_events_total{event=started}": 27,
+        "swmld_notifications_total{how=webhook,result=failed}": 28,
     }
     assert {name: found.get(name) for name in expected} == expected
     assert {name.partition("{")[0] for name in expected} >= {

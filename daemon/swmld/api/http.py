@@ -1,4 +1,4 @@
-"""The HTTP endpoint: ``GET /metrics`` for Prometheus and ``GET /ml/patterns``, nothing else.
+"""The HTTP endpoint: ``GET /metrics`` for Prometheus and the pages below ``/ml/``, nothing else.
 
 It runs on the event loop: a scrape takes its snapshot between two other steps, so counters need no lock,
 and there is no thread to stop at the end. A scrape of these metrics takes about a millisecond.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import trio
@@ -26,18 +26,22 @@ MAX_HEAD = 8192
 EXCHANGE_TIMEOUT = 10.0
 MAX_CONNECTIONS = 16
 
+Page = Callable[[str], Awaitable[bytes]]
+"""JSON from the query of a request. Raises UsageError."""
+
 
 async def serve(
     snapshot: Callable[[], Snapshot],
     address: str,
     *,
     patterns: Callable[[str], bytes] | None = None,
+    pages: Mapping[str, Page] | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve metrics at ``address`` (``HOST:PORT``) until cancelled; started with the address really bound.
 
     ``patterns`` makes the JSON of ``/ml/patterns`` from the query, or raises UsageError; without it there
-    is no such page.
+    is no such page. ``pages``: others, by path.
 
     If the port is taken (a second daemon on the host), a free one is chosen and one line says so. ``off``
     starts with ``off`` and returns. Raises UsageError if the host of ``address`` is not one of this
@@ -49,14 +53,17 @@ async def serve(
     registry = CollectorRegistry()
     registry.register(SnapshotCollector(snapshot))
     ProcessCollector(registry=registry)
-    pages = _Pages(registry, patterns)
+    known = dict(pages or {})
+    if patterns is not None:
+        known = {"/ml/patterns": _at_once(patterns), **known}
+    served = _Pages(registry, known)
     limiter = trio.CapacityLimiter(MAX_CONNECTIONS)
 
     async def handle(stream: trio.SocketStream) -> None:
         async with stream, limiter:
             try:
                 with trio.move_on_after(EXCHANGE_TIMEOUT):
-                    await _exchange(stream, pages)
+                    await _exchange(stream, served)
             except trio.BrokenResourceError:
                 pass
 
@@ -111,20 +118,28 @@ def _bound(listener: trio.socket.SocketType) -> str:
 @dataclass(frozen=True, slots=True)
 class _Pages:
     registry: CollectorRegistry
-    patterns: Callable[[str], bytes] | None
+    pages: Mapping[str, Page]
 
-    def get(self, path: str, query: str, fields: list[str]) -> tuple[str, bytes, str]:
+    async def get(self, path: str, query: str, fields: list[str]) -> tuple[str, bytes, str]:
         """Status, body and content type."""
         if path == "/metrics":
             encode, content_type = choose_encoder(_field(fields, "accept"))
             return "200 OK", encode(self.registry), content_type
-        if path != "/ml/patterns" or self.patterns is None:
-            also = ", patterns at /ml/patterns" if self.patterns is not None else ""
+        page = self.pages.get(path)
+        if page is None:
+            also = "".join(f", {known.rpartition('/')[2]} at {known}" for known in self.pages)
             return "404 Not Found", f"metrics are at /metrics{also}\n".encode(), "text/plain"
         try:
-            return "200 OK", self.patterns(query), "application/json"
+            return "200 OK", await page(query), "application/json"
         except UsageError as error:
             return "400 Bad Request", f"{error}\n".encode("utf-8", "backslashreplace"), "text/plain"
+
+
+def _at_once(page: Callable[[str], bytes]) -> Page:
+    async def made(query: str) -> bytes:
+        return page(query)
+
+    return made
 
 
 async def _exchange(stream: trio.SocketStream, pages: _Pages) -> None:
@@ -143,7 +158,7 @@ async def _exchange(stream: trio.SocketStream, pages: _Pages) -> None:
     if method not in ("GET", "HEAD"):
         await _respond(stream, "405 Method Not Allowed", b"only GET\n")
         return
-    status, body, content_type = pages.get(path, query, fields)
+    status, body, content_type = await pages.get(path, query, fields)
     await _respond(stream, status, body, content_type, with_body=method == "GET")
 
 

@@ -18,7 +18,10 @@ from typing import Any, NotRequired, TypedDict
 # The kernel takes 2 MiB of command line by default, and a JSON escape of a byte is 6 bytes long.
 MAX_REQUEST = 16 << 20
 
-METHODS = ("status", "stats", "patterns", "trace", "warmup", "cache.ls", "cache.verify", "cache.drop")
+METHODS = (
+    "status", "stats", "patterns", "trace", "rules", "history", "explain", "warmup",
+    "cache.ls", "cache.verify", "cache.drop",
+)  # fmt: skip
 
 Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
 Handler = Callable[[dict[str, Any], Progress], Awaitable[Any]]
@@ -45,6 +48,15 @@ class CacheUsage(TypedDict):
     free: int
 
 
+class RulesStatus(TypedDict):
+    """How it stands with the rules. Times: seconds since the epoch, 0 never."""
+
+    active: int
+    loaded_at: float
+    error: str  # why the files as they are now are not in use, a line each problem; "": they are
+    error_at: float
+
+
 class Status(TypedDict):
     """Result of ``status``: what runs, and what it uses."""
 
@@ -61,6 +73,7 @@ class Status(TypedDict):
     uptime: float  # seconds
     cache: CacheUsage
     fallbacks: list[str]  # one line for each feature that is missing, and what is used instead
+    rules: NotRequired[RulesStatus | None]  # None: the daemon was given none
 
 
 class PatternsParams(TypedDict):
@@ -132,6 +145,150 @@ class TraceProgress(TypedDict):
 
     snapshot: NotRequired[PatternsResult]
     raw: NotRequired[dict[str, Any]]
+
+
+class RulesParams(TypedDict):
+    """Parameters of ``rules`` and the query of ``GET /ml/rules``. ``rule``: id or title; ``limit``: rules."""
+
+    rule: NotRequired[str]
+    limit: NotRequired[int]
+
+
+class BroughtBytes(TypedDict):
+    """Bytes fetched ahead because of a rule or a decision; ``used``: opened or read after that."""
+
+    asked: int
+    fetched: int
+    used: int
+
+
+class RuleView(TypedDict):
+    """One active rule, in words, and what came of it. ``title``: the id, and what made it active."""
+
+    id: str
+    title: str
+    name: str
+    where: str  # FILE:LINE
+    priority: int
+    specificity: int
+    threshold: float  # share of the weight, 0 to 1
+    cool_down: float  # seconds
+    guard: str  # what its framework or hardware profile demands besides; "": nothing
+    conditions: list[str]
+    actions: list[str]
+    applied: int  # decisions it had a part in
+    won: int  # values of parameters that it gave
+    last: float  # when it was applied, seconds since the epoch, 0 never
+    brought: BroughtBytes
+
+
+class InactiveRule(TypedDict):
+    """A rule that files define and that is not in use, and why."""
+
+    title: str
+    why: str
+
+
+class RulesResult(TypedDict):
+    """Result of ``rules``: by rank, the first 100 of the lists of lines. Times: seconds since the epoch."""
+
+    paths: list[str]
+    environment: str | None
+    active: int
+    rules: list[RuleView]
+    left_out: int  # active rules beyond ``limit``
+    inactive: list[InactiveRule]
+    not_acting: list[str]  # what rules ask for and nothing acts on yet
+    notes: list[str]
+    decisions: int  # all so far
+    loaded_at: float
+    reloads: int
+    errors: int  # reloads that failed
+    error: str
+    error_at: float
+
+
+class HistoryParams(TypedDict):
+    """Parameters of ``history`` and the query of ``GET /ml/history``; what is left out does not filter.
+
+    ``path``: a file, all below a directory, or a glob. ``rule``: id or title of one that matched. ``since``:
+    a number; only later decisions.
+    """
+
+    path: NotRequired[str]
+    rule: NotRequired[str]
+    action: NotRequired[str]
+    pid: NotRequired[int]
+    since: NotRequired[int]
+    limit: NotRequired[int]
+
+
+class SettledValue(TypedDict):
+    """A parameter that ``rule`` gave: canonical (bytes, seconds, percents), and as a person writes it."""
+
+    parameter: str
+    value: Any
+    shown: str
+    rule: str
+
+
+class OverruledValue(SettledValue):
+    """What ``rule`` wanted and did not get, because of the rule ``by``."""
+
+    by: str
+
+
+class DecisionView(TypedDict):
+    """One action on one target. ``rules``: all that asked for it, the winner first. ``dropped``: why it came
+    to nothing; "" it was done. What no rule gave has its default and is not listed."""
+
+    action: str
+    target: str
+    rules: list[str]
+    settled: list[SettledValue]
+    overruled: list[OverruledValue]
+    dropped: str
+
+
+class HistoryEntry(TypedDict):
+    """What was decided when a file was opened. ``at``: seconds since the epoch; ``pid`` 0: not known."""
+
+    id: int
+    at: float
+    path: str
+    pid: int
+    rules: list[str]  # that matched, by rank
+    resting: list[str]  # that would have, but for their cool-down
+    decisions: list[DecisionView]
+    brought: BroughtBytes
+
+
+class HistoryResult(TypedDict):
+    """Result of ``history``: newest first. ``more``: there are earlier ones that were asked for."""
+
+    decisions: list[HistoryEntry]
+    total: int  # decisions so far, those that are forgotten included
+    more: bool
+
+
+class ExplainParams(TypedDict):
+    """Parameters of ``explain``. ``rule``: this one alone; ``all``: also those that do not match."""
+
+    path: str
+    rule: NotRequired[str]
+    all: NotRequired[bool]
+
+
+class ExplainResult(TypedDict):
+    """Result of ``explain``: what is known of the file now, what the rules make of that, as lines, and what
+    was decided when it was opened last."""
+
+    path: str
+    known: dict[str, str]
+    lines: list[str]
+    matched: int
+    active: int
+    latest: HistoryEntry | None
 
 
 class Buckets(TypedDict):

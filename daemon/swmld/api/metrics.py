@@ -25,6 +25,18 @@ Values = Mapping[Labels, float | Histogram]
 
 
 @dataclass(frozen=True, slots=True)
+class RuleFigures:
+    """What rules did. ``applied``: by title; ``events``: by name; ``notifications``: by (how, result)."""
+
+    active: int
+    decisions: int
+    reload_errors: int
+    applied: Mapping[str, int]
+    events: Mapping[str, int]
+    notifications: Mapping[tuple[str, str], int]
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What the daemon has counted since its start, at one moment. None or an empty mapping: not known.
 
@@ -53,6 +65,7 @@ class Snapshot:
     evictions: int | None = None
     open_files: int | None = None
     known_nodes: int | None = None
+    rules: RuleFigures | None = None
 
     @property
     def hit_ratio(self) -> float | None:
@@ -109,6 +122,10 @@ def _flights(snapshot: Snapshot) -> Values:
     return {
         (fetch_class.name.lower(), result.value): number for (fetch_class, result), number in found.items()
     }
+
+
+def _ruled(read: Callable[[RuleFigures], Values]) -> Callable[[Snapshot], Values]:
+    return lambda snapshot: {} if snapshot.rules is None else read(snapshot.rules)
 
 
 def _prefetched(snapshot: Snapshot) -> Values:
@@ -177,6 +194,17 @@ METRICS: tuple[Definition, ...] = (
                _one(lambda s: s.open_files)),
     Definition("swmld_known_nodes", "gauge", "Files and directories that the daemon knows.", (),
                _one(lambda s: s.known_nodes)),
+    Definition("swmld_rules", "gauge", "Rules that are active.", (), _ruled(lambda r: {(): r.active})),
+    Definition("swmld_rule_decisions_total", "counter", "Opens of files about which rules decided.", (),
+               _ruled(lambda r: {(): r.decisions})),
+    Definition("swmld_rule_applied_total", "counter", "Decisions that a rule had a part in.", ("rule",),
+               _ruled(lambda r: {(title,): number for title, number in r.applied.items()})),
+    Definition("swmld_rules_reload_errors_total", "counter", "Changes of rules files that could not be used.",
+               (), _ruled(lambda r: {(): r.reload_errors})),
+    Definition("swmld_events_total", "counter", "Events that rules told, by name.", ("event",),
+               _ruled(lambda r: {(event,): number for event, number in r.events.items()})),
+    Definition("swmld_notifications_total", "counter", "Commands and webhooks of rules, by result.",
+               ("how", "result"), _ruled(lambda r: {at: number for at, number in r.notifications.items()})),
 )  # fmt: skip
 
 

@@ -82,6 +82,10 @@ class History:
         """What came of the rule, by its title: also over a reload."""
         return self._tallies.setdefault(rule.title, Tally())
 
+    def tallies(self) -> dict[str, Tally]:
+        """Of the rules that were applied, by title, as they are now."""
+        return dict(self._tallies)
+
     def find(self, number: int) -> Decided | None:
         """The decision of that number, if it is still remembered."""
         first = self.decisions - len(self._kept) + 1
@@ -101,7 +105,9 @@ class History:
         for decision in decided.outcome.decisions:
             if decision.action == "prefetch":
                 for rule in decision.rules:
-                    self.tally(rule).brought.add(asked, fetched, used)
+                    tally = self._tallies.get(rule.title)
+                    if tally is not None:  # else it was loaded when that was decided and is not any more
+                        tally.brought.add(asked, fetched, used)
 
     def forget_but(self, titles: set[str]) -> None:
         """Only rules that are loaded have an account."""
