@@ -1,0 +1,180 @@
+"""Live reload: rules that were changed on the disk are read, compiled and swapped in whole.
+
+Files that cannot be used as they are leave the rules that are in use alone; ``Loaded.error`` says why, and a
+log line. The kernel tells of changes in the directories of the files (an editor replaces a file by renaming
+another one), and every ``EVERY`` seconds the files are looked at besides: it does not tell of changes on a
+network file system, nor behind a symbolic link, nor of those before it was asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import trio
+
+from swmld.documents import DocumentError
+from swmld.head.rulesfiles import Files, State, read_files
+
+if TYPE_CHECKING:
+    from swmld.rules.decide import Engine
+    from swmld.rules.ruleset import RuleSet
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+EVERY = 5.0
+"""Seconds between two looks at files whose changes nobody tells."""
+DEBOUNCE = 1000
+"""Milliseconds for which changes are gathered at most; they are told after 50 without another."""
+LINES = 20
+"""Of remarks in the log."""
+
+
+class Ruled(Protocol):
+    """``head.head.Head``. ``review`` blocks: what the cache holds, by the rules as they are now."""
+
+    def swap(self, rules: RuleSet, engine: Engine | None = None) -> None: ...
+    def review(self) -> int: ...
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What the rules in use were read from, and how the latest reading went. Times: seconds since the epoch,
+    0 never. ``error``: why the files as they are now are not in use, a line each problem; "": they are."""
+
+    paths: tuple[Path, ...]
+    environment: str | None
+    at: float
+    seen: State
+    reloads: int = 0
+    errors: int = 0
+    error: str = ""
+    error_at: float = 0.0
+
+
+def first(
+    paths: Iterable[Path], environment: str | None, clock: Callable[[], float] = time.time
+) -> tuple[RuleSet, Loaded]:
+    """The rules at the start, which blocks. Raises RulesError with every problem."""
+    paths = tuple(paths)
+    files = Files(paths)
+    return read_files(files, environment), Loaded(paths, environment, clock(), files.state)
+
+
+def announce(rules: RuleSet) -> None:
+    """Say in the log which rules are in use, and what they ask for in vain."""
+    from swmld.head.head import not_acting
+
+    log.info("rules are in use", extra={"active": len(rules.rules), "inactive": len(rules.inactive)})
+    lines = not_acting(rules)
+    for line in lines[:LINES]:
+        log.warning("%s", line)
+    if len(lines) > LINES:
+        log.warning("nothing acts on what %d more rules ask for; swmld rules ls", len(lines) - LINES)
+
+
+async def watch(
+    paths: Iterable[Path],
+    environment: str | None,
+    head: Ruled,
+    loaded: Loaded,
+    *,
+    every: float = EVERY,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Until cancelled: reload the rules of ``paths`` into ``head`` when they change; ``loaded`` tells how it
+    went.
+    """
+    paths = tuple(paths)
+    while True:
+        files = await _blocking(lambda: Files(paths))
+        if files.state != loaded.seen:
+            await _reload(files, environment, head, loaded, clock)
+        async with contextlib.aclosing(_changes(list(files.directories), every)) as changes:
+            async for changed in changes:
+                now = await _blocking(lambda: Files(paths))
+                # A file that was written twice within a tick of its clock looks as it was.
+                if now.state != loaded.seen or changed & {str(path) for path in now.found}:
+                    await _reload(now, environment, head, loaded, clock)
+                if now.directories != files.directories:
+                    break
+
+
+async def _reload(
+    files: Files, environment: str | None, head: Ruled, loaded: Loaded, clock: Callable[[], float]
+) -> None:
+    loaded.seen = files.state
+    try:
+        rules, engine = await _blocking(lambda: _compiled(files, environment))
+    except Exception as error:
+        # Whatever is wrong with the files, or with us: the rules in use are not touched.
+        unexpected = not isinstance(error, DocumentError)
+        loaded.errors += 1
+        loaded.error_at = clock()
+        loaded.error = f"internal error: {type(error).__name__}: {error}" if unexpected else str(error)
+        lines = loaded.error.splitlines()
+        more = f" (and {len(lines) - 1} more: swmld rules ls)" if len(lines) > 1 else ""
+        text = "rules were changed and cannot be used, the old ones stay: %s%s"
+        log.error(text, lines[0], more, exc_info=unexpected)
+        return
+    head.swap(rules, engine)
+    loaded.at, loaded.error, loaded.reloads = clock(), "", loaded.reloads + 1
+    announce(rules)
+    gone = await _blocking(head.review)
+    if gone:
+        log.info("files that are excluded now left the cache", extra={"files": gone})
+
+
+def _compiled(files: Files, environment: str | None) -> tuple[RuleSet, Engine]:
+    from swmld.rules.decide import Engine
+
+    rules = read_files(files, environment)
+    return rules, Engine(rules.rules)
+
+
+async def _changes(directories: list[Path], every: float) -> AsyncGenerator[set[str], None]:
+    """The paths that changed in ``directories``, not below them; now and then, and if the kernel cannot tell,
+    an empty set.
+    """
+    from watchfiles import watch as told
+
+    stop = threading.Event()
+    changes: Generator[set[tuple[Any, str]], None, None] = told(
+        *directories,
+        watch_filter=None,
+        debounce=DEBOUNCE,
+        stop_event=stop,
+        rust_timeout=int(every * 1000),
+        yield_on_timeout=True,
+        raise_interrupt=False,
+        recursive=False,
+        ignore_permission_denied=True,
+    )
+    try:
+        while True:
+            try:
+                found = await _blocking(lambda: next(changes, None))
+            except (OSError, RuntimeError) as error:
+                # A directory went away, or there are too many watches on this host.
+                log.debug("changes of rules are looked for by time alone: %s", error)
+                await trio.sleep(every)
+                found = None
+            if found is None:
+                return
+            yield {path for _, path in found}
+    finally:
+        stop.set()
+        with contextlib.suppress(ValueError):  # it runs in a thread still, and ends there
+            changes.close()
+
+
+async def _blocking(function: Callable[[], T]) -> T:
+    """In a worker thread, which is left to itself when we are cancelled: it ends soon after ``stop``."""
+    return await trio.to_thread.run_sync(function, abandon_on_cancel=True)
