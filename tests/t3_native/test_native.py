@@ -186,8 +186,7 @@ def test_a_root_that_is_no_descriptor() -> None:
 
 @pytest.mark.timeout(900)
 def test_c_programs() -> None:
-    done = subprocess.run(
-        ["make", "-C", str(NATIVE), "test"], capture_output=True, text=True, timeout=870, check=False
-    )
+    argv = ["make", "-C", str(NATIVE), f"-j{os.cpu_count()}", "--output-sync", "test"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=870, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
     assert "test_table:" in done.stdout

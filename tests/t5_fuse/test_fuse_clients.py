@@ -294,7 +294,6 @@ SHORT = [
     "fallocate",
     "flock",
     "hdd",
-    "link",
     "lockf",
     "rename",
     "seek",

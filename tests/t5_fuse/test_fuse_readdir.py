@@ -91,7 +91,7 @@ def test_changes_while_listing(fs: Tree, seed: int) -> None:
     stay = {b"stay%05d" % number for number in range(3_000)}
     going = [b"goes%05d" % number for number in range(1_000)]
     for name in [*stay, *going]:
-        os.close(os.open(os.fsencode(fs.path) + b"/" + name, os.O_CREAT | os.O_WRONLY))
+        os.close(os.open(os.fsencode(fs.source) + b"/" + name, os.O_CREAT | os.O_WRONLY))
     listed: list[bytes] = []
     fd = os.open(fs.path, os.O_RDONLY | os.O_DIRECTORY)
     created = 0
@@ -110,7 +110,7 @@ def test_changes_while_listing(fs: Tree, seed: int) -> None:
 def test_removing_while_listing(fs: Tree) -> None:
     """As rm -r does it: list a part, remove it, go on, until the directory is empty."""
     for number in range(2_000):
-        (fs / f"name{number}").write_bytes(b"")
+        (fs.source / f"name{number}").write_bytes(b"")
     fd = os.open(fs.path, os.O_RDONLY | os.O_DIRECTORY)
     removed = 0
     while batch := posix.getdents(fd, 2048):
