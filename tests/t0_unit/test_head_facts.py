@@ -21,7 +21,7 @@ from swmld.head.filetype import HEAD, SAFETENSORS_HEADER, format_of, type_of
 from swmld.head.host import Host
 from swmld.head.meters import Openings, Source
 from swmld.mount import native as nat
-from swmld.mount.native import Config, Native, Want
+from swmld.mount.native import Config, Mode, Native, Want
 from swmld.observe.processes import ProcessTable
 from swmld.rules import catalogue
 from swmld.rules.kinds import Kind, Value, parse
@@ -54,7 +54,10 @@ class KnownHost(Host):
     def user(self, uid: int) -> str | None:
         return {0: "root"}.get(uid)
 
+    runs = False
+
     async def run(self) -> None:
+        self.runs = True
         await trio.sleep_forever()
 
 
@@ -87,11 +90,12 @@ class World:
         self.stats = FetchStats()
         self.usage = Usage(30, 1, 40, 5 * MIB)
         self.now = 2e9
+        self.host = KnownHost(base)
         self.facts = Facts(
             self.native,
             self.run.patterns,
             self.people,
-            KnownHost(base),
+            self.host,
             lambda: self.usage,
             self.stats,
             "production",
@@ -182,6 +186,7 @@ def everything(world: World) -> dict[str, Value]:
 def test_every_property_is_known_or_said_not_to_be(world: World) -> None:
     names = {what.name for what in catalogue.PROPERTIES}
     found = set(everything(world))
+    assert world.host.runs
     assert "xattr.user.stage" in found
     assert found - {"xattr.user.stage"} == names - set(NOT_PRODUCED)
     assert set(NOT_PRODUCED) | set(FROM_OPENING) <= names
@@ -230,6 +235,21 @@ def test_a_file_of_which_nothing_else_is_known(world: World) -> None:
     assert set(world.of(999_999_999)) - set(HOST) == {"environment"}
 
 
+def test_how_full_a_cache_without_a_limit_is(world: World) -> None:
+    world.usage = Usage(0, 0, 0, 0)
+    trio.run(ticks, world, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert world.of(world.file("a"))["cache_fill"] == 100.0
+
+
+def test_what_the_kernel_reads_by_itself_is_cached_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodeid = world.file("a")
+    assert "cached" not in world.of(nodeid)
+    monkeypatch.setattr(Native, "mode", lambda self, nodeid: Mode.PASS_CACHE)
+    assert world.of(nodeid)["cached"] == 100.0
+
+
 def test_a_name_that_is_no_text_and_one_that_is_gone(world: World) -> None:
     nodeid = world.file(os.fsdecode(b"a\xff.pt"))
     assert world.of(nodeid)["name"] == "a\udcff.pt"
@@ -252,6 +272,8 @@ def test_threads_are_their_process(world: World) -> None:
     assert world.of(nodeid, 99)["comm"] == "python3"
     assert world.of(nodeid, 99)["job"] == job
     assert "comm" not in world.of(nodeid, 12345)
+    world.people.processes[71] = world.people.processes[71]._replace(command="", cgroup="")
+    assert not {"command", "cgroup"} & set(world.of(nodeid, 71))
     assert "user" not in world.of(nodeid, 99, 4242)
 
 
@@ -317,8 +339,7 @@ def test_what_is_remembered_of_jobs_is_bounded(world: World, monkeypatch: pytest
     assert world.of(nodeid, 100)["job"] == 100
 
 
-def test_without_a_data_set_or_an_environment(world: World) -> None:
-    """One large file read at random places."""
+def test_a_large_file_read_at_random(world: World) -> None:
     run = world.run
     job = run.program()
     (file,) = run.tree.add("data", ["train.bin"], 64 * MIB)
@@ -328,6 +349,7 @@ def test_without_a_data_set_or_an_environment(world: World) -> None:
     found = world.of(nodeid, job)
     assert (found["pattern"], found["shape"], found["reads"]) == ("random", "random", 300)
     assert found["pattern_confidence"] > 50  # type: ignore[operator]
+    assert found["container"] == ""
     assert "sample_size" not in found
     assert "batch_size" not in found
 
@@ -350,6 +372,26 @@ def test_openings_that_python_answers_and_those_of_c(world: World) -> None:
     while world.native.usage(nodeid) == before:  # C's clock goes on every few milliseconds
         world.open(nodeid, "a")
     assert world.of(nodeid)["access_frequency"] == 2
+
+
+def test_an_opening_that_c_tells_of(world: World) -> None:
+    nodeid = world.file("a")
+    world.now = time.time() + 1.0
+    world.open(nodeid, "a")
+    world.facts.opened(nodeid, prefetched=True)
+    assert world.of(nodeid)["access_frequency"] == 1
+
+
+def test_reading_is_access_too(world: World) -> None:
+    nodeid, reader, _ = training(world)
+    world.now = time.time() + 3600.0
+    world.open(nodeid, "set/train/0000007.jpg")
+    read_at = world.run.patterns.stream(reader, nodeid).last_at  # type: ignore[union-attr]
+    world.run.now = read_at + 20.0
+    assert world.of(nodeid, reader)["last_access"] == pytest.approx(20.0)
+    assert world.of(nodeid)["last_access"] == pytest.approx(3600.0, abs=60.0)
+    world.now -= 3595.0
+    assert world.of(nodeid, reader)["last_access"] == pytest.approx(5.0, abs=5.0)
 
 
 def test_an_opening_that_c_answered_and_tells_of_counts_once() -> None:

@@ -174,13 +174,22 @@ int nvmlInitWithFlags(unsigned flags)
     return look() < 0 ? DRIVER_NOT_LOADED : OK;
 }
 
-int nvmlShutdown(void) { inits--; return OK; }
+int nvmlShutdown(void)
+{
+    if (!inits)
+        return UNINITIALIZED;
+    inits--;
+    return OK;
+}
+
 const char *nvmlErrorString(int code) { (void)code; return "fake"; }
 
 int nvmlDeviceGetCount_v2(unsigned *count)
 {
     int found = look();
 
+    if (found < 0)
+        inits = 0; /* even if it comes back, it has to be initialised anew */
     *count = found;
     return found < 0 ? UNKNOWN : inits > 0 ? OK : UNINITIALIZED;
 }
@@ -212,13 +221,16 @@ int nvmlDeviceGetTemperature(struct gpu *gpu, int sensor, unsigned *degrees)
 }
 """
 
-# Each line of its input is a table of GPUs, "-" for none that answers; after each a minute has gone by.
+# Each line of its input is a table of GPUs, "-" for none that answers; between two a minute goes by, half of
+# one before "!".
 PROGRAM = """
 import json, os, sys
 from swmld.head.host import RETRY, Gpus
 now = 0.0
 gpus = Gpus(lambda: now)
 for line in sys.stdin:
+    now += RETRY / 2 if line[0] == "!" else RETRY
+    line = line.removeprefix("!")
     path = os.environ["FAKE_GPUS"]
     if line.strip() == "-":
         if os.path.exists(path):
@@ -227,7 +239,6 @@ for line in sys.stdin:
         with open(path, "w") as file:
             file.write(line.replace(";", "\\n"))
     print(json.dumps(gpus.facts()), "pynvml" in sys.modules)
-    now += RETRY
 """
 
 
@@ -268,6 +279,7 @@ def test_gpus(nvml: Path, tmp_path: Path) -> None:
             "1000 400 30 61; 2000 1000 90 50",
             "1000 400 -1 61; 2000 100 -1 50; -1 0 0 99",
             "-",
+            "!0 0 7 40",
             "0 0 7 40",
             "",
         )
@@ -290,8 +302,9 @@ def test_gpus(nvml: Path, tmp_path: Path) -> None:
         "gpu_temperature": 61,
     }
     assert told[3] == {}  # the driver was unloaded
-    assert told[4] == {"gpu_count": 1, "gpu_utilization": 7, "gpu_temperature": 40}
-    assert told[5] == {"gpu_count": 0}
+    assert told[4] == {}  # it is not asked all the time
+    assert told[5] == {"gpu_count": 1, "gpu_utilization": 7, "gpu_temperature": 40}
+    assert told[6] == {"gpu_count": 0}
 
 
 def test_without_the_library_nothing_large_is_loaded(tmp_path: Path) -> None:

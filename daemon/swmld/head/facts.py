@@ -41,8 +41,8 @@ FROM_OPENING: Mapping[str, str] = {
 """Properties that are known where the ``Opening`` says them; ``xattr.NAME`` likewise."""
 
 RECENT = 0.5
-"""Seconds for which what a job and a dataset do is taken as it was: looking takes some 0.2 ms, and thousands of
-files a second are opened."""
+"""Seconds for which what a job and a dataset do is taken as it was: looking takes some 0.2 ms, and thousands
+of files a second are opened."""
 
 REMEMBERED = 256
 """Jobs and datasets of which it is remembered."""
@@ -76,7 +76,7 @@ class People(Processes, Protocol):
 
 # ---- views as facts
 
-_Field = tuple[str, Kind, tuple[str, ...], Callable[[Any], Any]]
+_Field = tuple[str, Kind, Callable[[Any], Any]]
 
 _EMPTY = frozenset({"container", "dataset"})
 """Texts that are known to be empty: outside of a container, the mount's root. Else: not known."""
@@ -88,7 +88,7 @@ def _fields(owner: str) -> tuple[_Field, ...]:
     for what in PROPERTIES:
         first, _, path = what.source.partition(".")
         if first == owner and path:
-            found.append((what.name, what.kind, what.words, attrgetter(path)))
+            found.append((what.name, what.kind, attrgetter(path)))
     return tuple(found)
 
 
@@ -100,9 +100,9 @@ def _facts(fields: tuple[_Field, ...], view: Any) -> dict[str, Value]:
     found: dict[str, Value] = {}
     if view is None:
         return found
-    for name, kind, words, get in fields:
+    for name, kind, get in fields:
         value = get(view)
-        if value is None or (words and value not in words):
+        if value is None:
             continue
         if kind is Kind.PERCENT:
             value = percent(value)

@@ -86,7 +86,7 @@ class Openings:
                 file.awaited = 0
             if file.awaited:
                 file.awaited -= 1
-            elif last > now - HOUR:
+            else:
                 file.add(last)
         return file
 
