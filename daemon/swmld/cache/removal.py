@@ -146,11 +146,13 @@ class Remover:
         last_used, in_use, held = row.last_used, False, False
         if row.source == self._source:
             identity = row.identity
-            held, failed = self._ask_held(identity)
+            file = self._memory.get(key_of(identity))
+            # A file of which nothing could be cached is no loss, whoever holds it.
+            if row.bytes or (file is not None and file.present_count):
+                held, in_use = self._ask_held(identity)
             if not held:
                 used, is_open = self._ask_usage(identity)
-                last_used, in_use = max(last_used, used), is_open or failed
-                file = self._memory.get(key_of(identity))
+                last_used, in_use = max(last_used, used), in_use or is_open
                 if file is not None:  # its last release may not be in the index yet
                     last_used, in_use = max(last_used, file.last_used), in_use or file.pins > 0
         keep = Keep.NEVER if held else row.kept.at(last_used, self._clock()) if row.pinned else Keep.NORMAL
