@@ -8,8 +8,9 @@ import os
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pyfuse3
 import trio
@@ -18,6 +19,7 @@ from swmld import __version__, logs, sdnotify
 from swmld.api import http
 from swmld.api.control import ControlServer
 from swmld.api.patterns import PatternsApi
+from swmld.api.rules import RulesApi
 from swmld.api.service import Service
 from swmld.cache.store import Cache
 from swmld.config.models import Settings
@@ -26,6 +28,7 @@ from swmld.fetch.buffers import BufferPool
 from swmld.fetch.engine import make_engine
 from swmld.fetch.flights import Target
 from swmld.fetch.scheduler import Fetcher
+from swmld.fetch.stats import FetchStats
 from swmld.fetch.threads import Workers
 from swmld.mount import mountpoint
 from swmld.mount.ahead import NeighbourPrefetch
@@ -41,6 +44,12 @@ from swmld.observe.observer import Devices, Observer
 from swmld.observe.probe import device_of, kernel_device
 from swmld.plan.readahead import Limits
 from swmld.types import Check
+
+if TYPE_CHECKING:
+    from swmld.head.reload import Loaded
+    from swmld.head.running import Running
+    from swmld.rules.ruleset import RuleSet
+    from swmld.rules.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +71,23 @@ def run(settings: Settings) -> int:
     logs.setup(settings)
     os.umask(0)  # modes are the callers' business, each with its own umask
     _raise_fd_limit()
+    rules = _read_rules(settings)
     mountpoint.clean_dead(settings.mount)
     source = mountpoint.open_source(settings.source or settings.mount, read_only=settings.read_only)
     try:
         with contextlib.closing(_open_cache(settings, source)) as cache:
-            return Daemon(settings, source, cache).run()
+            return Daemon(settings, source, cache, rules).run()
     finally:
         os.close(source.fd)
+
+
+def _read_rules(settings: Settings) -> tuple[RuleSet, Loaded] | None:
+    """Raises RulesError with all that is wrong with them."""
+    if not settings.rules:
+        return None
+    from swmld.head import reload
+
+    return reload.first(settings.rules, settings.environment)
 
 
 def _raise_fd_limit() -> None:
@@ -96,8 +115,15 @@ def _open_cache(settings: Settings, source: SourceDirectory) -> Cache:
 class Daemon:
     """One mount and everything that serves it."""
 
-    def __init__(self, settings: Settings, source: SourceDirectory, cache: Cache) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        source: SourceDirectory,
+        cache: Cache,
+        rules: tuple[RuleSet, Loaded] | None,
+    ) -> None:
         self._settings = settings
+        self._rules = rules
         self._source = source
         self._cache = cache
         self._started = time.monotonic()
@@ -172,8 +198,18 @@ class Daemon:
         self._carriers = Workers(2 * settings.fetch_parallel, "swmld-fetch")
         self._engine = make_engine(settings.engine, parallel=settings.fetch_parallel)
         self._pool = BufferPool(BUFFERED_CHUNKS, settings.chunk_size)
-        loader = Loader(native, self._cache, self._gate.close_fd, direct=not self._source.local)
         listings = Listings(native, self._gate)
+        self._observer = Observer(
+            native, listings, self._disk,
+            mode=settings.probe, state=settings.state_dir, prefetch=self._prefetched,
+        )  # fmt: skip
+        stats = FetchStats()
+        self._head = self._make_head(stats)
+        decider = self._head.head if self._head is not None else None
+        loader = Loader(
+            native, self._cache, self._gate.close_fd, direct=not self._source.local,
+            admits=decider.admits if decider is not None else None,
+        )  # fmt: skip
         self._ahead: NeighbourPrefetch | None = None
         files = OpenFiles(
             native,
@@ -184,6 +220,7 @@ class Daemon:
             whole_limit=settings.chunk_size,
             limits=Limits(max_window=settings.readahead_max),
             on_open=self._opened,
+            decider=decider,
         )
         files.fetcher = self._fetcher = Fetcher(
             self._engine,
@@ -196,47 +233,74 @@ class Daemon:
             on_landed=self._landed,
             on_failed=self._failed,
             offload=self._carriers,
+            stats=stats,
         )
-        if settings.neighbours == "auto":
+        learns = settings.neighbours == "auto"
+        if learns or decider is not None:
             self._ahead = NeighbourPrefetch(
                 native, self._gate, loader, self._fetcher, listings,
-                whole_limit=settings.chunk_size, max_files=settings.neighbours_max_files,
+                whole_limit=settings.chunk_size, max_files=settings.neighbours_max_files if learns else 0,
                 fresh=settings.check_interval if settings.check is Check.RELAXED else 3600.0,
+                brought=decider.brought if decider is not None else None,
             )  # fmt: skip
         self._cache.on_evict = lambda file_id, identity: native.evict(
             native.node_of(identity.dev, identity.ino), file_id
         )
         self._cache.usage_of = lambda identity: native.usage(native.node_of(identity.dev, identity.ino))
-        self._observer = Observer(
-            native, listings, self._disk,
-            mode=settings.probe, state=settings.state_dir, prefetch=self._prefetched,
-        )  # fmt: skip
         names = Namespace(native, self._gate, self._cache, self._source.fd, acl=self._source.acl)
         self._service = Service(
             settings=settings, version=__version__, source=self._source, native=native, cache=self._cache,
             fetcher=self._fetcher, files=files, gate=self._gate, disk=self._disk, loader=loader,
             ahead=self._ahead, engine=self._engine.name, started=self._started, observer=self._observer,
+            rules=self._rules_api(),
         )  # fmt: skip
         return files, Fuse(native, names, files)
+
+    def _make_head(self, stats: FetchStats) -> Running | None:
+        if self._rules is None:
+            return None
+        from swmld.head.running import Running
+
+        rules, loaded = self._rules
+        return Running(
+            rules, loaded, native=self._native, gate=self._gate, observer=self._observer, cache=self._cache,
+            fetch_stats=stats, cache_dir=self._settings.cache_dir, mount=self._settings.mount,
+        )  # fmt: skip
+
+    def _rules_api(self) -> RulesApi:
+        running = self._head
+        if running is None:
+            return RulesApi(None, None, None, mount=self._settings.mount, known=_nothing)
+        return RulesApi(
+            running.head, running.loaded, running.notifier, mount=self._settings.mount, known=running.known
+        )
 
     def _prefetched(self) -> dict[str, int]:
         """For the trace: bytes that were fetched ahead and read, or dropped unread."""
         own, chunk = self._files.counters, self._settings.chunk_size
         return {"used_bytes": own.prefetch_used * chunk, "wasted_bytes": own.prefetch_wasted * chunk}
 
-    def _opened(self, nodeid: int, *, prefetched: bool = False) -> None:
+    def _opened(self, nodeid: int, *, verdict: Verdict | None = None) -> None:
         if self._ahead is not None:
-            self._ahead.on_open(nodeid, prefetched=prefetched)
+            self._ahead.on_open(nodeid, verdict=verdict)
+
+    def _first_opened(self, nodeid: int) -> None:
+        """C opened a file that had been fetched ahead: nothing was decided about it so far."""
+        verdict = None
+        if self._head is not None:
+            verdict = self._head.head.opening(nodeid, 0, -1, prefetched=True)
+        if self._ahead is not None:
+            self._ahead.on_open(nodeid, prefetched=True, verdict=verdict)
 
     def _landed(self, target: Target, chunk: int) -> None:
         self._files.on_landed(target, chunk)
         if self._ahead is not None:
-            self._ahead.on_landed(target)
+            self._ahead.on_landed(target, chunk)
 
     def _failed(self, target: Target, chunk: int, code: int) -> None:
         self._files.on_failed(target, chunk, code)
         if self._ahead is not None:
-            self._ahead.on_failed(target)
+            self._ahead.on_failed(target, chunk)
 
     # ---- running
 
@@ -246,12 +310,16 @@ class Daemon:
             async with self._machinery() as serving:
                 patterns = PatternsApi(self._observer)
                 metrics = await serving.start(
-                    partial(http.serve, patterns=patterns.page),
+                    partial(http.serve, patterns=patterns.page, pages=self._service.rules.pages()),
                     self._service.snapshot,
                     self._settings.metrics_address,
                 )
                 self._service.metrics_address = metrics
-                handlers = {**self._service.handlers(), **patterns.handlers()}
+                handlers = {
+                    **self._service.handlers(),
+                    **patterns.handlers(),
+                    **self._service.rules.handlers(),
+                }
                 control = ControlServer(self._settings.socket_path, handlers)
                 await serving.start(control.run)
                 serving.start_soon(partial(pyfuse3.main, max_tasks=FUSE_TASKS))
@@ -277,6 +345,8 @@ class Daemon:
                 inner.start_soon(self._observer.run, self._devices())
                 if self._ahead is not None:
                     inner.start_soon(self._ahead.run)
+                if self._head is not None:
+                    inner.start_soon(self._head.run)
                 async with trio.open_nursery() as serving:
                     yield serving
                 inner.cancel_scope.cancel()
@@ -300,7 +370,7 @@ class Daemon:
                 if event.kind is EventKind.DOWN:
                     self._down.set()
                 elif event.kind is EventKind.OPENED:
-                    self._opened(event.nodeid, prefetched=True)
+                    self._first_opened(event.nodeid)
                 else:
                     self._files.on_event(event)
 
@@ -365,3 +435,8 @@ def _first(several: BaseExceptionGroup[SwmldError]) -> SwmldError:
 
 CHECKPOINT_SECONDS = 300.0
 """How often what was cached is made safe from a power cut; until then it would be verified after one."""
+
+
+async def _nothing(path: str) -> Mapping[str, Any]:
+    """What is known of a file where nobody asks."""
+    return {}

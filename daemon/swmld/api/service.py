@@ -25,6 +25,7 @@ from swmld.api.messages import (
     WarmupResult,
 )
 from swmld.api.metrics import Snapshot
+from swmld.api.rules import RulesApi
 from swmld.api.warm import Warmup
 from swmld.cache.audit import VerifyReport
 from swmld.cache.files import CacheFile
@@ -61,6 +62,7 @@ class Service:
     engine: str
     started: float
     observer: Observer
+    rules: RulesApi
     metrics_address: str = "off"
 
     @property
@@ -116,6 +118,7 @@ class Service:
             uptime=time.monotonic() - self.started,
             cache=CacheUsage(bytes=usage.bytes, files=usage.files, limit=usage.limit, free=usage.free),
             fallbacks=self.fallbacks,
+            rules=self.rules.status(),
         )
 
     async def _stats(self, params: dict[str, Any], progress: Progress) -> Stats:
@@ -171,6 +174,7 @@ class Service:
             **self.observer.counters(),
             prefetch_used_bytes=own.prefetch_used * self.settings.chunk_size,
             prefetch_wasted_bytes=own.prefetch_wasted * self.settings.chunk_size,
+            rules=self.rules.figures(),
         )
 
     # ---- the cache

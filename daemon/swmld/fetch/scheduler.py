@@ -67,10 +67,11 @@ class Fetcher:
         on_landed: Callable[[Target, int], None],
         on_failed: Callable[[Target, int, int], None],
         offload: Offload,
+        stats: FetchStats | None = None,
     ) -> None:
         if not 0 < prefetch_parallel <= parallel:
             raise ValueError(f"prefetch_parallel {prefetch_parallel} not in 1..{parallel}")
-        self._stats = FetchStats()
+        self._stats = stats or FetchStats()
         self._pool = pool
         self._carrier = Carrier(engine, cache, offload, self._stats, sub_read=sub_read)
         self._parallel = parallel

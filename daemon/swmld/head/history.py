@@ -95,16 +95,16 @@ class History:
         """Newest first; none may be added meanwhile."""
         return reversed(self._kept)
 
-    def brought(self, number: int, *, asked: int = 0, fetched: int = 0, used: int = 0) -> None:
+    def brought(self, decision: int, *, asked: int = 0, fetched: int = 0, used: int = 0) -> None:
         """Bytes that were fetched ahead because of a decision: to its account, and to those of the rules that
         had them fetched."""
-        decided = self.find(number)
+        decided = self.find(decision)
         if decided is None:
             return
         decided.brought.add(asked, fetched, used)
-        for decision in decided.outcome.decisions:
-            if decision.action == "prefetch":
-                for rule in decision.rules:
+        for each in decided.outcome.decisions:
+            if each.action == "prefetch":
+                for rule in each.rules:
                     tally = self._tallies.get(rule.title)
                     if tally is not None:  # else it was loaded when that was decided and is not any more
                         tally.brought.add(asked, fetched, used)

@@ -150,7 +150,7 @@ class Fuse(pyfuse3.Operations):
 
     @_translated
     async def open(self, nodeid: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        return pyfuse3.FileInfo(fh=await self._files.open(nodeid, flags, ctx.uid))
+        return pyfuse3.FileInfo(fh=await self._files.open(nodeid, flags, ctx.uid, ctx.pid))
 
     @_translated
     async def create(

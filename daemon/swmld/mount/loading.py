@@ -31,21 +31,33 @@ def racy(entry: Entry) -> bool:
 
 
 class Loader:
-    """Finds or makes the cache file of a node's present generation and opens what it is to be filled from."""
+    """Finds or makes the cache file of a node's present generation and opens what it is to be filled from.
 
-    def __init__(self, native: Native, cache: Cache, close: Callable[[int], None], *, direct: bool) -> None:
+    ``admits(path, size)``: may a file be cached that nobody opened? Who opens one has decided already.
+    """
+
+    def __init__(
+        self,
+        native: Native,
+        cache: Cache,
+        close: Callable[[int], None],
+        *,
+        direct: bool,
+        admits: Callable[[bytes, int], bool] | None = None,
+    ) -> None:
         self._native = native
+        self._admits = admits
         self._cache = cache
         self._close = close
         self._direct = direct
 
-    def load(self, nodeid: int) -> tuple[Entry, SourceTarget | None]:
+    def load(self, nodeid: int, *, opened: bool = False) -> tuple[Entry, SourceTarget | None]:
         """The attributes now, and the target; None when the file is not to be cached. OSError."""
-        return self.load_entry(self._native.getattr(nodeid))
+        return self.load_entry(self._native.getattr(nodeid), opened=opened)
 
-    def load_entry(self, entry: Entry) -> tuple[Entry, SourceTarget | None]:
+    def load_entry(self, entry: Entry, *, opened: bool = False) -> tuple[Entry, SourceTarget | None]:
         """As ``load``, of attributes that were asked for just now."""
-        cached = self._cached(entry)
+        cached = self._cached(entry, opened)
         if cached is None:
             return entry, None
         if cached.complete:
@@ -70,11 +82,14 @@ class Loader:
             return entry, None
         return entry, SourceTarget(fd, cached, entry.identity, self._close)
 
-    def _cached(self, entry: Entry) -> CacheFile | None:
+    def _cached(self, entry: Entry, opened: bool = False) -> CacheFile | None:
         if entry.size == 0 or racy(entry):
             return None
         try:
-            return self._cache.acquire(entry.identity, self._native.path(entry.nodeid))
+            path = self._native.path(entry.nodeid)
+            if not opened and self._admits is not None and not self._admits(path, entry.size):
+                return None
+            return self._cache.acquire(entry.identity, path)
         except (CacheError, OSError):
             return None
 

@@ -17,8 +17,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -29,12 +30,16 @@ from swmld.fetch.flights import Target
 from swmld.fetch.scheduler import Fetcher
 from swmld.fetch.threads import Workers
 from swmld.mount import native as nat
+from swmld.mount.deciding import Decider, chunks_at_once, readahead_limits
 from swmld.mount.gate import UNREACHABLE, SourceGate
 from swmld.mount.loading import Loader, unload
 from swmld.mount.native import Entry, Event, EventKind, Mode, Native, Want
 from swmld.mount.target import SourceTarget
 from swmld.plan.readahead import Limits, Streams
 from swmld.types import FetchClass, Span
+
+if TYPE_CHECKING:
+    from swmld.rules.verdict import Verdict
 
 _WRITING = os.O_WRONLY | os.O_RDWR
 _READ_SOURCE = frozenset({errno.ENOSPC, errno.ESTALE})
@@ -72,6 +77,8 @@ class OpenFile:
     streams: Streams | None = None
     ahead: set[int] = field(default_factory=set)
     """Chunks fetched ahead and not touched yet."""
+    decision: int = 0
+    """Of the rules that say what is fetched ahead; 0: none does."""
     last_chunk: int = -1
     mirrors_for: tuple[int, int] | None = None
     """(device, inode number) of the file whose later writes are mirrored for this node's readers."""
@@ -87,6 +94,12 @@ class Handle:
     uid: int = 0
 
 
+class OnOpen(Protocol):
+    """Told of a file that is opened to be read from the cache."""
+
+    def __call__(self, nodeid: int, *, verdict: Verdict | None = None) -> None: ...
+
+
 class OpenFiles:
     """Opens, reads and writes of regular files. Loop-only; what may block runs in worker threads."""
 
@@ -100,7 +113,8 @@ class OpenFiles:
         *,
         whole_limit: int,
         limits: Limits,
-        on_open: Callable[[int], None],
+        on_open: OnOpen,
+        decider: Decider | None = None,
     ) -> None:
         self._native = native
         self._gate = gate
@@ -110,6 +124,7 @@ class OpenFiles:
         self._whole_limit = whole_limit
         self._limits = limits
         self._on_open = on_open
+        self._decider = decider
         self._files: dict[int, OpenFile] = {}
         self._by_key: dict[object, OpenFile] = {}
         self._handles: dict[int, Handle] = {}
@@ -125,14 +140,14 @@ class OpenFiles:
 
     # ---- open
 
-    async def open(self, nodeid: int, flags: int, uid: int) -> int:
-        """The file handle, entered into C's books; OSError."""
+    async def open(self, nodeid: int, flags: int, uid: int, pid: int = 0) -> int:
+        """The file handle, entered into C's books; OSError. ``pid``: the thread that opens, 0 not known."""
         self.counters.opens += 1
         file = self._hold(nodeid)
         try:
             async with file.lock:
                 if not flags & (_WRITING | os.O_TRUNC):
-                    return await self._open_reader(file)
+                    return await self._open_reader(file, uid, pid)
                 fd = await self._gate.open(lambda: self._open_writable(nodeid, flags))
                 return await self._open_writer(file, fd, uid, truncate=bool(flags & os.O_TRUNC))
         finally:
@@ -239,17 +254,22 @@ class OpenFiles:
             dev, ino = entry.dev, entry.ino
             await self._disk.call(lambda: self._cache.drop_inode(dev, ino))
 
-    async def _open_reader(self, file: OpenFile) -> int:
+    async def _open_reader(self, file: OpenFile, uid: int, pid: int) -> int:
         if file.from_source:
             return await self._open_from_source(file)
+        verdict = self._decider.opening(file.nodeid, pid, uid) if self._decider is not None else None
+        if verdict is not None and not verdict.cached:
+            return await self._open_uncached(file)
         entry, target = await self._load(file.nodeid)
         if self._native.told_old(file.nodeid):
             await self._disk.call(lambda: self._native.forget_attributes(file.nodeid))
         if target is None:
             return await self._open_from_source(file)
-        self._on_open(file.nodeid)
+        if self._decider is not None:
+            self._decider.caching(verdict, entry.identity, target.file.file_id)
+        self._on_open(file.nodeid, verdict=verdict)
         if target.source_fd >= 0 and entry.size > self._whole_limit:
-            return self._open_partial(file, entry, target)
+            return self._open_partial(file, entry, target, verdict)
         try:
             if target.source_fd >= 0:
                 self.counters.misses += 1
@@ -264,9 +284,17 @@ class OpenFiles:
             raise
         return self._open_whole(file, entry, target)
 
+    async def _open_uncached(self, file: OpenFile) -> int:
+        """A rule keeps the file out of the cache; what is there of it goes."""
+        entry = self._native.cached_entry(file.nodeid)
+        if entry is not None:
+            dev, ino = entry.dev, entry.ino
+            await self._disk.call(lambda: self._cache.drop_inode(dev, ino))
+        return await self._open_from_source(file)
+
     async def _load(self, nodeid: int) -> tuple[Entry, SourceTarget | None]:
         try:
-            return await self._gate.call(lambda: self._loader.load(nodeid), unload)
+            return await self._gate.call(lambda: self._loader.load(nodeid, opened=True), unload)
         except OSError as error:
             entry = self._native.cached_entry(nodeid)
             if error.errno not in UNREACHABLE or entry is None:
@@ -290,17 +318,21 @@ class OpenFiles:
         self._handles[fh] = Handle(file)
         return fh
 
-    def _open_partial(self, file: OpenFile, entry: Entry, target: SourceTarget) -> int:
+    def _open_partial(
+        self, file: OpenFile, entry: Entry, target: SourceTarget, verdict: Verdict | None
+    ) -> int:
         try:
             fh = self._open_file(file, Want.PARTIAL, -1)
         except BaseException:
             target.release()
             raise
-        self._serve(file, entry, target)
+        self._serve(file, entry, target, verdict)
         self._handles[fh] = Handle(file)
         return fh
 
-    def _serve(self, file: OpenFile, entry: Entry, target: SourceTarget) -> None:
+    def _serve(
+        self, file: OpenFile, entry: Entry, target: SourceTarget, verdict: Verdict | None = None
+    ) -> None:
         """READs will come for this file: they are answered from ``target`` from now on."""
         if file.target is not None and file.target.key == target.key:
             target.release()
@@ -309,8 +341,14 @@ class OpenFiles:
         file.target = target
         self._by_key[target.key] = file
         cached = target.file
-        file.streams = Streams(cached.chunk_size, entry.size, self._limits)
+        rule = verdict.prefetch if verdict is not None else None
+        limits = readahead_limits(rule, self._limits, cached.chunk_size) if rule is not None else self._limits
+        file.streams = Streams(cached.chunk_size, entry.size, limits)
         self._native.set_cfile(file.nodeid, cached.fd, entry.size, cached.chunk_size, cached.bitmap())
+        if verdict is not None and rule is not None:
+            file.decision = verdict.id
+            for chunk in chunks_at_once(rule, entry.size, cached.chunk_size):
+                self._ahead(file, target, chunk)
 
     async def _open_from_source(self, file: OpenFile) -> int:
         fd = await self._gate.open(lambda: self._native.open_source(file.nodeid, os.O_RDONLY))
@@ -363,6 +401,7 @@ class OpenFiles:
         self._by_key.pop(file.target.key, None)
         file.target.release()
         file.target = file.streams = None
+        file.decision = 0
 
     # ---- read
 
@@ -537,6 +576,7 @@ class OpenFiles:
             if chunk in file.ahead:
                 file.ahead.discard(chunk)
                 self.counters.prefetch_used += 1
+                self._brought(file, used=target.file.extent(chunk)[1])
             if target.file.complete:
                 continue
             dropped = []
@@ -550,14 +590,21 @@ class OpenFiles:
             return True
         if self.fetcher.request(target, chunk, FetchClass.PREFETCH):
             file.ahead.add(chunk)
+            self._brought(file, asked=target.file.extent(chunk)[1])
             return True
         return False
+
+    def _brought(self, file: OpenFile, *, asked: int = 0, fetched: int = 0, used: int = 0) -> None:
+        if file.decision and self._decider is not None:
+            self._decider.brought(file.decision, asked=asked, fetched=fetched, used=used)
 
     def on_landed(self, target: Target, chunk: int) -> None:
         """A chunk is in the cache file."""
         file = self._by_key.get(target.key)
         if file is None or file.target is None:
             return
+        if chunk in file.ahead:
+            self._brought(file, fetched=file.target.file.extent(chunk)[1])
         if not file.from_source:
             self._native.landed(file.nodeid, chunk)
             if file.target.file.complete:

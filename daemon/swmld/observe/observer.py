@@ -83,9 +83,9 @@ class Observer:
         self._mode = mode
         self._prefetch = prefetch
         self._known = NodeNames(native, listings)
-        self._people = ProcessTable()
+        self.people = ProcessTable()
         self.names: Names = self._known
-        self.processes: Processes = self._people
+        self.processes: Processes = self.people
         self.patterns = Patterns(self.names, self.processes, natural=self._natural)
         self._loading: Loading | None = None
         if mode not in ("fuse", "off"):
@@ -217,10 +217,10 @@ class Observer:
     def _person(self, pid: int, *, threads: bool, ended: bool = False) -> int:
         """The process of an event or a row, met if it is new; of a row it may have ended meanwhile."""
         if threads:
-            pid = self._people.process_of(pid) or pid
-        if pid not in self._met and not (ended and self._people.of(pid) is not None):
+            pid = self.people.process_of(pid) or pid
+        if pid not in self._met and not (ended and self.people.of(pid) is not None):
             seen = self._probe.process(pid) if self._probe is not None else None
-            self._people.see(pid, seen.parent if seen else 0, seen.comm if seen else b"")
+            self.people.see(pid, seen.parent if seen else 0, seen.comm if seen else b"")
             if len(self._met) >= PROCESSES:
                 self._met.clear()
             self._met.add(pid)
@@ -228,13 +228,13 @@ class Observer:
 
     def _process(self, touch: Touch) -> None:
         if touch.kind is TouchKind.FORK:
-            self._people.fork(touch.pid, touch.file)
+            self.people.fork(touch.pid, touch.file)
             self._met.discard(touch.file)  # the number may have been another's, whose end was lost
         elif touch.kind is TouchKind.EXEC:
-            self._people.exec(touch.pid)
+            self.people.exec(touch.pid)
             self._met.discard(touch.pid)  # its name is another now
         else:
-            self._people.exit(touch.pid)
+            self.people.exit(touch.pid)
             self._met.discard(touch.pid)
 
     # ---- counters
@@ -284,7 +284,7 @@ class Observer:
         now = time.monotonic()
         for pid in known[self._looked % max(1, len(known)) :][:LOOKS]:
             if not os.path.exists(f"/proc/{pid}"):
-                self._people.exit(pid)
+                self.people.exit(pid)
                 self._met.discard(pid)
                 self.patterns.touch([Touch(TouchKind.EXIT, now, pid, 0, 0, 0, 0, 0, TouchFlag(0), Shape.NEW)])
         self._looked += LOOKS

@@ -134,6 +134,31 @@ class Directory:
             wanted = self._sweep()
         return [self._listing.name(other) for other in wanted]
 
+    @property
+    def listed(self) -> bool:
+        """There is a listing."""
+        return self._listing is not None
+
+    def following(self, name: bytes, count: int) -> list[bytes]:
+        """Up to ``count`` files that come after ``name`` in the order that its readers keep to (sorted, until
+        they show another), whatever they did so far; none twice in an ``epoch``."""
+        index = self._listing.find(name) if self._listing is not None else None
+        if self._listing is None or index is None:
+            return []
+        order = max(self._orders, key=lambda order: order.foreseen)
+        first = order.place(index) + 1
+        places = range(first, min(first + count, len(self._listing)))
+        return [self._listing.name(i) for i in map(order.index, places) if self._ask(i)]
+
+    def others(self, name: bytes) -> list[bytes]:
+        """All other files: those after ``name``, then those before it; none twice in an ``epoch``."""
+        if self._listing is None:
+            return []
+        count = len(self._listing)
+        first = self._listing.find(name) or 0
+        wanted = (index % count for index in range(first + 1, first + count))
+        return [self._listing.name(index) for index in wanted if self._ask(index)]
+
     def on_dropped(self, names: Iterable[bytes]) -> None:
         """These were asked for and not taken (the fetch queue was full): they may be asked for again."""
         if self._listing is None:

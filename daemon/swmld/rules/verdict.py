@@ -13,9 +13,11 @@ E = TypeVar("E", bound=Effect)
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``id`` leads to the decision in the history; what nobody asked for is None."""
+    """``id`` leads to the decision in the history; what nobody asked for is None. ``job``: the root process
+    of the file's readers, 0 not known."""
 
     id: int
+    job: int = 0
     cache: Cache | None = None
     prefetch: Prefetch | None = None
     stream: Stream | None = None
@@ -28,7 +30,7 @@ class Verdict:
         return self.cache is None or self.cache.tier != "none"
 
     @classmethod
-    def of(cls, number: int, outcome: Outcome) -> Verdict:
+    def of(cls, number: int, outcome: Outcome, job: int = 0) -> Verdict:
         """Each file is decided about when it is opened, so what is done to its directory, dataset, model or
         job is done to it; what names the file itself comes first."""
 
@@ -37,5 +39,11 @@ class Verdict:
             return next((each for each in found if each is not None), None)
 
         return cls(
-            number, nearest(Cache), nearest(Prefetch), nearest(Stream), nearest(Prioritize), nearest(Advise)
+            number,
+            job,
+            nearest(Cache),
+            nearest(Prefetch),
+            nearest(Stream),
+            nearest(Prioritize),
+            nearest(Advise),
         )

@@ -1,0 +1,100 @@
+"""The head in a daemon: what it is made of, and its tasks. Imported where there are rules."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import trio
+
+from swmld.cache.store import Cache
+from swmld.fetch.stats import FetchStats
+from swmld.head import reload
+from swmld.head.facts import Facts, Opening
+from swmld.head.head import Head
+from swmld.head.history import History
+from swmld.head.host import Host
+from swmld.head.notify import Notifier
+from swmld.head.reload import Loaded
+from swmld.mount.gate import SourceGate
+from swmld.mount.native import ROOT, Native
+from swmld.observe.observer import Observer
+from swmld.rules.kinds import Value
+from swmld.rules.ruleset import RuleSet
+
+HOLDS = 5.0
+"""Seconds between two looks for jobs that ended and what they held."""
+
+
+class Running:
+    """``run`` must run for facts of the host, notifications and changed rules to come. Loop-only."""
+
+    def __init__(
+        self,
+        rules: RuleSet,
+        loaded: Loaded,
+        *,
+        native: Native,
+        gate: SourceGate,
+        observer: Observer,
+        cache: Cache,
+        fetch_stats: FetchStats,
+        cache_dir: Path,
+        mount: Path,
+    ) -> None:
+        self._native = native
+        self._gate = gate
+        self._cache = cache
+        self.loaded = loaded
+        self.notifier = Notifier(mount)
+        self._facts = Facts(
+            native, observer.patterns, observer.people, Host(cache_dir), cache.usage, fetch_stats,
+            loaded.environment,
+        )  # fmt: skip
+        self.head = Head(
+            rules, self._facts, cache, History(time.time),
+            path_of=native.path, alive=_alive, tell=self.notifier.tell,
+        )  # fmt: skip
+        cache.held = self.head.held
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        reload.announce(self.head.rules)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._facts.run)
+            nursery.start_soon(self.notifier.run)
+            nursery.start_soon(self._release)
+            await trio.to_thread.run_sync(self.head.review, abandon_on_cancel=True)
+            loaded = self.loaded
+            await reload.watch(loaded.paths, loaded.environment, self.head, loaded)
+
+    async def _release(self) -> None:
+        while True:
+            await trio.sleep(HOLDS)
+            if self.head.release():
+                self._cache.released()
+
+    async def known(self, path: str) -> dict[str, Value]:
+        """What is known of the file at ``path``, from the mount's root; OSError for one that is not there."""
+        nodeid = ROOT
+        held = []
+        try:
+            for name in (part for part in os.fsencode(path).split(b"/") if part not in (b"", b".")):
+                entry = await self._gate.call(lambda at=nodeid, name=name: self._native.lookup(at, name))  # type: ignore[misc]
+                held.append(entry.nodeid)
+                nodeid = entry.nodeid
+            return self._facts.of(Opening(nodeid))
+        finally:
+            for each in held:
+                self._native.forget(each, 1)
+
+
+def _alive(pid: int) -> bool:
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+    return True

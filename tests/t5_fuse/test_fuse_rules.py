@@ -1,0 +1,219 @@
+"""Rules act: what they say about a file changes what the cache holds and what is fetched, in each mode."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.mount import Daemon
+from support.tree import Tree
+from swmld.api.client import Client
+
+CHUNK = 65_536
+LIMIT = 30.0
+"""Seconds for what is fetched in the background."""
+
+
+class Ruled:
+    """A daemon with rules, and what its cache holds."""
+
+    def __init__(self, daemon: Daemon, rules: Path) -> None:
+        self.daemon, self.rules = daemon, rules
+        self.mount, self.source = daemon.mount, daemon.source
+
+    def make(self, *names: str, size: int = 1000) -> None:
+        for name in names:
+            (self.source / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.source / name).write_bytes(content(name, size))
+        Tree(self.mount, self.source, self.daemon.mode, self.daemon).settle()
+
+    def read(self, *names: str) -> None:
+        for name in names:
+            assert (self.mount / name).read_bytes() == (self.source / name).read_bytes()
+
+    def cached(self) -> dict[str, int]:
+        """Bytes by path."""
+        found: dict[str, int] = {}
+
+        def more(message: dict[str, Any]) -> None:
+            found.update({entry["path"]: entry["cached_bytes"] for entry in message["entries"]})
+
+        (socket,) = self.daemon.run_dir.glob("*.sock")
+        with Client(socket, timeout=LIMIT) as client:
+            client.call("cache.ls", {"path": ""}, more)
+        return found
+
+    def until(self, done: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + LIMIT
+        while not done():
+            assert time.monotonic() < deadline, f"{what}: {self.cached()}\n{self.daemon.tail()}"
+            time.sleep(0.02)
+
+    def history(self, **filters: Any) -> list[dict[str, Any]]:
+        decisions: list[dict[str, Any]] = self.daemon.call("history", **filters)["decisions"]
+        return decisions
+
+
+def content(name: str, size: int) -> bytes:
+    return random.Random(name).randbytes(size)
+
+
+@pytest.fixture
+def ruled(daemon_mode: str, base: Path) -> Iterator[Callable[..., Ruled]]:
+    """A daemon with these rules, written as YAML; further arguments are options."""
+    with ExitStack() as stack:
+
+        def start(rules: str, *options: str) -> Ruled:
+            path = base / "rules.yaml"
+            path.write_text(rules)
+            options = ("--rules", str(path), "--chunk-size", "64KiB", "--neighbours", "off", *options)
+            return Ruled(stack.enter_context(Daemon(base, daemon_mode, options=options)), path)
+
+        yield start
+
+
+EXCLUDE = """
+rules:
+  - id: no-scratch
+    conditions: [{type: file_pattern, property: name, value: "*.tmp"}]
+    actions: [{type: exclude}]
+"""
+
+
+def test_excluded_files_are_never_cached(ruled: Callable[..., Ruled]) -> None:
+    here = ruled(EXCLUDE)
+    here.make("a.tmp", "b.bin", "c.tmp", "large.tmp", size=3 * CHUNK)
+    for _ in range(2):
+        here.read("a.tmp", "b.bin", "large.tmp")
+    here.daemon.ask("warmup", here.mount)
+    assert set(here.cached()) == {"b.bin"}
+    (decision,) = here.history(path="a.tmp")[:1]
+    assert decision["rules"] == ["no-scratch"]
+
+
+def test_what_was_cached_before_the_rule_goes(ruled: Callable[..., Ruled]) -> None:
+    here = ruled("rules: []")
+    here.make("a.tmp", "b.bin")
+    here.read("a.tmp", "b.bin")
+    assert set(here.cached()) == {"a.tmp", "b.bin"}
+    here.rules.write_text(EXCLUDE)  # taken over while it runs
+    here.until(lambda: set(here.cached()) == {"b.bin"}, "a.tmp is still cached")
+    here.read("a.tmp", "b.bin")
+    assert set(here.cached()) == {"b.bin"}
+    here.rules.write_text("rules: []")
+    here.until(lambda: not here.daemon.call("rules")["rules"], "the rule is still there")
+    here.read("a.tmp")
+    assert set(here.cached()) == {"a.tmp", "b.bin"}
+
+
+AHEAD = """
+rules:
+  - id: ahead
+    conditions: [{{type: file_context, property: extension, value: .jpg}}]
+    actions: [{{type: prefetch, parameters: {{{parameters}}}}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("parameters", "wanted"),
+    [("next_files: 3", {5, 6, 7, 8}), ("siblings: true", set(range(12))), ("enabled: false", {5})],
+    ids=["next files", "siblings", "off"],
+)
+def test_files_are_fetched_before_they_are_opened(
+    ruled: Callable[..., Ruled], parameters: str, wanted: set[int]
+) -> None:
+    here = ruled(AHEAD.format(parameters=parameters))
+    names = [f"{number:02}.jpg" for number in range(12)]
+    here.make(*names, size=3 * CHUNK // 2)
+    here.make(names[5], size=1000)
+    here.read(names[5])
+    paths = {names[number]: 3 * CHUNK // 2 for number in wanted} | {names[5]: 1000}
+    here.until(lambda: here.cached() == paths, f"expected {paths}")
+    if len(wanted) < 2:
+        return
+    (decision,) = here.history(path=names[5])
+    assert (
+        decision["brought"]["asked"] == decision["brought"]["fetched"] == (len(wanted) - 1) * 3 * CHUNK // 2
+    )
+    here.read(names[6])
+    here.until(
+        lambda: here.history(path=names[5])[0]["brought"]["used"] == 3 * CHUNK // 2, "its use is not told"
+    )
+
+
+@pytest.mark.parametrize(
+    ("parameters", "chunks"),
+    [
+        ("header: 100, footer: 70000", {0, 18, 19}),
+        ("whole_file: true", set(range(20))),
+        ("enabled: false", {0}),
+    ],
+    ids=["header and footer", "whole file", "off"],
+)
+def test_parts_of_a_large_file_are_fetched_when_it_is_opened(
+    ruled: Callable[..., Ruled], parameters: str, chunks: set[int]
+) -> None:
+    here = ruled(AHEAD.format(parameters=parameters))
+    here.make("large.jpg", size=20 * CHUNK)
+    with (here.mount / "large.jpg").open("rb", buffering=0) as file:
+        assert file.read(10) == content("large.jpg", 20 * CHUNK)[:10]
+        here.until(lambda: here.cached() == {"large.jpg": len(chunks) * CHUNK}, "its parts")
+    here.read("large.jpg")
+
+
+def test_a_pinned_file_stays(ruled: Callable[..., Ruled]) -> None:
+    here = ruled(
+        """
+rules:
+  - id: models
+    conditions: [{type: file_pattern, property: name, value: "*.pth"}]
+    actions: [{type: cache, parameters: {pin: true}}]
+  - id: scans
+    conditions: [{type: file_pattern, property: path, value: "scan/*"}]
+    actions: [{type: cache, parameters: {strategy: lazy}}]
+""",
+        "--cache-size",
+        "1MiB",
+    )
+    data, scan = [f"data/{number}" for number in range(6)], [f"scan/{number}" for number in range(40)]
+    here.make("model.pth", *data, *scan, size=CHUNK)
+    here.read("model.pth", *data)
+    here.read(*scan)
+    # What is evicted first makes room for itself: data that was read before a scan stays.
+    assert {"model.pth", *data} <= set(here.cached())
+    more = [f"more/{number}" for number in range(40)]
+    here.make(*more, size=CHUNK)
+    here.read(*more)
+    assert "model.pth" in here.cached()
+    assert not set(data) & set(here.cached())
+    here.read("model.pth", *data)
+
+
+SHUFFLED = """
+rules:
+  - id: shuffled
+    conditions: [{type: file_pattern, property: path, value: "train/*"}]
+    actions: [{type: cache, parameters: {strategy: no_evict}}]
+"""
+
+
+def whole(here: Ruled) -> set[str]:
+    return {name for name, size in here.cached().items() if size == CHUNK}
+
+
+def test_a_shuffled_epoch_larger_than_the_cache(ruled: Callable[..., Ruled]) -> None:
+    """CoorDL's MinIO cache (Mohan et al., VLDB 2021): what is never evicted is hit in every epoch."""
+    here = ruled(SHUFFLED, "--cache-size", f"{41 * (CHUNK + 4096)}")
+    names = [f"train/{number:03}" for number in range(80)]
+    here.make(*names, size=CHUNK)
+    here.read(*random.Random(1).sample(names, len(names)))
+    kept = whole(here)
+    assert len(kept) / len(names) >= 0.49
+    for epoch in (2, 3):
+        here.read(*random.Random(epoch).sample(names, len(names)))
+        assert whole(here) == kept
