@@ -212,7 +212,11 @@ def test_what_is_asked_for_wrongly_is_told(params: dict[str, Any], said: str) ->
 
 def test_a_mount_at_the_root_holds_every_path() -> None:
     assert below("", "/a/b") == "a/b"
-    assert below("", "/") == ""
+    assert below("", "/") == below("/m", "/m") == below("/m", ".") == ""
+    assert below("/m", "./a//b/../c/") == below("/m", "/m/a/c") == "a/c"
+    for path in ("/mx", "../x", "/"):
+        with pytest.raises(UsageError):
+            below("/m", path)
 
 
 @pytest.mark.trio

@@ -1,4 +1,4 @@
-"""``swmld rules check|match|reference``: what is printed, and the exit code."""
+"""``swmld rules``, ``explain`` and ``history``: what is printed, and the exit code."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_reference_is_markdown(rules: Run) -> None:
     assert "| `greater_than` | `>` |" in out
 
 
-@pytest.mark.parametrize("words", [[], ["check"], ["match"], ["reference"]])
+@pytest.mark.parametrize("words", [[], ["ls"], ["check"], ["match"], ["reference"]])
 def test_help_has_an_example(words: list[str], rules: Run) -> None:
     code, out, _ = rules(*words, "--help")
     assert code == 0
@@ -159,5 +159,6 @@ def test_help_has_an_example(words: list[str], rules: Run) -> None:
     assert "Example" in out
 
 
-def test_it_is_not_offered_before_it_has_an_effect() -> None:
-    assert not [name for name, _ in man.subcommands(get_command(app)) if name.startswith("rules")]
+def test_it_is_offered() -> None:
+    found = [name for name, _ in man.subcommands(get_command(app)) if name.startswith("rules")]
+    assert found == ["rules check", "rules ls", "rules match", "rules reference"]

@@ -8,6 +8,7 @@ module of rules is imported.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -189,11 +190,11 @@ class RulesApi:
 
 def below(mount: str, path: str) -> str:
     """``path``, which may begin with the mount, from the mount's root."""
-    if path == mount or path.startswith(mount + "/"):
-        path = path[len(mount) :]
-    elif path.startswith("/"):
+    found = os.path.normpath(os.path.join(mount or "/", path)).lstrip("/")
+    top = mount.lstrip("/")
+    if found != top and not found.startswith(top + "/" if top else ""):
         raise UsageError(f"{path}: expected a path under {mount}")
-    return path.strip("/")
+    return found[len(top) :].strip("/")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from swmld import __version__
-from swmld.cli import cache, completion, demo, doctor, man, stats, status, trace, warmup
+from swmld.cli import cache, completion, demo, doctor, explain, history, man, stats, status, trace, warmup
 from swmld.cli import rules as rules_command
 from swmld.cli.options import setting
 from swmld.cli.text import prose
@@ -45,7 +45,20 @@ which wins over the defaults.
 app = typer.Typer(
     add_completion=False, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
 )
-for module in (status, stats, trace, warmup, cache, rules_command, doctor, demo, man, completion):
+for module in (
+    status,
+    stats,
+    trace,
+    warmup,
+    cache,
+    rules_command,
+    explain,
+    history,
+    doctor,
+    demo,
+    man,
+    completion,
+):
     module.register(app)
 
 

@@ -1,19 +1,27 @@
-"""``swmld rules check|match|reference``: what rules files say, and what they would decide."""
+"""``swmld rules ls|check|match|reference``: the rules of a daemon, what files say, what they would decide."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from pathlib import Path
+from typing import Annotated, cast
 
 import typer
+from rich.console import Console
 
+from swmld.api.messages import RulesResult
+from swmld.cli.daemon import pick
+from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
 from swmld.cli.text import printable, prose
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help=prose("""Check rules files and try them on given facts. The daemon does not read rules yet.
+    help=prose("""List the rules of a running daemon, check rules files, and try them on given facts.
 
 [bold]Examples[/bold]
+
+  swmld rules ls
 
   swmld rules check rules.yaml
 
@@ -25,8 +33,7 @@ app = typer.Typer(
 
 
 def register(root: typer.Typer) -> None:
-    # Not listed until rules have an effect on a mount.
-    root.add_typer(app, name="rules", hidden=True)
+    root.add_typer(app, name="rules")
 
 
 Files = Annotated[
@@ -42,6 +49,40 @@ Environment = Annotated[
         "--environment", metavar="NAME", help="Environment of the files that is in use.", show_default=False
     ),
 ]
+
+
+@app.command("ls")
+def ls(
+    rule: Annotated[
+        str | None, typer.Argument(metavar="RULE", help="Show this rule in full.", show_default=False)
+    ] = None,
+    mount: MountOption = None,
+    json_: JsonOption = False,
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
+) -> None:
+    """List the rules that a daemon uses, by rank, and what came of each.
+
+    APPLIED: decisions it had a part in; WON: values that it gave; FETCHED and USED: bytes that were fetched
+    ahead because of it, and of those what was read. Rules that are not in use, and what nothing acts on,
+    are listed below with the reason; so is why changed files are not in use.
+
+    [bold]Examples[/bold]
+
+      swmld rules ls
+
+      swmld rules ls images
+    """
+    from swmld.cli import rules_list
+
+    daemon = pick(Path(run_dir), mount)
+    with daemon.connect() as client:
+        found = cast(RulesResult, client.call("rules", {"rule": rule} if rule else {}))
+    if json_:
+        print(json.dumps(found))
+        return
+    console = Console(highlight=False)
+    for line in rules_list.full(found["rules"]) if rule else rules_list.view(found):
+        console.print(line, soft_wrap=True)
 
 
 @app.command("check")

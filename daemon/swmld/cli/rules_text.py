@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from swmld import documents
+from swmld.cli.text import table
 from swmld.documents import Document, DocumentError
 from swmld.rules import facts as known
 from swmld.rules import reference as pages
@@ -56,7 +57,11 @@ def listing(rules: RuleSet) -> list[str]:
          str(rule.specificity), rule.origin or "-", rule.where)
         for rule in ranked(rules.rules)
     ]  # fmt: skip
-    lines = table(("RULE", "PRIORITY", "CONDITIONS", "ACTIONS", "SPECIFICITY", "PART OF", "WHERE"), rows)
+    lines = (
+        table(("RULE", "PRIORITY", "CONDITIONS", "ACTIONS", "SPECIFICITY", "PART OF", "WHERE"), rows)
+        if rows
+        else ["no rules"]
+    )
     lines += [f"not in use: {title}: {why}" for title, why in rules.inactive]
     for section, names in rules.sections.items():
         if names and section != "rules":
@@ -65,18 +70,3 @@ def listing(rules: RuleSet) -> list[str]:
         lines.append("settings: " + ", ".join(f"{name} {value}" for name, value in rules.settings.items()))
     lines += [f"note: {note}" for note in rules.notes]
     return lines
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as they need to be; numbers to the right."""
-    if not rows:
-        return ["no rules"]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    right = [all(cell.lstrip("-").isdigit() for cell in column) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        ).rstrip()
-        for row in (head, *rows)
-    ]

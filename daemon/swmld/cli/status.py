@@ -64,6 +64,9 @@ def _table(one: Status) -> Table:
     }
     for key, value in rows.items():
         table.add_row(key, plain(value))
+    if (rules := one.get("rules")) is not None:
+        error = "; the files changed and cannot be used: swmld rules ls" if rules["error"] else ""
+        table.add_row("rules", plain(f"{rules['active']} in use{error}"))
     for line in one["fallbacks"]:
         table.add_row("missing", plain(line))
     return table

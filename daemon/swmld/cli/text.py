@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from rich.text import Text
 
@@ -23,3 +24,16 @@ def prose(text: str) -> str:
         paragraph if paragraph.startswith(" ") else " ".join(paragraph.split())
         for paragraph in re.split(r"\n\s*\n", text.strip("\n"))
     )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines, with columns as wide as they need to be; numbers to the right. At least one row."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    right = [all(cell.lstrip("-").isdigit() for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in (head, *rows)
+    ]

@@ -1,0 +1,136 @@
+"""``swmld history``: what rules decided about files that were opened, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from swmld.api.messages import BroughtBytes, DecisionView, HistoryEntry, HistoryResult
+from swmld.cli.daemon import pick, sent
+from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
+from swmld.cli.text import plain, prose
+from swmld.units import format_size
+
+HELP = """Show what the rules decided about files that were opened, newest first.
+
+Each decision has its number, when it was made, for which process and file, then each action with the values
+that rules gave, who gave them, whom they overruled, and how many bytes were fetched ahead because of it. The
+daemon remembers the latest 10,000.
+
+[bold]Examples[/bold]
+
+  swmld history                             the latest twenty
+
+  swmld history --path '/mnt/ml/train/*.tar' --action prefetch
+
+  swmld history --rule images --limit 1000 --json | jq .brought.used
+"""
+LIMIT = 20
+
+PathOption = Annotated[
+    str | None,
+    typer.Option("--path", metavar="PATH", help="A file, all below a directory, or a pattern such as "
+                 "'train/*.tar'.", show_default=False),
+]  # fmt: skip
+RuleOption = Annotated[
+    str | None,
+    typer.Option("--rule", metavar="ID", help="Decisions that this rule had a part in.", show_default=False),
+]
+ActionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--action", metavar="NAME", help="Decisions with this action, such as cache.", show_default=False
+    ),
+]
+PidOption = Annotated[
+    int | None,
+    typer.Option("--pid", metavar="PID", help="Files that this process opened.", show_default=False),
+]
+LimitOption = Annotated[int, typer.Option("--limit", metavar="N", help="Show at most N decisions.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("history", help=prose(HELP))(history)
+
+
+def history(
+    path: PathOption = None,
+    rule: RuleOption = None,
+    action: ActionOption = None,
+    pid: PidOption = None,
+    limit: LimitOption = LIMIT,
+    mount: MountOption = None,
+    json_: JsonOption = False,
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
+) -> None:
+    """Print the decisions of one daemon; as JSON, one object a line."""
+    daemon = pick(Path(run_dir), mount, path)
+    given = {"path": sent(daemon.mount, path) if path is not None else None, "rule": rule, "action": action,
+             "pid": pid, "limit": limit}  # fmt: skip
+    with daemon.connect() as client:
+        found = cast(HistoryResult, client.call("history", _without_none(given)))
+    if json_:
+        for entry in found["decisions"]:
+            print(json.dumps(entry))
+        return
+    console = Console(highlight=False)
+    for entry in found["decisions"]:
+        for line in entry_lines(entry):
+            console.print(line, soft_wrap=True)
+    if not found["decisions"]:
+        print("nothing was decided yet" if not found["total"] else "no such decision", file=sys.stderr)
+    elif found["more"]:
+        print(f"the latest {limit}; --limit N shows more", file=sys.stderr)
+
+
+def entry_lines(entry: HistoryEntry) -> Iterator[Text]:
+    """One decision: a line of what it is about, then one each action."""
+    who = f"pid {entry['pid']}  " if entry["pid"] else ""
+    head = Text(f"{entry['id']}  {when(entry['at'])}  {who}", style="dim")
+    yield head.append_text(Text.assemble((plain(entry["path"]).plain, "bold not dim")))
+    for decision in entry["decisions"]:
+        yield Text("    ") + decision_line(decision)
+    if entry["resting"]:
+        yield Text("    in their cool-down: ", style="dim") + plain(", ".join(entry["resting"]))
+    if any(entry["brought"].values()):
+        yield Text("    fetched ahead: ") + Text(brought(entry["brought"]))
+
+
+def decision_line(decision: DecisionView) -> Text:
+    """The action, each value with the rule that gave it, and who was overruled."""
+    line = Text.assemble((decision["action"], "cyan"), f" {decision['target']}")
+    values = [f"{one['parameter']} {one['shown']} ({one['rule']})" for one in decision["settled"]]
+    line += plain(": " + ", ".join(values) if values else f" ({', '.join(decision['rules'])})")
+    for lost in decision["overruled"]:
+        text = f"; not {lost['parameter']} {lost['shown']} ({lost['rule']}), because of {lost['by']}"
+        line += Text(plain(text).plain, style="dim")
+    if decision["dropped"]:
+        line += Text(f"; dropped: {decision['dropped']}", style="yellow")
+    return line
+
+
+def brought(given: BroughtBytes) -> str:
+    """Bytes in words."""
+    return (
+        f"{format_size(given['fetched'])} of {format_size(given['asked'])}, "
+        f"{format_size(given['used'])} used so far"
+    )
+
+
+def when(at: float) -> str:
+    """A moment, in seconds since the epoch, as local time; with its day if that is not today."""
+    then, now = time.localtime(at), time.localtime()
+    same_day = (then.tm_year, then.tm_yday) == (now.tm_year, now.tm_yday)
+    return time.strftime("%H:%M:%S" if same_day else "%Y-%m-%d %H:%M:%S", then)
+
+
+def _without_none(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None}
