@@ -4,6 +4,8 @@ together."""
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from itertools import count, zip_longest
 
 import pytest
 from hypothesis import given, settings
@@ -360,6 +362,100 @@ def test_two_groups_that_read_all_side_by_side_are_one_epoch() -> None:
     assert run.dataset(job, "train").epoch <= 2
     run.interleave([(one, shuffled(files, 3)[:300]), (other, shuffled(files, 4)[:300])])
     assert run.dataset(job, "train").epoch == 2
+
+
+# ---- ranks of one job that are not in step
+
+
+class Ranks:
+    """A DistributedSampler's: each reads every k-th file of an epoch's order, with workers or by itself."""
+
+    def __init__(self, run: Run, files: list[int], ranks: int, workers: int, *, shuffle: bool) -> None:
+        self.run = run
+        self.files = files
+        self.job = run.program()
+        processes = [run.program(parent=self.job) for _ in range(ranks)]
+        self.pids = [run.workers(process, workers) or [process] for process in processes]
+        self.epochs = [0] * ranks
+        """Which each rank is at."""
+        self._shuffle = shuffle
+
+    def _reads(self, rank: int, epochs: int) -> Iterator[tuple[int, int]]:
+        pids = self.pids[rank]
+        for epoch in range(1, epochs + 1):
+            self.epochs[rank] = epoch
+            order = shuffled(self.files, epoch) if self._shuffle else self.files
+            # Padded, so that all have as many.
+            mine = (order + order[: -len(order) % len(self.pids)])[rank :: len(self.pids)]
+            parts = [
+                [mine[at : at + 8] for at in range(8 * n, len(mine), 8 * len(pids))] for n in range(len(pids))
+            ]
+            for files in zip_longest(*([file for part in batches for file in part] for batches in parts)):
+                yield from ((pid, file) for pid, file in zip(pids, files, strict=True) if file is not None)
+
+    def read(self, epochs: int, late: list[float]) -> None:
+        """``late``: by which part of an epoch each rank is behind. The epoch that is said is always one that
+        some rank is at."""
+        each = len(self.files) // len(self.pids)
+        waits = [int(part * each) for part in late]
+        ways = {rank: self._reads(rank, epochs) for rank in range(len(late))}
+        for step in count():
+            for rank in [rank for rank in ways if waits[rank] <= step]:
+                touch = next(ways[rank], None)
+                if touch is None:
+                    del ways[rank]
+                else:
+                    self.run.touch(*touch)
+            if not ways:
+                return
+            if step % (each // 20) == each // 40:
+                said = self.run.dataset(self.job, "train").epoch
+                assert min(self.epochs) <= said <= max(self.epochs), (step, self.epochs)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("workers", [0, 4])
+@pytest.mark.parametrize(
+    "late",
+    [
+        [0, 0.1],
+        [0, 0, 0, 0.1],
+        [0, 0.1, 0.1, 0.1],
+        [0, 0.03, 0.06, 0.09],
+        [0, 0.1, 0, 0.05, 0.02, 0, 0.08, 0.1],
+        [0, 0, 0, 0],
+    ],
+    ids=str,
+)
+def test_ranks_out_of_step_are_at_one_epoch(late: list[float], workers: int, shuffle: bool) -> None:
+    run = Run()
+    ranks = Ranks(run, run.tree.images("train", 1001), len(late), workers, shuffle=shuffle)
+    ranks.read(6, late)
+    view = run.dataset(ranks.job, "train")
+    assert view.epoch == 6
+    assert view.files_total == 1001
+    assert view.fraction == pytest.approx(1.0, abs=0.01)
+    assert view.order.kind == ("shuffled" if shuffle else "sorted")
+
+
+def test_ranks_out_of_step_on_a_part_of_the_directory() -> None:
+    run = Run()
+    part = shuffled(run.tree.images("train", 1000), 7)[:950]
+    ranks = Ranks(run, part, 4, 2, shuffle=True)
+    ranks.read(6, [0, 0.1, 0.05, 0])
+    view = run.dataset(ranks.job, "train")
+    assert view.epoch == 6
+    assert view.files_total == pytest.approx(950, abs=5)
+
+
+def test_the_last_epoch_is_forgotten_when_nobody_is_at_it() -> None:
+    """Its bitmaps are there only while somebody is behind."""
+    run = Run()
+    files = run.tree.images("train", 8000)
+    ranks = Ranks(run, files, 2, 0, shuffle=True)
+    ranks.read(2, [0, 0.1])
+    assert run.dataset(ranks.job, "train").epoch == 2
+    assert run.patterns.seen_bytes <= 8000 / 8 * 1.5
 
 
 def test_batches_by_pauses() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from swmld.patterns.catalog import Catalog
-from swmld.patterns.epoch import Boundary
+from swmld.patterns.epoch import BEHIND, COVERED, FEW, Behind, Boundary
 from swmld.patterns.feed import PAGE, Numbers, Place, no_numbers
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.meter import Meter
@@ -51,6 +51,7 @@ class Dataset:
         self.order: Finding = UNKNOWN
         self.walks = Walks(natural)
         self.boundary = Boundary()
+        self.behind = Behind()
         self.readers: dict[int, Reader] = {}
         self.processes = 0
         """Processes that ever read from it."""
@@ -137,19 +138,23 @@ class Dataset:
         """A process began to read a file: at ``page``, or ``SAMPLE`` for one that is read as a whole. True if
         the epoch had not seen it."""
         self.last_at = at
-        if not reader.count:
-            self._joined(reader)
-        reader.count += 1
         index = place.index
         if leaf.epoch != self.epoch:
-            leaf.begin(self.epoch)
+            leaf.begin(self.epoch, keep=self.behind.left > 0)
         if file == reader.last_file:
             return False
         self.files += 1
         self.sizes += place.size
+        if reader.behind and self._of_last_epoch(reader, leaf, file, index, at):
+            return False
+        if not reader.count:
+            self._joined(reader)
+        reader.count += 1
         new = leaf.add(file, index)
         if new:
             self.seen += 1
+            if not reader.behind:
+                reader.again = 0
             if self.boundary.score:
                 self.boundary.new()
             self.walks.step(reader, leaf, file, place, self.order.kind)
@@ -166,10 +171,34 @@ class Dataset:
             return  # another process joins in, or goes on, before or after it was read
         expected, sure = self.expected()
         index = -1 if place.index is None else place.index
-        if self.boundary.seen(leaf, file, index, self.seen, self.files - self._before_epoch, expected, sure):
+        reads = self.files - self._before_epoch
+        reader.again += 1
+        crowd = len(self.active) + len(self.leaders)
+        if self.boundary.seen(leaf, file, index, self.seen, reads, expected, sure, reader.again, crowd):
             self._turn(at)
-        else:
+        elif not self.boundary.near:
             self.walks.step(reader, leaf, file, place, self.order.kind)
+
+    def _of_last_epoch(self, reader: Reader, leaf: Leaf, file: int, index: int | None, at: float) -> bool:
+        """A reader that may be behind read a file; True if it is."""
+        if self.behind.left <= 0 or self.seen > BEHIND * self.last_seen:
+            self._together()
+            return False
+        if not self.behind.read(reader, leaf, index):
+            return False
+        self.last_seen = max(self.last_seen, self.behind.seen)
+        self._before_epoch += 1
+        reader.last_file = file
+        reader.timed(at)
+        return True
+
+    def _together(self) -> None:
+        """Nobody is at the last epoch any more."""
+        self.behind.left = 0
+        for reader in self.readers.values():
+            reader.behind = False
+        for leaf in self.leaves.values():
+            leaf.forget_before()
 
     def _joined(self, reader: Reader) -> None:
         crowd = self.active if reader.worker else self.leaders
@@ -198,14 +227,17 @@ class Dataset:
         """A new epoch."""
         if self.order is UNKNOWN or self.walks.by_name.steps > 2:
             self.order = self._judged() or self.order
+        self.behind.begin(self.seen, *self.expected())
         self.epoch += 1
         self.ended_at = self.epoch_at = at
-        self.last_seen = self.seen
+        # What another epoch saw, too, this one only missed: a reader was ahead by a few files.
+        self.last_seen = max(self.seen, self.last_seen if self.seen >= COVERED * self.last_seen else 0)
         self.seen = 0
         self._before_epoch = self.files - len(self.boundary.again)
         self.walks.begin()
         for reader in self.readers.values():
             reader.count = 0
+            reader.behind = self.behind.left > 0 and reader.again < FEW
             reader.forget()
         self.most_last, self.most = self.most, 0
         self.active.clear()
@@ -216,7 +248,7 @@ class Dataset:
         for leaf, file, index in again:
             assert isinstance(leaf, Leaf)
             if leaf.epoch != self.epoch:
-                leaf.begin(self.epoch)
+                leaf.begin(self.epoch, keep=self.behind.left > 0)
             if leaf.add(file, None if index < 0 else index):
                 self.seen += 1
                 self.walks.history.add(file)

@@ -3,11 +3,19 @@
 Files that are read again tell it, but not each of them: a program may look at single files twice in the
 middle. So reads of files seen before count up, those of new ones count down, and how high they must go
 depends on how much of the dataset was seen.
+
+Ranks of one job drift apart: the first begins its next epoch while others are still at the last one, and
+their new files would outweigh what it reads again. So one reader that reads nothing but files seen before
+ends the epoch, too; and those that are behind read on in the last one (``Behind``).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from math import ceil
+
+from swmld.patterns.leaf import Leaf
+from swmld.patterns.readers import Reader
 
 AGAIN = 1
 NEW = -2
@@ -25,6 +33,19 @@ the last batches of this one are read is less than the rest."""
 
 FEW = 3
 
+PADDING = 1
+"""Files that a rank may read again at its end, so that all have as many (torch's DistributedSampler)."""
+
+ALONE = 8
+"""Files seen before that one reader reads in a row near the end of an epoch, from which it is at the next
+one: not FEW, since a shuffled epoch of readers that share files has three in a row now and then."""
+
+KEPT = 512
+"""Files read again that are remembered: ALONE of each of 64 workers. 0.1 MiB."""
+
+BEHIND = 0.25
+"""Share of the next epoch after which nobody is at the last one any more."""
+
 CROWD = 1.2
 """Files read for each different one, from which several processes each read all of them: then the epoch has
 ended when each file was read by every one."""
@@ -35,12 +56,15 @@ ALL = 0.99
 class Boundary:
     """Watches one dataset for the end of its epoch."""
 
-    __slots__ = ("again", "score")
+    __slots__ = ("again", "near", "score")
 
     def __init__(self) -> None:
         self.score = 0
-        self.again: list[tuple[object, int, int]] = []
-        """(folder, file, index) read again since the score was last 0: they may belong to the next epoch."""
+        self.again: deque[tuple[object, int, int]] = deque(maxlen=KEPT)
+        """(folder, file, index) read again: they may belong to the next epoch. Far from the end of an epoch
+        those since the score was last 0."""
+        self.near = False
+        """The epoch is near its end: what is read again may be of the next one."""
 
     def new(self) -> None:
         """A file was read that this epoch had not seen."""
@@ -48,26 +72,72 @@ class Boundary:
             self.score += NEW
             if self.score <= 0:
                 self.score = 0
-                self.again.clear()
+                if not self.near:
+                    self.again.clear()
 
     def seen(
-        self, folder: object, file: int, index: int, seen: int, reads: int, expected: int | None, sure: bool
+        self,
+        folder: object,
+        file: int,
+        index: int,
+        seen: int,
+        reads: int,
+        expected: int | None,
+        sure: bool,
+        own: int = 0,
+        readers: int = 1,
     ) -> bool:
         """A file was read again after ``seen`` different ones; True if that ends the epoch.
 
         ``reads``: files read in this epoch, again or not; ``expected``: files of an epoch as far as known,
-        ``sure``: that is all of them.
+        ``sure``: that is all of them; ``own``: its reader's files in a row that had been seen;
+        ``readers``: processes that read in this epoch.
         """
         self.score += AGAIN
-        if len(self.again) < 2 * MOST:
-            self.again.append((folder, file, index))
+        near = expected is not None and sure and seen >= COVERED * expected
+        if near and not self.near:
+            self.again.clear()
+        self.near = near
+        self.again.append((folder, file, index))
         if expected is not None and sure and reads - self.score > CROWD * seen and seen > LEAST:
             return seen >= ALL * expected and _full_turns(reads / seen)
-        return self.score >= needed(seen, expected, sure)
+        enough = needed(seen, expected, sure)
+        if enough > FEW:
+            return self.score >= enough or own >= enough
+        # Of every rank but one the last file may be padding.
+        return self.score >= max(enough, readers) or own > (PADDING if seen >= (expected or 0) else ALONE)
 
     def clear(self) -> None:
         self.score = 0
-        self.again = []
+        self.near = False
+        self.again = deque(maxlen=KEPT)
+
+
+class Behind:
+    """Who is still at the last epoch. Off until ``begin``, and when nobody can be any more."""
+
+    __slots__ = ("left", "seen")
+
+    def __init__(self) -> None:
+        self.left = 0
+        """Files that the last epoch may lack; ``seen``: those it had."""
+        self.seen = 0
+
+    def begin(self, seen: int, expected: int | None, sure: bool) -> None:
+        """An epoch has ended after ``seen`` files."""
+        self.seen = seen
+        self.left = expected - seen if sure and expected is not None else int(BEHIND * seen)
+
+    def read(self, reader: Reader, leaf: Leaf, index: int | None) -> bool:
+        """The reader read a file; True if that belongs to the last epoch, which had not seen it."""
+        if index is None or not leaf.add_before(index):
+            reader.again += 1
+            reader.behind = reader.again < FEW
+            return False
+        reader.again = 0
+        self.seen += 1
+        self.left -= 1
+        return True
 
 
 def needed(seen: int, expected: int | None, sure: bool) -> int:

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Leaf:
-    """``number`` is the directory's nodeid. ``epoch`` says of which epoch
-    ``seen`` is."""
+    """``number`` is the directory's nodeid. ``epoch`` says of which epoch ``seen`` is."""
 
     __slots__ = (
+        "_before",
         "_bits",
         "_budget",
         "_filter",
@@ -43,6 +43,8 @@ class Leaf:
         self.seen = 0
         self._budget = budget
         self._bits: Bits | None = None
+        self._before: Bits | None = None
+        """What the last epoch saw, while somebody may still be at it."""
         self._filter: Filter | None = None
         if folder.files is not None:
             self._bits = Bits(budget)
@@ -60,8 +62,11 @@ class Leaf:
             self.seen += 1
         return new
 
-    def begin(self, epoch: int) -> None:
-        """Forget what the last epoch saw."""
+    def begin(self, epoch: int, *, keep: bool = False) -> None:
+        """Forget what the last epoch saw; ``keep``: not yet (``add_before``)."""
+        self.forget_before()
+        if keep and self.epoch == epoch - 1:
+            self._before, self._bits = self._bits, None
         self.epoch = epoch
         self.seen = 0
         self._clear_filter()
@@ -69,6 +74,16 @@ class Leaf:
             self._bits.clear()
         elif self.files is not None:
             self._bits = Bits(self._budget)
+
+    def add_before(self, index: int) -> bool:
+        """True if the last epoch had not seen it, as far as that is known."""
+        return self._before is not None and self._before.add(index) is True
+
+    def forget_before(self) -> None:
+        """Everybody is at this epoch."""
+        if self._before is not None:
+            self._before.drop()
+            self._before = None
 
     def listed(self, files: int, names: Names) -> None:
         """The directory was listed: from now on by index, if what was seen can be looked up."""
@@ -94,6 +109,7 @@ class Leaf:
         """Gives its memory back; it belongs to no dataset any more."""
         self.dataset = None
         self._clear_filter()
+        self.forget_before()
         if self._bits is not None:
             self._bits.drop()
 

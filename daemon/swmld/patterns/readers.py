@@ -73,8 +73,10 @@ class Reader:
     """``leaf`` is the folder it read from last, ``index`` and so on the file's place there."""
 
     __slots__ = (
+        "again",
         "base",
         "before",
+        "behind",
         "burst",
         "bursts",
         "count",
@@ -104,6 +106,9 @@ class Reader:
         self.last_file = -1
         self.count = 0
         """Files read in this epoch."""
+        self.again = 0
+        """Files in a row that the epoch had seen; ``behind``: it may still be at the last epoch."""
+        self.behind = False
         self.sorted = Walk()
         self.natural = Walk()
         self.listed = Walk()

@@ -62,12 +62,12 @@ class DatasetView:
 
     ``order.kind``: sorted (by name, as bytes or with digits as numbers: the evidence says which), listed (as
     the kernel lists), reverse, fixed (the same other order as in the last epoch), shuffled, groups (batches
-    of neighbours, the batches shuffled), unknown. ``role``: samples, shards, model. ``epoch`` counts from 1; ``epoch_at``: when it began;
-    ``fraction``: of the epoch, 0 to 1, ``None`` while nobody knows how much there is. ``files_total``:
-    ``None`` likewise. ``sample_size``: bytes a sample, 0 if not known. ``batch``: samples, ``None`` if it
-    cannot be told. ``workers``: reading processes below the job's root, 0 if the root itself reads.
-    ``bytes`` since the beginning, ``rate`` bytes a second over about the last 5 s. ``folders``: directories
-    merged into it.
+    of neighbours, the batches shuffled), unknown. ``role``: samples, shards, model. ``epoch`` counts from 1;
+    ``epoch_at``: when it began; ``fraction``: of the epoch, 0 to 1, ``None`` while nobody knows how much
+    there is. ``files_total``: ``None`` likewise. ``sample_size``: bytes a sample, 0 if not known. ``batch``:
+    samples, ``None`` if it cannot be told. ``workers``: reading processes below the job's root, 0 if the root
+    itself reads. ``bytes`` since the beginning, ``rate`` bytes a second over about the last 5 s. ``folders``:
+    directories merged into it.
     """
 
     job: int
