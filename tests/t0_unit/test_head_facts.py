@@ -23,6 +23,7 @@ from swmld.head.meters import Openings, Source
 from swmld.mount import native as nat
 from swmld.mount.native import Config, Mode, Native, Want
 from swmld.observe.processes import ProcessTable
+from swmld.patterns.feed import Process
 from swmld.rules import catalogue
 from swmld.rules.kinds import Kind, Value, parse
 from swmld.types import FetchClass
@@ -68,8 +69,8 @@ class People(Table):
         super().__init__()
         self.threads: dict[int, int] = {}
 
-    def process_of(self, tid: int) -> int | None:
-        return self.threads.get(tid, tid if tid in self.processes else None)
+    def reader(self, tid: int) -> Process | None:
+        return self.of(self.threads.get(tid, tid))
 
 
 class World:

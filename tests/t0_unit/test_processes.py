@@ -328,6 +328,25 @@ def test_threads_are_folded_into_their_process(proc: Proc, table: ProcessTable) 
     assert table.process_of(11) == 30, "a thread of a process that has ended is another's now"
 
 
+def test_a_reader_is_read_anew_where_nobody_tells_of_changes(proc: Proc, table: ProcessTable) -> None:
+    proc.add(10, 1, "bash", threads=(11,))
+    assert (found := table.reader(11)) is not None
+    assert (found.pid, found.comm) == (10, "bash")
+    proc.add(10, 1, "grep", threads=(11,))  # it runs another program, and nobody said so
+    table.told = True
+    assert (found := table.reader(11)) is not None
+    assert found.comm == "bash"
+    table.told = False
+    assert (found := table.reader(11)) is not None
+    assert found.comm == "grep"
+    proc.remove(10, 11)
+    assert table.reader(11) is None
+    assert table.reader(10) is None
+    proc.add(10, 1, "tar", ticks=2000)
+    assert (found := table.reader(10)) is not None
+    assert found.comm == "tar", "the number is another process's now"
+
+
 # --- bounds
 
 

@@ -71,7 +71,7 @@ class Opening(NamedTuple):
 class People(Processes, Protocol):
     """``observe.processes.ProcessTable``."""
 
-    def process_of(self, tid: int) -> int | None: ...
+    def reader(self, tid: int) -> Process | None: ...
 
 
 # ---- views as facts
@@ -236,8 +236,7 @@ class Facts:
     # ---- who reads
 
     def _process(self, tid: int) -> Process | None:
-        pid = self._processes.process_of(tid) if tid > 0 else None
-        return None if pid is None else self._processes.of(pid)
+        return self._processes.reader(tid) if tid > 0 else None
 
     def _job(self, number: int) -> dict[str, Value]:
         now = self._monotonic()

@@ -138,6 +138,7 @@ class Observer:
         probe.configure(devices.mount, devices.cache, devices.source)
         self._native.watch(probe.watched_fd, probe.filter_fd, devices.cache, devices.source)
         self._native.view(1)
+        self.people.told = True
         report = probe.report
         self._why = f"{origin_of(report)}; headers: {report['headers']}"
         log.info("probes: %s (%s), loaded in %.2f s", report["way"], self._why, report["seconds"])

@@ -70,6 +70,9 @@ class ProcessTable:
         self._entries: dict[int, _Entry] = {}
         self._ended: dict[int, None] = {}
         self._threads: dict[int, int] = {}
+        self.told = False
+        """The kernel tells of forks, execs and exits; else ``reader`` alone is right about a pid that is used
+        again."""
 
     def of(self, pid: int) -> Process | None:
         """From memory; None for a process that was never met. Read anew after fork and exec."""
@@ -128,6 +131,15 @@ class ProcessTable:
             if len(self._threads) > self._limit:
                 del self._threads[next(iter(self._threads))]
         return pid
+
+    def reader(self, tid: int) -> Process | None:
+        """Of a thread that waits for us: its process, read anew unless the kernel tells of changes; None if it
+        is gone."""
+        if self.told:
+            pid = self.process_of(tid)
+            return None if pid is None else self.of(pid)
+        pid = procfs.thread_group(self._proc, tid)
+        return None if pid is None else self.see(pid)
 
     def __len__(self) -> int:
         return len(self._entries)
