@@ -133,8 +133,8 @@ class ProcessTable:
         return pid
 
     def reader(self, tid: int) -> Process | None:
-        """Of a thread that waits for us: its process, read anew unless the kernel tells of changes; None if it
-        is gone."""
+        """The process of a thread that waits for us, read anew unless the kernel tells of
+        changes; None if it is gone."""
         if self.told:
             pid = self.process_of(tid)
             return None if pid is None else self.of(pid)
