@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 from swmld.api import http
-from swmld.api import rules as api
+from swmld.api import rules_views as api
 from swmld.api.messages import METHODS, encode
 from swmld.api.metrics import Snapshot, values
 from swmld.api.rules import RulesApi, Wanted, below
@@ -319,6 +319,23 @@ async def test_pages(head: FakeHead) -> None:
             "404 Not Found", "metrics are at /metrics, rules at /ml/rules, history at /ml/history\n",
         )  # fmt: skip
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_http_keeps_commands_and_urls_to_itself() -> None:
+    text = """{rules: [{id: r, conditions: [], actions: [
+        {type: notify, parameters: {event: e, command: run --token secret1, webhook: "http://h/secret2"}},
+        {type: notify, parameters: {command: secret3}}]}]}"""
+    rules = ruleset(text)
+    head = FakeHead(rules, Engine(rules.rules), History(lambda: 0.0))
+    head.decide("a")
+    answers = answering(head)
+    for method, path in (("rules", "/ml/rules"), ("history", "/ml/history")):
+        page = (await answers.pages()[path]("")).decode()
+        assert "secret" not in page
+        assert page.count(api.HIDDEN) >= 3
+        found = json.dumps(await ask(answers, method))
+        assert all(f"secret{number}" in found for number in (1, 2, 3))
 
 
 def test_no_rules_are_imported_where_there_are_none() -> None:

@@ -10,39 +10,40 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl
 
 import trio
 
+from swmld.api.http import Page
 from swmld.api.messages import (
-    BroughtBytes,
-    DecisionView,
     ExplainResult,
     Handler,
-    HistoryEntry,
     HistoryResult,
-    InactiveRule,
-    OverruledValue,
     Progress,
     RulesResult,
     RulesStatus,
-    RuleView,
-    SettledValue,
 )
 from swmld.api.metrics import RuleFigures
+from swmld.api.rules_views import (
+    Known,
+    applied,
+    explained,
+    history_view,
+    listing,
+    no_rules,
+    rule_view,
+)
 from swmld.errors import UsageError
 
 if TYPE_CHECKING:
-    from swmld.head.history import Brought, Decided, History, Tally
+    from swmld.head.history import Decided, History
     from swmld.head.reload import Loaded
-    from swmld.rules.decide import Decision, Engine
-    from swmld.rules.kinds import Value
+    from swmld.rules.decide import Engine
     from swmld.rules.ruleset import Rule, RuleSet
 
 LIMIT = 100
@@ -50,18 +51,8 @@ LIMIT = 100
 RULES = 1000
 """Rules likewise."""
 MOST = 50_000
-LINES = 100
-"""Of each list of remarks."""
-
-NAMED = 1000
-"""Rules that have a counter of their own in the metrics; a scraper keeps a series for each."""
-OTHERS = "(others)"
-"""No rule and no event is called that."""
 
 NONE = "no rules are in use; start the daemon with --rules PATH"
-
-Known = Mapping[str, "Value"]
-Page = Callable[[str], Awaitable[bytes]]
 
 
 class Ruled(Protocol):
@@ -132,40 +123,52 @@ class RulesApi:
             active=len(head.engine.rules),
             decisions=head.history.decisions,
             reload_errors=self._loaded.errors,
-            applied=_applied(head.engine.rules, head.history.tallies()),
+            applied=applied(head.engine.rules, head.history.tallies()),
             events=dict(told.events) if told is not None else {},
             notifications=dict(told.notifications) if told is not None else {},
         )
 
     # ---- rules
 
-    async def _rules(self, params: dict[str, Any], progress: Progress) -> RulesResult:
+    async def _rules(
+        self, params: dict[str, Any], progress: Progress, *, public: bool = False
+    ) -> RulesResult:
         rule, limit = _text(params, "rule"), _number(params, "limit", 1, MOST) or RULES
         head, loaded = self._head, self._loaded
         if head is None or loaded is None:
-            return _no_rules()
+            return no_rules()
         rules, tallies, decisions = head.rules, head.history.tallies(), head.history.decisions
         ranked = head.engine.rules
+        named = _named(ranked, rule)
         return await trio.to_thread.run_sync(
-            lambda: _listing(rules, _named(ranked, rule), tallies, loaded, decisions, len(ranked), limit)
-        )
+            lambda: listing(
+                rules, len(ranked), loaded, decisions,
+                [rule_view(each, tallies.get(each.title), public) for each in named[:limit]],
+                max(0, len(named) - limit),
+            )
+        )  # fmt: skip
 
     async def _rules_page(self, query: str) -> bytes:
-        return await _json(await self._rules(_query(query, texts=("rule",), numbers=("limit",)), _nobody))
+        found = await self._rules(_query(query, texts=("rule",), numbers=("limit",)), _nobody, public=True)
+        return await _json(found)
 
     # ---- history
 
-    async def _history(self, params: dict[str, Any], progress: Progress) -> HistoryResult:
+    async def _history(
+        self, params: dict[str, Any], progress: Progress, *, public: bool = False
+    ) -> HistoryResult:
         wanted = Wanted.of(params, self._mount)
         if self._head is None:
             return HistoryResult(decisions=[], total=0, more=False)
         history = self._head.history
         newest, total = list(history.newest()), history.decisions
-        return await trio.to_thread.run_sync(lambda: _chosen(newest, wanted, total))
+        return await trio.to_thread.run_sync(
+            lambda: history_view(newest, wanted.has, wanted.limit, total, public)
+        )
 
     async def _history_page(self, query: str) -> bytes:
         params = _query(query, texts=("path", "rule", "action"), numbers=("pid", "since", "limit"))
-        return await _json(await self._history(params, _nobody))
+        return await _json(await self._history(params, _nobody, public=True))
 
     # ---- explain
 
@@ -182,9 +185,9 @@ class RulesApi:
         except OSError as error:
             raise UsageError(f"{given}: {error.strerror or error}") from None
         engine, newest = head.engine, list(head.history.newest())
-        everything = bool(params.get("all"))
+        chosen, everything = _named(engine.rules, rule), bool(params.get("all")) or rule is not None
         return await trio.to_thread.run_sync(
-            lambda: _explained(engine, known, path, newest, rule, everything)
+            lambda: explained(engine, known, path, newest, chosen, everything, rule is None)
         )
 
 
@@ -246,7 +249,7 @@ def _action(name: str) -> str:
         raise UsageError(f"action: {error}") from None
 
 
-# ---- what is answered, put together in a worker thread
+# ---- requests
 
 
 def _named(rules: Sequence[Rule], wanted: str | None) -> Sequence[Rule]:
@@ -256,166 +259,6 @@ def _named(rules: Sequence[Rule], wanted: str | None) -> Sequence[Rule]:
     if not found:
         raise UsageError(f"no active rule {wanted}; swmld rules ls lists them")
     return found
-
-
-def _no_rules() -> RulesResult:
-    return RulesResult(
-        paths=[], environment=None, active=0, rules=[], left_out=0, inactive=[], not_acting=[], notes=[],
-        decisions=0, loaded_at=0.0, reloads=0, errors=0, error="", error_at=0.0,
-    )  # fmt: skip
-
-
-def _listing(
-    rules: RuleSet,
-    ranked: Sequence[Rule],
-    tallies: Mapping[str, Tally],
-    loaded: Loaded,
-    decisions: int,
-    active: int,
-    limit: int,
-) -> RulesResult:
-    from swmld.head.head import not_acting
-
-    return RulesResult(
-        paths=[str(path) for path in loaded.paths],
-        environment=loaded.environment,
-        active=active,
-        rules=[_view(rule, tallies.get(rule.title)) for rule in ranked[:limit]],
-        left_out=max(0, len(ranked) - limit),
-        inactive=[InactiveRule(title=title, why=why) for title, why in rules.inactive[:LINES]],
-        not_acting=not_acting(rules)[:LINES],
-        notes=list(rules.notes[:LINES]),
-        decisions=decisions,
-        loaded_at=loaded.at,
-        reloads=loaded.reloads,
-        errors=loaded.errors,
-        error=loaded.error,
-        error_at=loaded.error_at,
-    )
-
-
-def _view(rule: Rule, tally: Tally | None) -> RuleView:
-    return RuleView(
-        id=rule.id,
-        title=rule.title,
-        name=rule.name,
-        where=rule.where,
-        priority=rule.priority,
-        specificity=rule.specificity,
-        threshold=rule.threshold,
-        cool_down=rule.cool_down,
-        guard=str(rule.guard) if rule.guard is not None else "",
-        conditions=[
-            str(node) if weight == 1 else f"{node} (weight {weight:g})" for weight, node in rule.conditions
-        ],
-        actions=[str(action) for action in rule.actions],
-        applied=tally.applied if tally is not None else 0,
-        won=tally.won if tally is not None else 0,
-        last=tally.last if tally is not None else 0.0,
-        brought=_brought(tally.brought if tally is not None else None),
-    )
-
-
-def _brought(given: Brought | None) -> BroughtBytes:
-    if given is None:
-        return BroughtBytes(asked=0, fetched=0, used=0)
-    return BroughtBytes(asked=given.asked, fetched=given.fetched, used=given.used)
-
-
-def _chosen(newest: Iterable[Decided], wanted: Wanted, total: int) -> HistoryResult:
-    found = list(islice((one for one in newest if wanted.has(one)), wanted.limit + 1))
-    entries = [_entry(one) for one in found[: wanted.limit]]
-    return HistoryResult(decisions=entries, total=total, more=len(found) > wanted.limit)
-
-
-def _entry(decided: Decided) -> HistoryEntry:
-    outcome = decided.outcome
-    return HistoryEntry(
-        id=decided.id,
-        at=decided.at,
-        path=decided.path,
-        pid=decided.pid,
-        rules=[rule.title for rule in outcome.matched],
-        resting=[rule.title for rule in outcome.resting],
-        decisions=[
-            *(_decision(one, "") for one in outcome.decisions),
-            *(_decision(one, why) for one, why in outcome.dropped),
-        ],
-        brought=_brought(decided.brought),
-    )
-
-
-def _decision(decision: Decision, dropped: str) -> DecisionView:
-    return DecisionView(
-        action=decision.action,
-        target=decision.target,
-        rules=[rule.title for rule in decision.rules],
-        settled=[_value(decision, one.parameter, one.value, one.rule) for one in decision.settled],
-        overruled=[
-            OverruledValue(**_value(decision, one.parameter, one.value, one.rule), by=one.by.title)
-            for one in decision.overruled
-        ],
-        dropped=dropped,
-    )
-
-
-def _value(decision: Decision, parameter: str, value: Value | None, rule: Rule) -> SettledValue:
-    from swmld.rules.actions import ActionType
-    from swmld.rules.kinds import shown_value
-
-    kind = ActionType.parameters_of[type(decision.effect)][parameter].kind
-    return SettledValue(
-        parameter=parameter,
-        value=sorted(value) if isinstance(value, frozenset) else value,
-        shown="" if value is None else shown_value(kind, value),
-        rule=rule.title,
-    )
-
-
-def _explained(
-    engine: Engine, known: Known, path: str, newest: Iterable[Decided], rule: str | None, everything: bool
-) -> ExplainResult:
-    from swmld.rules import explain
-    from swmld.rules.catalogue import BY_NAME
-    from swmld.rules.kinds import shown_value
-
-    outcome = engine.decide(known)
-    matching = set(map(id, outcome.matched))
-    lines: list[str] = []
-    for one in _named(engine.rules, rule):
-        if everything or rule is not None or id(one) in matching:
-            lines += [*explain.of_rule(one, known), ""]
-    if rule is None:
-        lines += explain.of_outcome(outcome)
-    latest = next((one for one in newest if one.path == path), None)
-    return ExplainResult(
-        path=path,
-        known={
-            name: shown_value(BY_NAME[name].kind, value) if name in BY_NAME else str(value)
-            for name, value in known.items()
-        },
-        lines=lines,
-        matched=len(outcome.matched),
-        active=len(engine.rules),
-        latest=_entry(latest) if latest is not None else None,
-    )
-
-
-def _applied(rules: Sequence[Rule], tallies: Mapping[str, Tally]) -> dict[str, int]:
-    """How often each rule was applied, by title; bounded."""
-    found: dict[str, int] = {}
-    others = 0
-    for rule in rules:
-        tally = tallies.get(rule.title)
-        count = tally.applied if tally is not None else 0
-        if rule.title in found or len(found) < NAMED:
-            found[rule.title] = count
-        else:
-            others += count
-    return found | {OTHERS: others} if len(rules) > NAMED else found
-
-
-# ---- requests
 
 
 def _text(params: Mapping[str, Any], name: str) -> str | None:

@@ -1,0 +1,219 @@
+"""Rules and decisions as clients get them: values of ``messages``. Worker threads put them together, since
+thousands of rules take a while.
+
+``public``: for HTTP, where whoever can connect would learn what the URL of a webhook keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from swmld.api.messages import (
+    BroughtBytes,
+    DecisionView,
+    ExplainResult,
+    HistoryEntry,
+    HistoryResult,
+    InactiveRule,
+    OverruledValue,
+    RulesResult,
+    RuleView,
+    SettledValue,
+)
+
+if TYPE_CHECKING:
+    from swmld.head.history import Brought, Decided, Tally
+    from swmld.head.reload import Loaded
+    from swmld.rules.actions import Action
+    from swmld.rules.decide import Decision, Engine, Overruled, Settled
+    from swmld.rules.kinds import Value
+    from swmld.rules.ruleset import Rule, RuleSet
+
+LINES = 100
+"""Of each list of remarks."""
+
+NAMED = 1000
+"""Rules that have a counter of their own in the metrics; a scraper keeps a series for each."""
+OTHERS = "(others)"
+"""No rule and no event is called that."""
+
+SECRET = ("command", "webhook")
+"""Parameters whose values the public does not get."""
+HIDDEN = "(not shown)"
+
+Known = Mapping[str, "Value"]
+
+
+def no_rules() -> RulesResult:
+    """What a daemon says that was given none."""
+    return RulesResult(
+        paths=[], environment=None, active=0, rules=[], left_out=0, inactive=[], not_acting=[], notes=[],
+        decisions=0, loaded_at=0.0, reloads=0, errors=0, error="", error_at=0.0,
+    )  # fmt: skip
+
+
+def listing(
+    rules: RuleSet, active: int, loaded: Loaded, decisions: int, views: list[RuleView], left_out: int
+) -> RulesResult:
+    """``views`` of some rules, and what there is to say of all."""
+    from swmld.head.head import not_acting
+
+    return RulesResult(
+        paths=[str(path) for path in loaded.paths],
+        environment=loaded.environment,
+        active=active,
+        rules=views,
+        left_out=left_out,
+        inactive=[InactiveRule(title=title, why=why) for title, why in rules.inactive[:LINES]],
+        not_acting=not_acting(rules)[:LINES],
+        notes=list(rules.notes[:LINES]),
+        decisions=decisions,
+        loaded_at=loaded.at,
+        reloads=loaded.reloads,
+        errors=loaded.errors,
+        error=loaded.error,
+        error_at=loaded.error_at,
+    )
+
+
+def rule_view(rule: Rule, tally: Tally | None, public: bool) -> RuleView:
+    """One active rule; without ``tally`` it was never applied."""
+    return RuleView(
+        id=rule.id,
+        title=rule.title,
+        name=rule.name,
+        where=rule.where,
+        priority=rule.priority,
+        specificity=rule.specificity,
+        threshold=rule.threshold,
+        cool_down=rule.cool_down,
+        guard=str(rule.guard) if rule.guard is not None else "",
+        conditions=[
+            str(node) if weight == 1 else f"{node} (weight {weight:g})" for weight, node in rule.conditions
+        ],
+        actions=[str(_open(action) if public else action) for action in rule.actions],
+        applied=tally.applied if tally is not None else 0,
+        won=tally.won if tally is not None else 0,
+        last=tally.last if tally is not None else 0.0,
+        brought=_brought(tally.brought if tally is not None else None),
+    )
+
+
+def _open(action: Action) -> Action:
+    """Without what only root should see."""
+    hidden = {name: HIDDEN for name in SECRET if name in action.given}
+    return replace(action, given={**action.given, **hidden}) if hidden else action
+
+
+def _brought(given: Brought | None) -> BroughtBytes:
+    if given is None:
+        return BroughtBytes(asked=0, fetched=0, used=0)
+    return BroughtBytes(asked=given.asked, fetched=given.fetched, used=given.used)
+
+
+def history_view(
+    newest: Iterable[Decided], wanted: Callable[[Decided], bool], limit: int, total: int, public: bool
+) -> HistoryResult:
+    """The first ``limit`` of the decisions that are wanted."""
+    found = list(islice((one for one in newest if wanted(one)), limit + 1))
+    entries = [entry_view(one, public) for one in found[:limit]]
+    return HistoryResult(decisions=entries, total=total, more=len(found) > limit)
+
+
+def entry_view(decided: Decided, public: bool = False) -> HistoryEntry:
+    """One decision with all that was asked for."""
+    outcome = decided.outcome
+    return HistoryEntry(
+        id=decided.id,
+        at=decided.at,
+        path=decided.path,
+        pid=decided.pid,
+        rules=[rule.title for rule in outcome.matched],
+        resting=[rule.title for rule in outcome.resting],
+        decisions=[
+            *(_decision(one, "", public) for one in outcome.decisions),
+            *(_decision(one, why, public) for one, why in outcome.dropped),
+        ],
+        brought=_brought(decided.brought),
+    )
+
+
+def _decision(decision: Decision, dropped: str, public: bool) -> DecisionView:
+    return DecisionView(
+        action=decision.action,
+        target=decision.target,
+        rules=[rule.title for rule in decision.rules],
+        settled=[_value(decision, one, public) for one in decision.settled],
+        overruled=[
+            OverruledValue(**_value(decision, one, public), by=one.by.title) for one in decision.overruled
+        ],
+        dropped=dropped,
+    )
+
+
+def _value(decision: Decision, given: Settled | Overruled, public: bool) -> SettledValue:
+    from swmld.rules.actions import ActionType
+    from swmld.rules.kinds import shown_value
+
+    kind = ActionType.parameters_of[type(decision.effect)][given.parameter].kind
+    value = HIDDEN if public and given.parameter in SECRET else given.value
+    return SettledValue(
+        parameter=given.parameter,
+        value=sorted(value) if isinstance(value, frozenset) else value,
+        shown="" if value is None else shown_value(kind, value),
+        rule=given.rule.title,
+    )
+
+
+def explained(
+    engine: Engine,
+    known: Known,
+    path: str,
+    newest: Iterable[Decided],
+    chosen: Iterable[Rule],
+    everything: bool,
+    decided: bool,
+) -> ExplainResult:
+    """Lines about the ``chosen`` rules, those that do not match only if ``everything``; then, if ``decided``,
+    what is decided."""
+    from swmld.rules import explain
+    from swmld.rules.catalogue import BY_NAME
+    from swmld.rules.kinds import shown_value
+
+    outcome = engine.decide(known)
+    matching = set(map(id, outcome.matched))
+    lines: list[str] = []
+    for rule in chosen:
+        if everything or id(rule) in matching:
+            lines += [*explain.of_rule(rule, known), ""]
+    if decided:
+        lines += explain.of_outcome(outcome)
+    latest = next((one for one in newest if one.path == path), None)
+    return ExplainResult(
+        path=path,
+        known={
+            name: shown_value(BY_NAME[name].kind, value) if name in BY_NAME else str(value)
+            for name, value in known.items()
+        },
+        lines=lines,
+        matched=len(outcome.matched),
+        active=len(engine.rules),
+        latest=entry_view(latest) if latest is not None else None,
+    )
+
+
+def applied(rules: Sequence[Rule], tallies: Mapping[str, Tally]) -> dict[str, int]:
+    """How often each rule was applied, by title; bounded."""
+    found: dict[str, int] = {}
+    others = 0
+    for rule in rules:
+        tally = tallies.get(rule.title)
+        count = tally.applied if tally is not None else 0
+        if rule.title in found or len(found) < NAMED:
+            found[rule.title] = count
+        else:
+            others += count
+    return found | {OTHERS: others} if len(rules) > NAMED else found
