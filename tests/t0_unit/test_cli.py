@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import swmld
 import trio
 from swmld import demo as sample
 from swmld.api.control import ControlServer
+from swmld.api.messages import METHODS
 from swmld.cli import daemon, man, preflight
 from swmld.cli import demo as demo_command
 from swmld.cli.main import app, run
@@ -81,8 +83,7 @@ class Fake:
         assert not self._thread.is_alive()
 
     async def _main(self) -> None:
-        methods = ("status", "stats", "warmup", "cache.ls", "cache.verify", "cache.drop")
-        server = ControlServer(self._path, {method: self._handler(method) for method in methods})
+        server = ControlServer(self._path, {method: self._handler(method) for method in METHODS})
         async with trio.open_nursery() as nursery:
             self._scope, self._token = nursery.cancel_scope, trio.lowlevel.current_trio_token()
             await nursery.start(server.run)
@@ -253,6 +254,15 @@ def test_status(fake: Fake, swmld_: Any) -> None:
     ):
         assert text in out
     assert json.loads(swmld_("status", "--json")[1]) == [STATUS]
+
+
+def test_status_says_how_it_stands_with_the_rules(fake: Fake, swmld_: Any) -> None:
+    rules = {"active": 12, "loaded_at": 1.0, "error": "", "error_at": 0.0}
+    assert "rules  " not in swmld_("status")[1]
+    fake.answers["status"]["rules"] = rules
+    assert re.search(r"^rules +12 in use *$", swmld_("status")[1], re.MULTILINE)
+    rules["error"] = "r.yaml:1:1: rulez: unknown section"
+    assert "12 in use; the files changed and cannot be used: swmld rules ls" in swmld_("status")[1]
 
 
 def test_stats(fake: Fake, swmld_: Any) -> None:

@@ -1,0 +1,92 @@
+"""What is remembered of decisions, and what each rule did."""
+
+from __future__ import annotations
+
+import pytest
+from swmld.documents import parse
+from swmld.head.history import History, Tally
+from swmld.rules.decide import Engine
+from swmld.rules.facts import of_path
+from swmld.rules.loading import load
+
+RULES = b"""
+rules:
+  - id: ahead
+    priority: 5
+    conditions: [extension == .tar]
+    actions: [{type: prefetch, parameters: {next_files: 8}}]
+  - id: more
+    conditions: [depth > 0]
+    actions: [{type: prefetch, parameters: {next_files: 2, window: 1MiB}}, {type: coordinate}]
+  - {id: kept, conditions: [], actions: [{type: cache, parameters: {pin: true}}]}
+"""
+ENGINE = Engine(load([parse("r.yaml", RULES)]).rules)
+
+
+class Deciding:
+    def __init__(self, most: int = 10) -> None:
+        self.now = 100.0
+        self.history = History(lambda: self.now, most)
+
+    def __call__(self, path: str, pid: int = 7) -> int:
+        self.now += 1
+        return self.history.add(path, pid, ENGINE.decide(of_path(path))).id
+
+    def tally(self, rule: str) -> Tally:
+        return self.history.tallies().get(rule, Tally())
+
+
+@pytest.fixture
+def decide() -> Deciding:
+    return Deciding()
+
+
+def test_decisions_have_numbers_and_are_found_by_them(decide: Deciding) -> None:
+    assert [decide("a"), decide("b"), decide("c", 9)] == [1, 2, 3]
+    found = decide.history.find(3)
+    assert found is not None
+    assert (found.path, found.pid, found.at) == ("c", 9, 103.0)
+    assert decide.history.find(0) is decide.history.find(4) is None
+    assert [one.path for one in decide.history.newest()] == ["c", "b", "a"]
+
+
+def test_only_the_latest_are_remembered() -> None:
+    decide = Deciding(most=2)
+    for name in "abc":
+        decide(name)
+    assert [one.id for one in decide.history.newest()] == [3, 2]
+    assert decide.history.find(1) is None
+    assert decide.history.find(2) is not None
+    assert decide.history.decisions == 3
+    decide.history.brought(1, fetched=5)
+    assert decide.tally("kept").brought.fetched == 0
+
+
+def test_each_rule_has_an_account(decide: Deciding) -> None:
+    decide("d/a.tar")
+    decide("b")
+    kept, ahead, more = decide.tally("kept"), decide.tally("ahead"), decide.tally("more")
+    assert (kept.applied, kept.won, kept.last) == (2, 2, 102.0)
+    assert (ahead.applied, ahead.won, ahead.last) == (1, 1, 101.0)
+    assert (more.applied, more.won) == (1, 1), "its next_files lost, its window counts"
+
+
+def test_bytes_go_to_the_rules_that_wanted_them_fetched(decide: Deciding) -> None:
+    number = decide("d/a.tar")
+    decide.history.brought(number, asked=30, fetched=20)
+    decide.history.brought(number, used=10)
+    found = decide.history.find(number)
+    assert found is not None
+    for brought in (found.brought, decide.tally("ahead").brought, decide.tally("more").brought):
+        assert (brought.asked, brought.fetched, brought.used) == (30, 20, 10)
+    assert decide.tally("kept").brought.asked == 0
+
+
+def test_a_rule_that_is_gone_has_no_account(decide: Deciding) -> None:
+    number = decide("d/a.tar")
+    decide.history.forget_but({"more", "kept", "new"})
+    assert set(decide.history.tallies()) == {"more", "kept"}
+    assert decide.tally("more").applied == 1, "over a reload"
+    decide.history.brought(number, used=10)
+    assert set(decide.history.tallies()) == {"more", "kept"}
+    assert decide.tally("more").brought.used == 10
