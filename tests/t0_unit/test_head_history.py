@@ -13,7 +13,7 @@ RULES = b"""
 rules:
   - id: ahead
     priority: 5
-    conditions: [extension == .tar]
+    conditions: ["extension == '.tar'"]
     actions: [{type: prefetch, parameters: {next_files: 8}}]
   - id: more
     conditions: [depth > 0]
