@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from support.cachekit import CHUNK, OVERHEAD, Machine, cached, fill, flip_bit, identity
 from swmld.cache import reclaim
+from swmld.cache.files import CacheFile
 from swmld.cache.keeping import Kept, Line
 from swmld.cache.store import Cache
 from swmld.errors import CacheFull
@@ -142,10 +143,10 @@ def test_a_file_is_to_go_first_once_its_time_to_live_ended(machine: Machine) -> 
 def test_a_use_that_only_the_mount_saw_puts_the_end_off(machine: Machine) -> None:
     cache = machine.open(size_limit=3 * ONE)
     ids = age(machine, cache, 3)
-    for file_id in ids:
-        cache.set_keep(file_id, Keep.NEVER, ttl=30)
-    cache.usage_of = lambda of: (machine.now - 5 if of.ino == 1 else 0.0, False)
-    assert order_of_going(cache) == ids[1:]
+    cache.set_keep(ids[0], Keep.NEVER, ttl=30)
+    cache.set_keep(ids[1], Keep.LAST, ttl=30)
+    cache.usage_of = lambda of: (machine.now - 5 if of.ino <= 2 else 0.0, False)
+    assert order_of_going(cache) == [ids[2], ids[1]]
     cache.usage_of = None
     machine.now += 30
     assert order_of_going(cache) == ids[:1]
@@ -165,7 +166,9 @@ def test_what_the_index_holds_is_what_was_decided(keep: Keep, ttl: int, by_hand:
     assert Kept.of(kept.code) == kept
     assert -(1 << 63) <= kept.code < 1 << 63
     assert Kept.decided(keep, 1e300).ttl == 2**32 - 1
+    assert Kept.decided(keep, 59.5).ttl == 60
     assert Kept.decided(keep, 0).at(99.0, 100.0) is Keep.FIRST
+    assert Kept(keep, ttl, by_hand=True).at(99.0, 1e12) is Keep.NEVER
 
 
 def test_decisions_outlive_a_restart_and_a_crash(machine: Machine) -> None:
@@ -302,7 +305,7 @@ def test_a_full_cache_of_held_files_is_passed_in_short_steps(
         with pytest.raises(CacheFull):  # not at once again
             cache.reserve(ONE)
         assert len(asked) == 8 * attempt
-        machine.now += 0.1
+        machine.now += 0.001
     cache.reserve(ONE)
     assert asked == list(range(2, 32))
     assert left(cache) == ids[:-1]  # the only normal one went; that which is to go last was not in turn
@@ -329,13 +332,19 @@ def test_files_that_were_open_when_they_were_passed_go_once_they_are_not(
     assert left(cache) == [ids[2]]
 
 
-def test_a_clock_set_back_hides_no_file(machine: Machine) -> None:
+@pytest.mark.parametrize("back", [150, 10_000])
+def test_a_clock_set_back_hides_no_file(machine: Machine, back: int) -> None:
     cache = machine.open(size_limit=4 * ONE)
-    age(machine, cache, 4)
     cache.held = lambda of: of.ino <= 4
+    age(machine, cache, 2)
+    with pytest.raises(CacheFull):
+        cache.reserve(3 * ONE)
+    age(machine, cache, 2, first=3)
     with pytest.raises(CacheFull):
         cache.reserve(ONE)
-    machine.now -= 10_000
+    machine.now -= (
+        back  # to after the first attempt, but before what the second has passed; or to before both
+    )
     new = cached(cache, identity(5, SMALL))
     assert order_of_going(cache) == [new]
 
@@ -415,6 +424,7 @@ class KeepModel(RuleBasedStateMachine):
         self.used: dict[int, float] = {}
         self.ino: dict[int, int] = {}
         self.held: set[int] = set()
+        self.in_use: dict[int, CacheFile] = {}
         self.next_ino = 1
         self.gone: list[int] = []
         self.open()
@@ -428,6 +438,7 @@ class KeepModel(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "machine"):
+            self.close_all()
             self.machine.close()
             self.scratch.cleanup()
             self.patch.undo()
@@ -439,7 +450,8 @@ class KeepModel(RuleBasedStateMachine):
         for file_id, kept in self.kept.items():
             used = self.used[file_id]
             keep = kept.at(used, now)
-            if self.ino[file_id] not in self.held and keep is not Keep.NEVER:
+            stays = file_id in self.in_use or self.ino[file_id] in self.held
+            if not stays and keep is not Keep.NEVER:
                 ended = keep is Keep.FIRST and kept.keep is not Keep.FIRST
                 order.append((keep, ended, 0 if ended else used, file_id))
         return [each[-1] for each in order if each[:3] == min(order)[:3]]
@@ -475,12 +487,28 @@ class KeepModel(RuleBasedStateMachine):
             del self.kept[file_id], self.used[file_id], self.ino[file_id]
 
     @rule(data=st.data())
+    def open_one(self, data: st.DataObject) -> None:
+        if self.ino:
+            file_id = data.draw(st.sampled_from(sorted(self.ino)))
+            if file_id not in self.in_use:
+                self.in_use[file_id] = self.cache.acquire(identity(self.ino[file_id], SMALL), b"file")
+
+    @rule()
+    def close_all(self) -> None:
+        self.machine.now += 10
+        for file_id, file in self.in_use.items():
+            file.release()
+            self.used[file_id] = self.machine.now
+        self.in_use.clear()
+
+    @rule(data=st.data())
     def read_again(self, data: st.DataObject) -> None:
         if self.ino:
             file_id = data.draw(st.sampled_from(sorted(self.ino)))
             self.machine.now += 10
             self.cache.acquire(identity(self.ino[file_id], SMALL), b"file").release()
-            self.used[file_id] = self.machine.now
+            if file_id not in self.in_use:
+                self.used[file_id] = self.machine.now
 
     @rule(data=st.data(), keep=st.sampled_from(Keep), ttl=st.none() | st.integers(1, 400))
     def decide(self, data: st.DataObject, keep: Keep, ttl: int | None) -> None:
@@ -504,6 +532,7 @@ class KeepModel(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
+        self.close_all()
         self.cache.close()
         self.open()
 

@@ -43,9 +43,8 @@ class Trail:
         if anew:
             self.stale = False
             self.after, self._began = Place(self.line), now
-            self._open = {}
         self._now, self.stopped = now, False
-        # Those that were used later have been noted there, and will be met.
+        # Those that stand after it, now that their last use is noted, will be met.
         rows = [row for row in self._open.values() if row.place(self.line) <= self.after]
         self._open = {}
         return rows
