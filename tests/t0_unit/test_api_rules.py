@@ -132,11 +132,14 @@ async def test_some_rules(head: FakeHead) -> None:
     answers = answering(head)
     found = await ask(answers, "rules", limit=1)
     assert ([rule["id"] for rule in found["rules"]], found["left_out"], found["active"]) == (["images"], 2, 3)
+    found = await ask(answers, "rules", offset=1, limit=1)
+    assert ([rule["id"] for rule in found["rules"]], found["left_out"]) == (["secret"], 1)
+    assert (await ask(answers, "rules", offset=3))["rules"] == []
     found = await ask(answers, "rules", rule="all")
     assert ([rule["id"] for rule in found["rules"]], found["left_out"], found["active"]) == (["all"], 0, 3)
     with pytest.raises(UsageError, match=r"^no active rule off; "):
         await ask(answers, "rules", rule="off")
-    with pytest.raises(UsageError, match=r"^limit: expected a number from 1 to 50000, got 0$"):
+    with pytest.raises(UsageError, match=r"^limit: expected a number from 1 to 1000, got 0$"):
         await ask(answers, "rules", limit=0)
 
 
@@ -180,6 +183,7 @@ async def test_history_is_newest_first_and_says_who_decided_what(head: FakeHead)
         ({"action": "exclude"}, [4]),
         ({"pid": 9}, [3]),
         ({"since": 3}, [5, 4]),
+        ({"before": 3}, [2, 1]),
         ({"limit": 2}, [5, 4]),
         ({"path": "a", "since": 1, "limit": 1}, [3]),
         ({"path": "b"}, []),
@@ -201,7 +205,7 @@ async def test_history_is_filtered(head: FakeHead, params: dict[str, Any], ids: 
         ({"path": 7}, "path: expected text"),
         ({"action": "cach"}, "action: unknown action 'cach'; did you mean cache?"),
         ({"pid": "7"}, "pid: expected a number from 0 to 2147483648, got '7'"),
-        ({"limit": True}, "limit: expected a number from 1 to 50000, got True"),
+        ({"limit": True}, "limit: expected a number from 1 to 1000, got True"),
     ],
 )
 def test_what_is_asked_for_wrongly_is_told(params: dict[str, Any], said: str) -> None:
@@ -312,7 +316,7 @@ async def test_pages(head: FakeHead) -> None:
         status, history = await get(address, "/ml/history?pid=8&path=%2A&action=prefetch&since=0&limit=9")
         assert (status, [entry["path"] for entry in history["decisions"]]) == ("200 OK", ["b"])
         assert await get(address, "/ml/history?limt=1") == (
-            "400 Bad Request", "limt: expected path, rule, action, pid, since or limit\n",
+            "400 Bad Request", "limt: expected path, rule, action, pid, since, before or limit\n",
         )  # fmt: skip
         assert (await get(address, "/ml/rules?limit=x"))[0] == "400 Bad Request"
         assert await get(address, "/") == (

@@ -30,7 +30,7 @@ UNUSED: RuleView = {
     "cool_down": 0.0, "guard": "", "brought": {"asked": 0, "fetched": 0, "used": 0},
 }  # fmt: skip
 RULES: RulesResult = {
-    "paths": ["/r.yaml"], "environment": None, "active": 3, "rules": [RULE, UNUSED], "left_out": 1,
+    "paths": ["/r.yaml"], "environment": None, "active": 3, "rules": [RULE, UNUSED], "left_out": 0,
     "inactive": [{"title": "off", "why": "disabled"}], "not_acting": ["/r.yaml:9: all: nothing acts on this"],
     "notes": ["one is replaced"], "decisions": 4321, "loaded_at": NOW, "reloads": 1, "errors": 1,
     "error": "/r.yaml:1:8: rules: expected a list\n/r.yaml:2:1: rulez: unknown", "error_at": NOW,
@@ -69,6 +69,7 @@ class FakeDaemon:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.parts: dict[str, list[Any]] = {}
         self.picked: list[tuple[str | None, str | None]] = []
         self.answers: dict[str, Any] = copy.deepcopy(
             {
@@ -89,6 +90,8 @@ class FakeDaemon:
 
     def call(self, method: str, params: dict[str, Any]) -> Any:
         self.asked.append((method, params))
+        if method in self.parts:
+            return self.parts[method].pop(0)
         return self.answers[method]
 
 
@@ -123,7 +126,6 @@ def test_rules_ls(fake: FakeDaemon, swmld_: Swmld) -> None:
         "RULE              PRIORITY  APPLIED  WON  LAST      FETCHED  USED  WHERE\n"
         "images                   5  1234567    3  22:13:20  2MiB     1MiB  /r.yaml:2\n"
         "all (template t)       -10        0    0  -         0B       0B    /r.yaml:2\n"
-        "and 1 more\n"
         "not in use: off: disabled\n"
         "/r.yaml:9: all: nothing acts on this\n"
         "note: one is replaced\n"
@@ -134,6 +136,17 @@ def test_rules_ls(fake: FakeDaemon, swmld_: Swmld) -> None:
     )
     assert fake.asked == [("rules", {})]
     assert json.loads(swmld_("rules", "ls", "--json")[1]) == RULES
+
+
+def test_many_rules_are_asked_for_in_parts(fake: FakeDaemon, swmld_: Swmld) -> None:
+    fake.parts["rules"] = [
+        {**RULES, "rules": [RULE, RULE], "left_out": 2},
+        {**RULES, "rules": [UNUSED], "left_out": 1},
+        {**RULES, "rules": [], "left_out": 0},
+    ]
+    found = json.loads(swmld_("rules", "ls", "--json")[1])
+    assert [rule["id"] for rule in found["rules"]] == ["images", "images", "all"]
+    assert [params for _, params in fake.asked] == [{}, {"offset": 2}, {"offset": 3}]
 
 
 def test_rules_ls_of_one_says_it_in_full(fake: FakeDaemon, swmld_: Swmld) -> None:
@@ -160,8 +173,8 @@ def test_rules_ls_where_there_are_none(fake: FakeDaemon, swmld_: Swmld) -> None:
 
 
 def test_history(fake: FakeDaemon, swmld_: Swmld) -> None:
-    code, out, err = swmld_("history")
-    assert (code, err) == (0, "the latest 20; --limit N shows more\n")
+    code, out, err = swmld_("history", "--limit", "1")
+    assert (code, err) == (0, "the latest 1; --limit N shows more\n")
     assert out == (
         "7  22:13:20  pid 42  train/a.png\n"
         "    prefetch file: next_files 8 (images); not next_files 2 (all), because of images\n"
@@ -169,8 +182,10 @@ def test_history(fake: FakeDaemon, swmld_: Swmld) -> None:
         "    in their cool-down: late\n"
         "    fetched ahead: 2MiB of 3MiB, 1MiB used so far\n"
     )
-    assert fake.asked == [("history", {"limit": 20})]
+    assert fake.asked == [("history", {"limit": 1})]
+    fake.answers["history"]["more"] = False
     assert json.loads(swmld_("history", "--json")[1]) == ENTRY
+    assert fake.asked[1] == ("history", {"limit": 20})
 
 
 def test_history_is_asked_for_with_filters(fake: FakeDaemon, swmld_: Swmld) -> None:
@@ -191,6 +206,20 @@ def test_history_is_asked_for_with_filters(fake: FakeDaemon, swmld_: Swmld) -> N
     assert fake.asked[0][1] == {
         "path": "/mnt/ml/train/*.tar", "rule": "r", "action": "cache", "pid": 3, "limit": 5,
     }  # fmt: skip
+
+
+def test_a_long_history_is_asked_for_in_parts(fake: FakeDaemon, swmld_: Swmld) -> None:
+    numbers = iter(range(5000, 0, -1))
+    fake.parts["history"] = [
+        {"decisions": [{**ENTRY, "id": next(numbers)} for _ in range(count)], "total": 5000, "more": more}
+        for count, more in ((1000, True), (1000, True), (100, True))
+    ]
+    code, out, err = swmld_("history", "--limit", "2100", "--json")
+    assert (code, err) == (0, "")
+    assert [json.loads(line)["id"] for line in out.splitlines()] == list(range(5000, 2900, -1))
+    assert [params for _, params in fake.asked] == [
+        {"limit": 1000}, {"limit": 1000, "before": 4001}, {"limit": 100, "before": 3001},
+    ]  # fmt: skip
 
 
 def test_history_of_nothing(fake: FakeDaemon, swmld_: Swmld) -> None:

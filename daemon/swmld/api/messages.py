@@ -148,9 +148,11 @@ class TraceProgress(TypedDict):
 
 
 class RulesParams(TypedDict):
-    """Parameters of ``rules`` and the query of ``GET /ml/rules``. ``rule``: id or title; ``limit``: rules."""
+    """Parameters of ``rules`` and the query of ``GET /ml/rules``. ``rule``: id or title. ``limit`` rules, at
+    most 1000, from the number ``offset`` on."""
 
     rule: NotRequired[str]
+    offset: NotRequired[int]
     limit: NotRequired[int]
 
 
@@ -196,7 +198,7 @@ class RulesResult(TypedDict):
     environment: str | None
     active: int
     rules: list[RuleView]
-    left_out: int  # active rules beyond ``limit``
+    left_out: int  # active rules after these
     inactive: list[InactiveRule]
     not_acting: list[str]  # what rules ask for and nothing acts on yet
     notes: list[str]
@@ -211,8 +213,8 @@ class RulesResult(TypedDict):
 class HistoryParams(TypedDict):
     """Parameters of ``history`` and the query of ``GET /ml/history``; what is left out does not filter.
 
-    ``path``: a file, all below a directory, or a glob. ``rule``: id or title of one that matched. ``since``:
-    a number; only later decisions.
+    ``path``: a file, all below a directory, or a glob. ``rule``: id or title of one that matched. ``since``
+    and ``before``: numbers; only later, only earlier decisions. ``limit``: at most 1000.
     """
 
     path: NotRequired[str]
@@ -220,6 +222,7 @@ class HistoryParams(TypedDict):
     action: NotRequired[str]
     pid: NotRequired[int]
     since: NotRequired[int]
+    before: NotRequired[int]
     limit: NotRequired[int]
 
 

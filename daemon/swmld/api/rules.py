@@ -48,9 +48,8 @@ if TYPE_CHECKING:
 
 LIMIT = 100
 """Decisions, if the client names no number: some screens."""
-RULES = 1000
-"""Rules likewise."""
-MOST = 50_000
+MOST = 1000
+"""Of either in one answer: 400 KB of JSON, which stop the event loop for some milliseconds."""
 
 NONE = "no rules are in use; start the daemon with --rules PATH"
 
@@ -133,7 +132,8 @@ class RulesApi:
     async def _rules(
         self, params: dict[str, Any], progress: Progress, *, public: bool = False
     ) -> RulesResult:
-        rule, limit = _text(params, "rule"), _number(params, "limit", 1, MOST) or RULES
+        rule = _text(params, "rule")
+        offset, limit = _number(params, "offset", 0, 1 << 31) or 0, _number(params, "limit", 1, MOST) or MOST
         head, loaded = self._head, self._loaded
         if head is None or loaded is None:
             return no_rules()
@@ -143,13 +143,14 @@ class RulesApi:
         return await trio.to_thread.run_sync(
             lambda: listing(
                 rules, len(ranked), loaded, decisions,
-                [rule_view(each, tallies.get(each.title), public) for each in named[:limit]],
-                max(0, len(named) - limit),
+                [rule_view(each, tallies.get(each.title), public) for each in named[offset : offset + limit]],
+                max(0, len(named) - offset - limit),
             )
         )  # fmt: skip
 
     async def _rules_page(self, query: str) -> bytes:
-        found = await self._rules(_query(query, texts=("rule",), numbers=("limit",)), _nobody, public=True)
+        params = _query(query, texts=("rule",), numbers=("offset", "limit"))
+        found = await self._rules(params, _nobody, public=True)
         return await _json(found)
 
     # ---- history
@@ -167,7 +168,7 @@ class RulesApi:
         )
 
     async def _history_page(self, query: str) -> bytes:
-        params = _query(query, texts=("path", "rule", "action"), numbers=("pid", "since", "limit"))
+        params = _query(query, texts=("path", "rule", "action"), numbers=("pid", "since", "before", "limit"))
         return await _json(await self._history(params, _nobody, public=True))
 
     # ---- explain
@@ -209,6 +210,7 @@ class Wanted:
     action: str | None = None
     pid: int | None = None
     since: int = 0
+    before: int | None = None
     limit: int = LIMIT
 
     @classmethod
@@ -221,6 +223,7 @@ class Wanted:
             _action(action) if action is not None else None,
             _number(params, "pid", 0, 1 << 31),
             _number(params, "since", 0, 1 << 62) or 0,
+            _number(params, "before", 0, 1 << 62),
             _number(params, "limit", 1, MOST) or LIMIT,
         )
 
@@ -228,6 +231,7 @@ class Wanted:
         outcome = decided.outcome
         return (
             decided.id > self.since
+            and (self.before is None or decided.id < self.before)
             and self.pid in (None, decided.pid)
             and (self.path is None or self._has_path(self.path, decided.path))
             and (self.rule is None or any(self.rule in (rule.id, rule.title) for rule in outcome.matched))

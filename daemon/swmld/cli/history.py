@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from swmld.api.client import Client
 from swmld.api.messages import BroughtBytes, DecisionView, HistoryEntry, HistoryResult
 from swmld.cli.daemon import pick, sent
 from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
@@ -34,6 +35,8 @@ daemon remembers the latest 10,000.
   swmld history --rule images --limit 1000 --json | jq .brought.used
 """
 LIMIT = 20
+MOST = 1000
+"""In one answer of the daemon."""
 
 PathOption = Annotated[
     str | None,
@@ -74,9 +77,9 @@ def history(
     """Print the decisions of one daemon; as JSON, one object a line."""
     daemon = pick(Path(run_dir), mount, path)
     given = {"path": sent(daemon.mount, path) if path is not None else None, "rule": rule, "action": action,
-             "pid": pid, "limit": limit}  # fmt: skip
+             "pid": pid}  # fmt: skip
     with daemon.connect() as client:
-        found = cast(HistoryResult, client.call("history", _without_none(given)))
+        found = _ask(client, _without_none(given), limit)
     if json_:
         for entry in found["decisions"]:
             print(json.dumps(entry))
@@ -89,6 +92,18 @@ def history(
         print("nothing was decided yet" if not found["total"] else "no such decision", file=sys.stderr)
     elif found["more"]:
         print(f"the latest {limit}; --limit N shows more", file=sys.stderr)
+
+
+def _ask(client: Client, params: dict[str, Any], limit: int) -> HistoryResult:
+    """The latest ``limit``, asked for in parts."""
+    found = cast(HistoryResult, client.call("history", params | {"limit": min(limit, MOST)}))
+    while found["more"] and len(found["decisions"]) < limit:
+        rest = min(limit - len(found["decisions"]), MOST)
+        before = found["decisions"][-1]["id"]
+        part = cast(HistoryResult, client.call("history", params | {"limit": rest, "before": before}))
+        found["decisions"] += part["decisions"]
+        found["more"] = part["more"]
+    return found
 
 
 def entry_lines(entry: HistoryEntry) -> Iterator[Text]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
 
+from swmld.api.client import Client
 from swmld.api.messages import RulesResult
 from swmld.cli.daemon import pick
 from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
@@ -76,13 +77,23 @@ def ls(
 
     daemon = pick(Path(run_dir), mount)
     with daemon.connect() as client:
-        found = cast(RulesResult, client.call("rules", {"rule": rule} if rule else {}))
+        found = _ask(client, {"rule": rule} if rule else {})
     if json_:
         print(json.dumps(found))
         return
     console = Console(highlight=False)
     for line in rules_list.full(found["rules"]) if rule else rules_list.view(found):
         console.print(line, soft_wrap=True)
+
+
+def _ask(client: Client, params: dict[str, Any]) -> RulesResult:
+    """All rules, asked for in parts."""
+    found = cast(RulesResult, client.call("rules", params))
+    while found["left_out"]:
+        part = cast(RulesResult, client.call("rules", params | {"offset": len(found["rules"])}))
+        found["rules"] += part["rules"]
+        found["left_out"] = part["left_out"] if part["rules"] else 0  # fewer than before the last reload
+    return found
 
 
 @app.command("check")

@@ -23,8 +23,6 @@ def view(found: RulesResult) -> Iterator[Text]:
         yield from _rows(found["rules"])
     else:
         yield Text("no rule is in use")
-    if found["left_out"]:
-        yield Text(f"and {found['left_out']} more")
     for inactive in found["inactive"]:
         yield plain(f"not in use: {inactive['title']}: {inactive['why']}")
     for line in found["not_acting"]:
