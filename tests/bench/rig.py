@@ -43,6 +43,7 @@ class Sizes:
     checkpoint: int = 2 << 30
     cold: int = 1 << 30
     cold_small: int = 1_000
+    rule_files: int = 20_000
     memory: int = 1_000_000
     index: int = 1_000_000
     # Even, so that each side goes first as often as the other; MORE times as many where they disagree.
@@ -62,6 +63,7 @@ QUICK = Sizes(
     checkpoint=256 * MIB,
     cold=256 * MIB,
     cold_small=200,
+    rule_files=1_000,
     memory=20_000,
     index=20_000,
     rounds=1,
