@@ -22,7 +22,7 @@ from swmld.observe import records
 from swmld.observe.encoding import Raw
 from swmld.observe.loader import origin_of
 from swmld.observe.names import NodeNames
-from swmld.observe.probe import EVENTS, Loading, Probe
+from swmld.observe.probe import EVENTS, LOST, Loading, Probe
 from swmld.observe.processes import ProcessTable
 from swmld.observe.programs import WAYS
 from swmld.observe.records import Row
@@ -40,6 +40,10 @@ TICK = 1.0
 
 OVERLAP = 0.02
 """Seconds that one read of the counters begins before the last one's end: the coarse clock's ticks."""
+
+UNREADABLE = 10
+"""Seconds in a row without counters from which the probes are given up. A kernel short of memory refuses a
+batch of a map for a second or two; a descriptor that is no map any more does so for ever."""
 
 BATCHES = 64
 """Batches that a listener may be late; then it loses some."""
@@ -64,7 +68,9 @@ class Devices:
 class Observer:
     """``api.patterns.Feed``. Loop-only.
 
-    ``mode``: auto, ebpf or one of ``programs.WAYS`` (a HostError where it cannot be had), fuse or off.
+    ``mode``: auto, ebpf or one of ``programs.WAYS`` (a HostError where it cannot be had), fuse or off. Probes
+    whose maps stay unreadable are given up for FUSE's own view, whatever the mode: serving goes on. They are
+    not tried again before the next start, as what broke them was no state that passes.
     """
 
     def __init__(
@@ -95,6 +101,10 @@ class Observer:
         self._view = ffi.new("struct swp_event[]", EVENTS)
         self._view_rows = ffi.new("struct sw_view_row[]", EVENTS)
         self._view_lost = 0
+        self._unread = 0
+        """Times in a row that the counters could not be read."""
+        self._lost = dict.fromkeys(filter(None, LOST), 0)
+        """By probes that were given up."""
         self._met: set[int] = set()
         self._waits: dict[int, Wait] = {}
         self._since = 0.0
@@ -160,10 +170,10 @@ class Observer:
     # ---- events
 
     async def _events(self) -> None:
-        fds = [self._native.view_fd]
-        if self._probe is not None:
-            fds.append(self._probe.event_fd)
         while True:
+            fds = [self._native.view_fd]
+            if self._probe is not None:
+                fds.append(self._probe.event_fd)
             await _any_readable(fds)
             # At once: a process that reads one file is met while it still lives. Then they may gather.
             await self._drain()
@@ -243,10 +253,41 @@ class Observer:
     async def _counters(self) -> None:
         while True:
             await trio.sleep(TICK)
-            try:
-                await self._count()
-            except OSError as error:  # a map that cannot be read is no reason to stop serving
-                log.warning("the probes' counters cannot be read: %s", error.strerror)
+            await self._count()
+
+    async def _rows(self, probe: Probe) -> tuple[bytes, dict[int, records.Seen]]:
+        """What the probes counted since the last time. A map that cannot be read is no reason to stop."""
+        since, now = self._since, time.monotonic() - OVERLAP
+        try:
+            data = await self._disk.call(lambda: probe.cursors(since))
+            processes = await self._disk.call(probe.processes)
+        except OSError as error:
+            await self._unreadable(probe, error.strerror or str(error))
+            return b"", {}
+        self._since = now  # not if one of them failed: the next time tells of this second, too
+        if self._unread:
+            log.info("the probes' counters can be read again, after %d s", self._unread)
+        self._unread = 0
+        return data, processes
+
+    async def _unreadable(self, probe: Probe, why: str) -> None:
+        self._unread += 1
+        if self._unread == 1:
+            log.warning("the probes' counters cannot be read: %s", why)
+        if self._unread >= UNREADABLE:
+            await self._give_up(probe, why)
+
+    async def _give_up(self, probe: Probe, why: str) -> None:
+        """FUSE's own view from now on; the probes are detached."""
+        self._probe = None
+        self._native.view(2)
+        self._native.unwatch()
+        self._why = f"the probes' counters could not be read for {self._unread} s: {why}"
+        self._lost |= probe.lost()
+        log.warning("no eBPF probes any more, reads are known as FUSE sees them: %s", self._why)
+        trio.lowlevel.notify_closing(probe.event_fd)
+        with trio.CancelScope(shield=True):  # nobody else would close it
+            await self._disk.call(probe.close)
 
     async def _count(self) -> None:
         cursors: list[tuple[int, int, Cursor]] = []
@@ -254,13 +295,11 @@ class Observer:
         waits: list[tuple[int, Wait]] = []
         probe = self._probe
         if probe is not None:
-            since, self._since = self._since, time.monotonic() - OVERLAP
-            data = await self._disk.call(lambda: probe.cursors(since))
+            data, processes = await self._rows(probe)
             # First the events of what these counters have counted, else a read would be told twice.
             await self._drain()
             found = self._of_rows(records.rows(data), threads=False)
             cursors = [(pid, file, row.cursor) for pid, file, row in found]
-            processes = await self._disk.call(probe.processes)
             for pid, seen in processes.items():
                 if self._waits.get(pid) != seen.wait:
                     self._waits[pid] = seen.wait
@@ -335,10 +374,10 @@ class Observer:
 
     def probe(self) -> dict[str, Any]:
         """How reads are seen, why so, and what was lost."""
-        lost = {"events": 0, "cursors": 0, "processes": 0}
+        lost = dict(self._lost)
         how = "off" if self._mode == "off" else "fuse"
         if self._probe is not None:
-            lost, how = self._probe.lost(), self._probe.report["way"]
+            lost, how = lost | self._probe.lost(), self._probe.report["way"]
         lost["events"] += self._view_lost
         return {"how": how, "why": self._why, "lost": lost}
 
@@ -364,7 +403,8 @@ async def _any_readable(fds: list[int]) -> None:
     async with trio.open_nursery() as nursery:
 
         async def wait(fd: int) -> None:
-            await trio.lowlevel.wait_readable(fd)
+            with contextlib.suppress(trio.ClosedResourceError):  # the probes were given up
+                await trio.lowlevel.wait_readable(fd)
             nursery.cancel_scope.cancel()
 
         for fd in fds:
