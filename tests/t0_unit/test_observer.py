@@ -17,7 +17,8 @@ from support.fakes import FakeOffload
 from swmld._native import ffi
 from swmld.observe import observer as module
 from swmld.observe import records
-from swmld.observe.observer import UNREADABLE, Devices, Observer
+from swmld.observe.observer import Devices, Observer
+from swmld.observe.probe import UNREADABLE
 from swmld.patterns.feed import Shape, TouchKind
 
 pytestmark = pytest.mark.trio
@@ -158,7 +159,9 @@ async def running(bench: Bench) -> Any:
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
-    return [(one.levelname, one.getMessage()) for one in caplog.records if one.name == module.__name__]
+    return [
+        (one.levelname, one.getMessage()) for one in caplog.records if one.name.startswith("swmld.observe")
+    ]
 
 
 async def test_probes_that_stay_unreadable_are_given_up(
@@ -178,6 +181,7 @@ async def test_probes_that_stay_unreadable_are_given_up(
         ]
         assert (bench.native.levels, bench.native.watching) == ([2, 1, 2], False)
         assert bench.probe.closed
+        assert not bench.observer.people.told, "no probe tells of forks"
         assert len(bench.probe.asked) == UNREADABLE
         lost = {"events": 3, "cursors": 0, "processes": 0}
         assert bench.observer.probe() == {"how": "fuse", "why": why, "lost": lost}

@@ -22,7 +22,7 @@ from swmld.observe import records
 from swmld.observe.encoding import Raw
 from swmld.observe.loader import origin_of
 from swmld.observe.names import NodeNames
-from swmld.observe.probe import EVENTS, LOST, Loading, Probe
+from swmld.observe.probe import EVENTS, LOST, Counters, Loading, Probe, any_readable
 from swmld.observe.processes import ProcessTable
 from swmld.observe.programs import WAYS
 from swmld.observe.records import Row
@@ -37,13 +37,6 @@ GATHER = 0.05
 
 TICK = 1.0
 """Seconds between two reads of the counters."""
-
-OVERLAP = 0.02
-"""Seconds that one read of the counters begins before the last one's end: the coarse clock's ticks."""
-
-UNREADABLE = 10
-"""Seconds in a row without counters from which the probes are given up. A kernel short of memory refuses a
-batch of a map for a second or two; a descriptor that is no map any more does so for ever."""
 
 BATCHES = 64
 """Batches that a listener may be late; then it loses some."""
@@ -101,13 +94,11 @@ class Observer:
         self._view = ffi.new("struct swp_event[]", EVENTS)
         self._view_rows = ffi.new("struct sw_view_row[]", EVENTS)
         self._view_lost = 0
-        self._unread = 0
-        """Times in a row that the counters could not be read."""
+        self._counts: Counters | None = None
         self._lost = dict.fromkeys(filter(None, LOST), 0)
         """By probes that were given up."""
         self._met: set[int] = set()
         self._waits: dict[int, Wait] = {}
-        self._since = 0.0
         self._looked = 0
         self._listeners: list[_Listener] = []
 
@@ -148,6 +139,7 @@ class Observer:
         probe.configure(devices.mount, devices.cache, devices.source)
         self._native.watch(probe.watched_fd, probe.filter_fd, devices.cache, devices.source)
         self._native.view(1)
+        self._counts = Counters(probe, self._disk)
         self.people.told = True
         report = probe.report
         self._why = f"{origin_of(report)}; headers: {report['headers']}"
@@ -174,7 +166,7 @@ class Observer:
             fds = [self._native.view_fd]
             if self._probe is not None:
                 fds.append(self._probe.event_fd)
-            await _any_readable(fds)
+            await any_readable(fds)
             # At once: a process that reads one file is met while it still lives. Then they may gather.
             await self._drain()
             await trio.sleep(GATHER)
@@ -253,36 +245,19 @@ class Observer:
     async def _counters(self) -> None:
         while True:
             await trio.sleep(TICK)
-            await self._count()
-
-    async def _rows(self, probe: Probe) -> tuple[bytes, dict[int, records.Seen]]:
-        """What the probes counted since the last time. A map that cannot be read is no reason to stop."""
-        since, now = self._since, time.monotonic() - OVERLAP
-        try:
-            data = await self._disk.call(lambda: probe.cursors(since))
-            processes = await self._disk.call(probe.processes)
-        except OSError as error:
-            await self._unreadable(probe, error.strerror or str(error))
-            return b"", {}
-        self._since = now  # not if one of them failed: the next time tells of this second, too
-        if self._unread:
-            log.info("the probes' counters can be read again, after %d s", self._unread)
-        self._unread = 0
-        return data, processes
-
-    async def _unreadable(self, probe: Probe, why: str) -> None:
-        self._unread += 1
-        if self._unread == 1:
-            log.warning("the probes' counters cannot be read: %s", why)
-        if self._unread >= UNREADABLE:
-            await self._give_up(probe, why)
+            try:
+                await self._count()
+            except HostError as error:  # no reason to stop serving
+                if self._probe is not None:
+                    await self._give_up(self._probe, str(error))
 
     async def _give_up(self, probe: Probe, why: str) -> None:
         """FUSE's own view from now on; the probes are detached."""
-        self._probe = None
+        self._probe = self._counts = None
         self._native.view(2)
         self._native.unwatch()
-        self._why = f"the probes' counters could not be read for {self._unread} s: {why}"
+        self.people.told = False
+        self._why = why
         self._lost |= probe.lost()
         log.warning("no eBPF probes any more, reads are known as FUSE sees them: %s", self._why)
         trio.lowlevel.notify_closing(probe.event_fd)
@@ -293,9 +268,8 @@ class Observer:
         cursors: list[tuple[int, int, Cursor]] = []
         tiers: list[tuple[int, int, Tiers]] = []
         waits: list[tuple[int, Wait]] = []
-        probe = self._probe
-        if probe is not None:
-            data, processes = await self._rows(probe)
+        if self._counts is not None:
+            data, processes = await self._counts.read()
             # First the events of what these counters have counted, else a read would be told twice.
             await self._drain()
             found = self._of_rows(records.rows(data), threads=False)
@@ -397,18 +371,6 @@ class Observer:
     def _tell(self, **batch: Any) -> None:
         for listener in self._listeners:
             listener.tell(batch)
-
-
-async def _any_readable(fds: list[int]) -> None:
-    async with trio.open_nursery() as nursery:
-
-        async def wait(fd: int) -> None:
-            with contextlib.suppress(trio.ClosedResourceError):  # the probes were given up
-                await trio.lowlevel.wait_readable(fd)
-            nursery.cancel_scope.cancel()
-
-        for fd in fds:
-            nursery.start_soon(wait, fd)
 
 
 class _Listener:

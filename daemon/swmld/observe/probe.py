@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import trio
 
 from swmld._native import ffi, lib
 from swmld.errors import HostError
+from swmld.fetch.threads import Workers
 from swmld.observe import records
 from swmld.observe.loader import MAPS, Report
 from swmld.observe.programs import SIZES
@@ -34,6 +36,13 @@ LOAD_TIMEOUT = 60.0
 """Seconds; the compiler needs one on a machine that has nothing else to do."""
 
 DESCRIPTORS = 64
+
+OVERLAP = 0.02
+"""Seconds that one read of the counters begins before the last one's end: the coarse clock's ticks."""
+
+UNREADABLE = 10
+"""Reads of the counters, one a second, that may fail in a row. A kernel short of memory refuses a batch of a
+map for a second or two; a descriptor that is no map any more fails for ever."""
 
 
 class Probe:
@@ -133,6 +142,37 @@ class Probe:
         return result
 
 
+class Counters:
+    """What the probes counted, read about once a second; a map may be unreadable for a while."""
+
+    def __init__(self, probe: Probe, disk: Workers) -> None:
+        self._probe = probe
+        self._disk = disk
+        self._since = 0.0
+        self._failed = 0
+
+    async def read(self) -> tuple[bytes, dict[int, records.Seen]]:
+        """``cursors`` since the last time and ``processes``; nothing if they cannot be read. The first
+        failure is logged; HostError at the last of ``UNREADABLE`` in a row."""
+        probe, since, now = self._probe, self._since, time.monotonic() - OVERLAP
+        try:
+            found = await self._disk.call(lambda: (probe.cursors(since), probe.processes()))
+        except OSError as error:
+            why = error.strerror or str(error)
+            self._failed += 1
+            if self._failed == 1:
+                log.warning("the probes' counters cannot be read: %s", why)
+            if self._failed >= UNREADABLE:
+                message = f"the probes' counters could not be read for {self._failed} s: {why}"
+                raise HostError(message) from None
+            return b"", {}
+        self._since = now  # not after a failure: the next time tells of those seconds, too
+        if self._failed:
+            log.info("the probes' counters can be read again, after %d s", self._failed)
+            self._failed = 0
+        return found
+
+
 class Loading:
     """The child that loads the probes, from its start to its end; starting it early saves its time."""
 
@@ -187,6 +227,19 @@ def _grouped(tried: dict[str, str]) -> Iterator[tuple[str, str]]:
     yield from ((", ".join(names), why) for why, names in ways.items())
 
 
+async def any_readable(fds: list[int]) -> None:
+    """Returns when one of them is, or was closed (``trio.lowlevel.notify_closing``)."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(fd: int) -> None:
+            with contextlib.suppress(trio.ClosedResourceError):
+                await trio.lowlevel.wait_readable(fd)
+            nursery.cancel_scope.cancel()
+
+        for fd in fds:
+            nursery.start_soon(wait, fd)
+
+
 def device_of(fd: int) -> int:
     """The device of the file system that ``fd`` is on, as the kernel numbers it.
 
@@ -210,4 +263,4 @@ def kernel_device(text: str) -> int:
     return int(major) << 20 | int(minor)
 
 
-__all__ = ["Loading", "Probe", "device_of", "kernel_device"]
+__all__ = ["Counters", "Loading", "Probe", "any_readable", "device_of", "kernel_device"]
