@@ -1,20 +1,25 @@
 """The recipes in ``configs/rules``: they load, all of each acts, and each rule does what its comment says to
-the files that it is for."""
+the files that it is for. And what the README says of rules."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from swmld.cli import man
+from swmld.cli.main import app
 from swmld.head.facts import FROM_OPENING, NOT_PRODUCED
 from swmld.head.filetype import type_of
-from swmld.head.head import not_acting
+from swmld.head.head import NOT_ACTING, not_acting
 from swmld.head.rulesfiles import read
 from swmld.rules import actions, facts
 from swmld.rules.decide import Engine, Outcome
+from swmld.rules.explain import explanation
 from swmld.rules.kinds import Value
-from swmld.rules.ruleset import RuleSet
+from swmld.rules.ruleset import RulesError, RuleSet
+from typer.main import get_command
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs" / "rules").glob("*.yaml"))
@@ -210,3 +215,75 @@ def test_each_recipe_goes_with_the_everyday_one() -> None:
     for recipe in RECIPES:
         if recipe != everyday:
             assert read([everyday, recipe]).notes == (), recipe
+
+
+# ---- the README
+
+README = (ROOT / "README.md").read_text()
+RULES = README[README.index("## Rules\n") : README.index("## Options\n")]
+
+
+def blocks(text: str) -> list[str]:
+    """The indented blocks that begin with ``rules:``, as they would be written into a file."""
+    lines = "\n".join(
+        line[4:] if line.startswith("    ") else "" if not line else "\0" for line in text.splitlines()
+    )
+    return [block.strip("\n") for block in lines.split("\0") if block.strip("\n").startswith("rules:")]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    (block,) = blocks(RULES)
+    path = tmp_path / "mine.yaml"
+    path.write_text(block)
+    return path
+
+
+def test_the_rules_of_the_readme_do_what_is_shown(written: Path) -> None:
+    rules = read([written])
+    assert (rules.inactive, rules.notes, not_acting(rules)) == ((), (), [])
+    engine = Engine(rules.rules)
+    image = known(Example("images/cat/0000.png", {"size": 109_670}, "", {}))
+    lines = [line.replace(str(written), "/etc/swmld/rules/mine.yaml") for line in explanation(engine, image)]
+    shown = {line[4:] for line in RULES.splitlines()}
+    assert {line for line in lines if line.startswith("images: matched") or "by images" in line} <= shown
+    assert given(engine.decide(known(Example("a/b.safetensors", {}, "", {})))) == PINNED | prefetch(
+        header=MIB, footer=MIB
+    )
+    assert given(engine.decide(known(Example("a/b.tmp", {}, "", {})))) == EXCLUDED
+
+
+def test_the_error_in_the_readme_is_the_one(written: Path) -> None:
+    written.write_text(written.read_text().replace("next_files", "next_fils"))
+    with pytest.raises(RulesError) as caught:
+        read([written])
+    (problem,) = caught.value.problems
+    assert str(problem).replace(str(written), "/etc/swmld/rules/mine.yaml") in RULES
+
+
+def test_the_readme_says_what_does_not_act() -> None:
+    (said,) = re.findall(r"^Nothing acts yet on (.*?)\n\n", RULES, re.MULTILINE | re.DOTALL)
+    names = {
+        actions.NAME_OF[effect] if not parameters else parameter
+        for effect, parameters in NOT_ACTING.items()
+        for parameter in parameters or ("",)
+    }
+    owners = {actions.NAME_OF[effect] for effect, parameters in NOT_ACTING.items() if parameters}
+    assert set(re.findall(r"`(\w+)`", said)) == names | owners | set(NOT_PRODUCED)
+
+
+def test_the_readme_names_every_recipe() -> None:
+    said = RULES[RULES.index("`configs/rules/`") :]
+    assert {path.stem for path in RECIPES} == set(re.findall(r"`([a-z-]+)`", said))
+
+
+def test_every_command_and_action_of_the_section_exists() -> None:
+    commands = {name for name, _ in man.subcommands(get_command(app))}
+    for words in re.findall(r"(?:`|^    # )swmld ([a-z]+(?: [a-z]+(?![\w/.]))?)", RULES, re.MULTILINE):
+        assert words in commands or words.split()[0] in commands, words
+    for row in re.findall(r"^\| (`.*?) \| (.*) \|$", RULES, re.MULTILINE):
+        name = row[0].split("`")[1]
+        assert name in actions.ACTIONS
+        parameters = {*actions.ACTIONS[name].parameters}
+        for word in re.findall(r"`(\w+)`", row[1]):
+            assert word in parameters or word in actions.ACTIONS["cache"].parameters["strategy"].words
