@@ -258,6 +258,65 @@ async def test_forget_drops_queued_prefetch_alone(autojump_clock: object) -> Non
 
 
 @pytest.mark.trio
+async def test_what_is_queued_at_its_deadline_is_dropped_and_told(autojump_clock: object) -> None:
+    world = World(parallel=4, prefetch_parallel=4)
+    target, late = world.target(size=20 * CHUNK), []
+    async with running(world):
+        world.engine.hang = True
+
+        def ask(chunk: int, deadline: float | None, priority: int = 0) -> bool:
+            return world.fetcher.request(
+                target, chunk, PREFETCH, priority=priority, deadline=deadline,
+                on_late=lambda which, number: late.append((which, number, trio.current_time())),
+            )  # fmt: skip
+
+        assert ask(0, 1.0)
+        await trio.testing.wait_all_tasks_blocked()  # 0 flies: its deadline is over
+        assert ask(1, 3.0)
+        assert ask(2, 1.0)
+        assert ask(3, None)
+        assert ask(4, 1.0)
+        assert ask(5, 2.0, priority=-1)
+        assert world.fetcher.request(target, 4, DEMAND)  # nor has what is demanded a deadline any more
+        await trio.sleep(1.5)
+        assert late == [(target, 2, 1.0)]
+        assert not ask(6, 1.4), "too late already"
+        await trio.sleep(1.0)
+        assert late[1:] == [(target, 5, 2.0)], "behind others in the queue, and yet in time"
+        world.engine.let_go()
+        await trio.sleep(1)
+        assert len(late) == 2
+        assert sorted(world.chunks) == [0, 1, 3, 4]
+        assert len(world.events) == 4, "who was told of a late one hears no more of it"
+        assert world.fetcher.stats.forgotten == 2
+        world.check_nothing_left()
+        assert target.retained == 0
+
+
+@pytest.mark.trio
+async def test_many_deadlines_take_few_looks_and_nothing_late_is_started(autojump_clock: object) -> None:
+    world = World(parallel=4, prefetch_parallel=4)
+    target, late = world.target(size=100 * CHUNK), []
+    async with running(world):
+        world.engine.hang = True
+        world.fetcher.request(target, 0, PREFETCH)
+        await trio.testing.wait_all_tasks_blocked()
+        for chunk in range(1, 100):
+            world.fetcher.request(
+                target, chunk, PREFETCH, deadline=1 + chunk / 1000,
+                on_late=lambda _, number: late.append((number, trio.current_time())),
+            )  # fmt: skip
+        await trio.sleep(1.03)
+        world.engine.let_go()  # between two looks: those from 1.001 to 1.03 s must not fly
+        await trio.sleep(1)
+        assert not {chunk for chunk in range(1, 31)} & set(world.chunks)
+        assert {number for number, _ in late} >= set(range(1, 31))
+        assert sorted([*world.chunks, *(number for number, _ in late)]) == list(range(100))
+        assert all(0 <= when - (1 + number / 1000) <= 0.05 for number, when in late)
+        world.check_nothing_left()
+
+
+@pytest.mark.trio
 async def test_a_target_is_kept_while_it_waits(autojump_clock: object) -> None:
     """Its opener may leave before its turn comes: a closed descriptor could be another file by then."""
     world = World(parallel=4, prefetch_parallel=4)

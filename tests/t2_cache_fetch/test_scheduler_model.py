@@ -72,6 +72,8 @@ class Model:
         self.told: list[tuple[object, int, int]] = []
         self.owed: set[tuple[object, int]] = set()
         """Demands that were promised an end."""
+        self.hoped: Counter[tuple[object, int]] = Counter()
+        """Prefetches with a deadline: each lands, fails, is late or is demanded."""
         self.ended = 0
         self.started = 0
         self.fetcher = Fetcher(
@@ -96,7 +98,13 @@ class Model:
     def tell(self, target: FakeTarget, chunk: int, code: int) -> None:
         self.told.append((target.key, chunk, code))
         self.owed.discard((target.key, chunk))
+        self.hoped.pop((target.key, chunk), None)
         assert (target.file.state(chunk) is ChunkState.PRESENT) == (code == 0)
+
+    def late(self, target: FakeTarget, chunk: int) -> None:
+        assert (target.key, chunk) not in self.owed, "somebody demanded it"
+        assert target.file.state(chunk) is not ChunkState.PRESENT
+        assert self.hoped.pop((target.key, chunk)) == 1, "told of what was not asked for, or twice"
 
     async def reader(self, target: FakeTarget, chunks: list[int], patience: float) -> None:
         self.started += 1
@@ -117,6 +125,11 @@ class Model:
                 assert target.file.state(chunk) is ChunkState.PRESENT
         elif what == "prefetch":
             self.fetcher.request(target, chunk, FetchClass.PREFETCH, priority=number)
+        elif what == "deadline":
+            due = trio.current_time() + (0.0, 0.004, 0.02, 2.0)[number % 4]
+            if self.fetcher.request(target, chunk, FetchClass.PREFETCH, deadline=due, on_late=self.late):
+                assert number % 4, "it was late when it was asked for"
+                self.hoped[target.key, chunk] += 1
         elif what == "read":
             patience = (0.001, 0.015, 1.0, 1000.0)[number % 4]
             nursery.start_soon(self.reader, target, [chunk, (chunk + number) % CHUNKS], patience)
@@ -164,7 +177,7 @@ class Model:
 
 # Requests more often than faults: else hardly a flight lands.
 ACTIONS = ["demand", "prefetch", "read"] * 2 + ["prefetch", "forget", "fault", "hang", "let_go", "full"]
-ACTIONS += ["changed", "suspect"]
+ACTIONS += ["changed", "suspect", "deadline", "deadline"]
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(ACTIONS),

@@ -19,7 +19,7 @@ import errno
 import fcntl
 import logging
 import os
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any, Protocol
 
@@ -124,8 +124,8 @@ class Flight:
     """One chunk on its way. Owned by the scheduler."""
 
     __slots__ = (
-        "asked", "chunk", "cls", "deadline", "done", "errno", "key", "length", "number", "offset", "phase",
-        "priority", "requested_at", "reserved", "slots", "target", "waiters",
+        "asked", "chunk", "cls", "deadline", "done", "errno", "key", "length", "number", "offset", "on_late",
+        "phase", "priority", "requested_at", "reserved", "slots", "target", "waiters",
     )  # fmt: skip
 
     def __init__(
@@ -147,6 +147,8 @@ class Flight:
         self.asked = True
         """Somebody wants it who does not wait in ``ensure``."""
         self.done: trio.Event | None = None
+        self.on_late: Callable[[Target, int], None] | None = None
+        """Told when it is dropped because its deadline passed in the queue."""
         self.errno = 0
         self.requested_at = trio.current_time()
 

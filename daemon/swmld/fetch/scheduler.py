@@ -42,6 +42,9 @@ ENSURE_AHEAD = 2
 warm-up of a million chunks neither fills the queue before other readers nor leaves much to take back when it
 is cancelled."""
 
+LATE_STEP = 0.05
+"""Seconds between two looks through the prefetch queue for what is late, which is not started meanwhile."""
+
 
 class Fetcher:
     """Fetches chunks of targets into their cache files. ``run`` must run for anything to move.
@@ -83,6 +86,8 @@ class Fetcher:
         self._flights: dict[tuple[Hashable, int], Flight] = {}
         self._demand: deque[Flight] = deque()
         self._prefetch: list[Flight] = []  # heap; entries that were promoted or forgotten are skipped
+        self._next_late = float("inf")
+        """When to look for late ones among them; no later than the earliest deadline, but for the step."""
         self._used = {FetchClass.DEMAND: 0, FetchClass.PREFETCH: 0}
         self._numbers = 0
         self._nursery: trio.Nursery | None = None
@@ -106,13 +111,17 @@ class Fetcher:
         *,
         priority: int = 0,
         deadline: float | None = None,
+        on_late: Callable[[Target, int], None] | None = None,
     ) -> bool:
         """Ask for a chunk; loop-only, never waits.
 
         DEMAND: True means that ``on_landed`` or ``on_failed`` will follow (a new flight or one that was
         under way), False that the chunk is PRESENT. PREFETCH: True if it was queued, False if it is there,
-        under way, or dropped because the queue is full. ``deadline`` is a ``trio.current_time()`` and orders
-        prefetch alone.
+        under way, or dropped because the queue is full or the deadline has passed.
+
+        ``deadline`` is a ``trio.current_time()``, for prefetch alone: the earlier comes first, and what is
+        still queued then (nobody has demanded it meanwhile) is dropped; ``on_late(target, chunk)`` is called
+        on the loop instead of ``on_landed`` and ``on_failed``.
         """
         flight = self._flights.get((target.key, chunk))
         if flight is not None:
@@ -123,10 +132,14 @@ class Fetcher:
             return True
         if target.file.state(chunk) is ChunkState.PRESENT:
             return False
-        if cls is FetchClass.PREFETCH and self._stats.queued[cls] >= self._queue_limit:
-            self._stats.dropped += 1
-            return False
-        self._enqueue(target, chunk, cls, priority, deadline)
+        if cls is FetchClass.PREFETCH:
+            if self._stats.queued[cls] >= self._queue_limit:
+                self._stats.dropped += 1
+                return False
+            if deadline is not None and deadline <= trio.current_time():
+                return False
+        flight = self._enqueue(target, chunk, cls, priority, deadline)
+        flight.on_late = on_late
         return True
 
     async def ensure(self, target: Target, chunks: Iterable[int]) -> None:
@@ -184,6 +197,7 @@ class Fetcher:
             self._demand.append(flight)
         else:
             heappush(self._prefetch, flight)
+            self._next_late = min(self._next_late, flight.deadline)
             if len(self._prefetch) > 2 * self._queue_limit:
                 self._sweep_prefetch()
         self._wake()
@@ -245,6 +259,22 @@ class Fetcher:
         self._prefetch = [flight for flight in self._prefetch if self._is_queued_prefetch(flight)]
         heapify(self._prefetch)
 
+    def _drop_late(self) -> None:
+        now = trio.current_time()
+        if now < self._next_late:
+            return
+        for flight in [flight for flight in self._prefetch if flight.deadline <= now]:
+            self._late(flight)
+        self._sweep_prefetch()
+        earliest = min((flight.deadline for flight in self._prefetch), default=float("inf"))
+        self._next_late = max(earliest, now + LATE_STEP)
+
+    def _late(self, flight: Flight) -> None:
+        if self._is_queued_prefetch(flight):
+            self._take_back(flight)
+            if flight.on_late is not None:
+                flight.on_late(flight.target, flight.chunk)
+
     @staticmethod
     def _is_queued_prefetch(flight: Flight) -> bool:
         return flight.phase is Phase.QUEUED and flight.cls is FetchClass.PREFETCH
@@ -262,10 +292,12 @@ class Fetcher:
             return trio.lowlevel.Abort.SUCCEEDED
 
         while True:
+            self._drop_late()
             self._start_demand()
             self._start_prefetch()
-            self._dispatcher = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(stop)
+            with trio.CancelScope(deadline=self._next_late):
+                self._dispatcher = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(stop)
 
     def _start_demand(self) -> None:
         while self._demand:
@@ -288,7 +320,9 @@ class Fetcher:
         spare = self._pool.budget // DEMAND_SHARE
         while self._prefetch:
             flight = self._prefetch[0]
-            if self._is_queued_prefetch(flight) and not self._start(
+            if flight.deadline <= trio.current_time():
+                self._late(flight)
+            elif self._is_queued_prefetch(flight) and not self._start(
                 flight, self._prefetch_parallel - self._used[FetchClass.PREFETCH], spare
             ):
                 return
