@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.mount import Daemon
+from support.slowfs import SlowFs
 from support.tree import Tree
 from swmld.api.client import Client
 
@@ -68,11 +70,11 @@ def ruled(daemon_mode: str, base: Path) -> Iterator[Callable[..., Ruled]]:
     """A daemon with these rules, written as YAML; further arguments are options."""
     with ExitStack() as stack:
 
-        def start(rules: str, *options: str) -> Ruled:
+        def start(rules: str, *options: str, source: Path | bool = True) -> Ruled:
             path = base / "rules.yaml"
             path.write_text(rules)
             options = ("--rules", str(path), "--chunk-size", "64KiB", "--neighbours", "off", *options)
-            return Ruled(stack.enter_context(Daemon(base, daemon_mode, options=options)), path)
+            return Ruled(stack.enter_context(Daemon(base, daemon_mode, options=options, source=source)), path)
 
         yield start
 
@@ -144,6 +146,88 @@ def test_files_are_fetched_before_they_are_opened(
     here.until(
         lambda: here.history(path=names[5])[0]["brought"]["used"] == 3 * CHUNK // 2, "its use is not told"
     )
+
+
+MODEL = [f"model-{number:05}-of-00004.safetensors" for number in range(1, 5)]
+
+
+def test_the_next_shards_are_fetched(ruled: Callable[..., Ruled]) -> None:
+    """By their names, over a gap, the first bytes of each; and by an index, all that it lists."""
+    here = ruled(
+        """
+rules:
+  - id: shards
+    conditions: [{type: file_context, property: extension, value: .tar}]
+    actions: [{type: prefetch, parameters: {shards: true, window: 100000}}]
+  - id: model
+    conditions: [{type: file_pattern, property: name, value: "*.index.json"}]
+    actions: [{type: prefetch, parameters: {shards: true}}]
+"""
+    )
+    shards = [f"set/s-{number}.tar" for number in (7, 9, 10, 11)]
+    here.make(*shards, "set/s-10.json", "set/t-10.tar", size=3 * CHUNK)
+    here.make(shards[0])
+    here.read(shards[0])
+    parts = 2 * CHUNK
+    here.until(
+        lambda: here.cached() == {shards[0]: 1000, shards[1]: parts, shards[2]: parts}, "the next shards"
+    )
+    (decision,) = here.history(path=shards[0])
+    assert decision["brought"]["asked"] == decision["brought"]["fetched"] == 2 * parts
+
+    here.make(*(f"m/{name}" for name in [*MODEL, "other.safetensors"]), size=2 * CHUNK)
+    index = {"metadata": {"total_size": 1}, "weight_map": {f"layer.{i}": MODEL[i % 3] for i in range(3000)}}
+    for name, text in (("m", json.dumps(index)), ("broken", json.dumps(index)[:-3])):
+        (here.source / name).mkdir(exist_ok=True)
+        (here.source / name / "model.safetensors.index.json").write_text(text)
+    here.make("broken/" + MODEL[0])
+    here.read("broken/model.safetensors.index.json", "m/model.safetensors.index.json")
+    model = {f"m/{name}": 2 * CHUNK for name in MODEL[:3]}
+    here.until(lambda: model.items() <= here.cached().items(), "the shards that the index lists")
+    assert not {"broken/" + MODEL[0], "m/" + MODEL[3], "m/other.safetensors"} & set(here.cached())
+
+
+def test_directories_below_are_fetched_from(ruled: Callable[..., Ruled]) -> None:
+    rule = """
+  - id: depth-{0}
+    conditions: [{{type: file_pattern, property: path, value: "{0}/*.jpg"}}]
+    actions: [{{type: prefetch, parameters: {{siblings: true, depth: {0}}}}}]"""
+    here = ruled("rules:" + "".join(rule.format(depth) for depth in (1, 2, 3)))
+    levels = [["0.jpg", "1"], ["a/2", "b/0"], ["a/c/4"], ["a/c/e/5"]]
+    trees = {depth: [[f"{depth}/{name}" for name in names] for names in levels] for depth in (1, 2, 3)}
+    here.make("elsewhere/6", *(name for tree in trees.values() for names in tree for name in names))
+    for depth in trees:
+        (here.source / str(depth) / "link").symlink_to(here.source / "elsewhere")
+        here.read(f"{depth}/0.jpg")
+    wanted = {name for depth, tree in trees.items() for names in tree[:depth] for name in names}
+    here.until(lambda: set(here.cached()) >= wanted, f"expected {wanted}")
+    assert set(here.cached()) == wanted
+
+
+def test_what_waits_past_its_deadline_is_dropped(ruled: Callable[..., Ruled], base: Path) -> None:
+    """Files that wait to be opened (the directory takes longer to list), and chunks that wait to be read."""
+    rule = """
+  - id: {0}
+    conditions: [{{type: file_context, property: extension, value: .{0}}}]
+    actions: [{{type: prefetch, parameters: {{siblings: true, deadline: {1}}}}}]"""
+    rules = "rules:" + "".join(rule.format(*each) for each in (("a", "1ms"), ("b", "400ms"), ("c", "60s")))
+    (base / "backing").mkdir()
+    with SlowFs(base, base / "backing", meta_ms=5, read_ms=50) as slow:
+        here = ruled(rules, "--prefetch-parallel", "1", source=slow.path)
+        here.source = slow.backing
+        opened, soon = ["a/0.a", "a/1", "a/2.c"], ["c/0.c", "c/1"]
+        read = [f"b/{number}.b" for number in range(40)]
+        here.make(*opened, *read, *soon)
+        here.read(opened[0])
+        here.read(read[0])
+        here.read(soon[0])  # its deadline is the last: it waits behind the others
+        here.until(lambda: here.cached().get(soon[1]) == 1000, "nothing has come")
+        found = {name for name, size in here.cached().items() if size}
+        assert not {*opened[1:]} & found
+        # One after the other, 50 ms each: the eight of the first 400 ms, one more under way.
+        assert len(found - {opened[0], read[0], *soon}) <= 9
+        here.read(opened[2])  # another rule asks for what was late
+        here.until(lambda: {(name, 1000) for name in opened} <= here.cached().items(), "dropped for good")
 
 
 @pytest.mark.parametrize(

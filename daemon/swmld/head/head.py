@@ -35,7 +35,6 @@ NOT_ACTING: Mapping[type[actions.Effect], frozenset[str]] = {
     actions.Prioritize: frozenset(),
     actions.Advise: frozenset(),
     actions.Cache: frozenset({"pin_fraction"}),
-    actions.Prefetch: frozenset({"deadline", "depth", "shards"}),
 }
 """What rules may ask for and nothing acts on yet: these parameters; none named: the whole action."""
 

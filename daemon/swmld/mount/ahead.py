@@ -1,26 +1,32 @@
-"""Fetches the next files of a directory before they are opened; ``plan.neighbours`` or a rule says which.
+"""Fetches files before they are opened: the next ones of a directory, as ``plan.neighbours`` foresees them,
+and what rules want: those, siblings, files in directories below, the next shards of a set.
 
 A hint and no more: bounded, dropped when the queue is full, and its errors are counted and forgotten.
 """
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import trio
 
+from swmld.errors import FetchError
 from swmld.fetch.flights import Target
 from swmld.fetch.scheduler import Fetcher
-from swmld.mount.deciding import Brought
+from swmld.mount import below
+from swmld.mount.asked import LEARNED, Order, Readers, Wanted, What, orders
+from swmld.mount.deciding import Brought, wants_files
 from swmld.mount.gate import SourceGate
 from swmld.mount.listings import Listings
 from swmld.mount.loading import Loader, unload
 from swmld.mount.native import Native
 from swmld.mount.target import SourceTarget
-from swmld.plan.neighbours import Directory, Limits
+from swmld.plan.neighbours import Limits
+from swmld.plan.shards import INDEX_LIMIT, shards_of_index
 from swmld.types import FetchClass
 
 if TYPE_CHECKING:
@@ -35,16 +41,9 @@ QUEUE = 4096
 OPENERS = 24
 """Files looked up and opened at the source at once: demands find threads, and the source some quiet."""
 
-
 FRESH_SHARE = 0.5
 """Of the time for which a check of the source holds: files are brought so little ahead of their readers that
 they are opened while it still does, else each open would cost the round trip that prefetch is to hide."""
-
-LEAST_AHEAD = 32
-"""Files brought ahead of slow readers; as many requests as a source gets in parallel."""
-
-SLOT = 0.25
-"""Seconds over which a directory's opens are counted."""
 
 EARLY = 64
 """Files of a directory that were opened while it is listed, and whose rules want others fetched."""
@@ -53,45 +52,14 @@ BROUGHT = 65_536
 """Files fetched ahead by rules whose first open is waited for; of more, the oldest count as not used."""
 
 
-class _Wanted(NamedTuple):
-    """A file to bring, or with ``name`` None a directory to list. ``decision``: of the rule that wants it, 0
-    none; its files may have any size up to ``limit`` bytes."""
-
-    parent: int
-    name: bytes | None
-    decision: int = 0
-    limit: int = 0
-
-
 @dataclass(slots=True)
 class _Flight:
     """A file on its way: ``chunks`` of it are still awaited."""
 
     nodeid: int
     target: SourceTarget
-    decision: int
+    wanted: Wanted
     chunks: set[int] = field(default_factory=set)
-
-
-class _Readers:
-    """One directory: what its readers do (``plan``) and how fast, and what rules want besides."""
-
-    def __init__(self, limits: Limits, horizon: float) -> None:
-        self.plan = Directory(limits)
-        self.early: list[tuple[bytes, Verdict]] = []
-        """Opened before there was a listing."""
-        self._horizon = horizon
-        self._rate = 0.0
-        self._opens = 0
-        self._slot = 0.0
-
-    def opened(self, name: bytes, now: float) -> list[bytes]:
-        """The files to bring now: as many ahead as are opened within the horizon."""
-        self._opens += 1
-        if now - self._slot >= SLOT:
-            self._rate = (self._rate + self._opens / (now - self._slot)) / 2
-            self._opens, self._slot = 0, now
-        return self.plan.on_open(name, now, max(LEAST_AHEAD, int(self._rate * self._horizon)))
 
 
 class NeighbourPrefetch:
@@ -124,8 +92,8 @@ class NeighbourPrefetch:
         self._limits = Limits(max_window=max(1, max_files))
         self._horizon = fresh * FRESH_SHARE
         self._tell = brought
-        self._directories: OrderedDict[int, _Readers] = OrderedDict()
-        self._send, self._receive = trio.open_memory_channel[_Wanted](QUEUE)
+        self._directories: OrderedDict[int, Readers] = OrderedDict()
+        self._send, self._receive = trio.open_memory_channel[Wanted](QUEUE)
         self._under_way: dict[object, _Flight] = {}
         self._unopened: OrderedDict[int, tuple[int, int]] = OrderedDict()
         """By nodeid: the decision that had it fetched, and its bytes."""
@@ -144,50 +112,55 @@ class NeighbourPrefetch:
         readers = self._readers(parent)
         wanted = readers.opened(name, trio.current_time())
         rule = verdict.prefetch if verdict is not None else None
+        if rule is not None and verdict is not None and wants_files(rule):
+            until = trio.current_time() + rule.deadline if rule.deadline is not None else float("inf")
+            if readers.plan.listing is None:
+                if len(readers.early) < EARLY:
+                    readers.early.append((name, verdict, until))
+            else:
+                readers.plan.on_dropped(wanted)  # the rule comes first: it may want larger files
+                self._by_rule(parent, readers, name, verdict, until)
+                wanted = readers.plan.ask(wanted)
         if self._learns and (rule is None or rule.enabled):
-            self._bring_all(parent, readers, wanted)
+            self._bring_all(parent, readers, wanted, LEARNED)
         elif wanted:
             readers.plan.on_dropped(wanted)
-        if verdict is not None and rule is not None and rule.enabled and (rule.next_files or rule.siblings):
-            if readers.plan.listed:
-                self._by_rule(parent, readers, name, verdict)
-            elif len(readers.early) < EARLY:
-                readers.early.append((name, verdict))
         if (readers.plan.needs_listing or readers.early) and parent not in self._waiting:
             self._waiting.add(parent)
-            if not self._queue(_Wanted(parent, None)):
+            if not self._queue(Wanted(What.LISTING, parent)):
                 self._waiting.discard(parent)
 
-    def _readers(self, parent: int) -> _Readers:
+    def _readers(self, parent: int) -> Readers:
         readers = self._directories.get(parent)
         if readers is None:
-            readers = self._directories[parent] = _Readers(self._limits, self._horizon)
+            readers = self._directories[parent] = Readers(self._limits, self._horizon)
             if len(self._directories) > DIRECTORIES:
                 self._directories.popitem(last=False)
         self._directories.move_to_end(parent)
         return readers
 
-    def _by_rule(self, parent: int, readers: _Readers, name: bytes, verdict: Verdict) -> None:
-        rule = verdict.prefetch
-        assert rule is not None
-        wanted = readers.plan.others(name) if rule.siblings else readers.plan.following(name, rule.next_files)
-        limit = 1 << 62 if rule.window is None else rule.window
-        self._bring_all(parent, readers, wanted, verdict.id, limit)
+    def _by_rule(self, parent: int, readers: Readers, name: bytes, verdict: Verdict, until: float) -> None:
+        for order, names in orders(readers.plan, name, verdict, until):
+            self._bring_all(parent, readers, names, order)
+            if order.index:
+                self._queue(Wanted(What.INDEX, parent, name, order))
+            if order.levels > 1 and readers.walked != readers.plan.epoch:
+                readers.walked = readers.plan.epoch
+                if not self._queue(Wanted(What.BELOW, parent, None, order, order.levels)):
+                    readers.walked = -1
 
-    def _bring_all(
-        self, parent: int, readers: _Readers, names: list[bytes], decision: int = 0, limit: int = 0
-    ) -> None:
-        dropped = [name for name in names if not self._queue(_Wanted(parent, name, decision, limit))]
+    def _bring_all(self, parent: int, readers: Readers, names: list[bytes], order: Order) -> None:
+        dropped = [name for name in names if not self._queue(Wanted(What.FILE, parent, name, order))]
         if dropped:
             readers.plan.on_dropped(dropped)
 
-    def _queue(self, wanted: _Wanted) -> bool:
+    def _queue(self, wanted: Wanted) -> bool:
         try:
             self._send.send_nowait(wanted)
         except trio.WouldBlock:
             self.dropped += 1
             return False
-        self.asked += wanted.name is not None
+        self.asked += wanted.what is What.FILE
         return True
 
     async def run(self) -> None:
@@ -197,16 +170,20 @@ class NeighbourPrefetch:
                 nursery.start_soon(self._work)
 
     async def _work(self) -> None:
+        carry_out = {
+            What.FILE: self._bring, What.LISTING: self._list, What.INDEX: self._index, What.BELOW: self._below
+        }  # fmt: skip
         async for wanted in self._receive:
+            if wanted.order.deadline <= trio.current_time():
+                self._late(wanted)
+                continue
             try:
-                if wanted.name is None:
-                    await self._list(wanted.parent)
-                else:
-                    await self._bring(wanted.parent, wanted.name, wanted.decision, wanted.limit)
-            except OSError:
+                await carry_out[wanted.what](wanted)
+            except (OSError, FetchError):
                 self.failed += 1
 
-    async def _list(self, parent: int) -> None:
+    async def _list(self, wanted: Wanted) -> None:
+        parent = wanted.parent
         try:
             listing = await self._listings.load(parent)
         finally:
@@ -216,29 +193,72 @@ class NeighbourPrefetch:
             return
         readers.plan.set_listing(listing)
         early, readers.early = readers.early, []
-        for name, verdict in early:
-            self._by_rule(parent, readers, name, verdict)
+        for name, verdict, until in early:
+            self._by_rule(parent, readers, name, verdict, until)
 
-    async def _bring(self, parent: int, name: bytes, decision: int, limit: int) -> None:
-        entry, target = await self._gate.call(
-            lambda: self._loader.load_small(parent, name, max(limit, self._whole_limit)), unload
-        )
+    async def _index(self, wanted: Wanted) -> None:
+        """Whoever opened the index reads it: it is fetched for both at once."""
+        assert wanted.name is not None
+        parent, name, order = wanted.parent, wanted.name, wanted.order
+        _, target = await self._gate.call(lambda: self._loader.load_small(parent, name, INDEX_LIMIT), unload)
         if target is None:
+            return
+        try:
+            await self._fetcher.ensure(target, range(target.file.nchunks))
+            names = await trio.to_thread.run_sync(_listed, target.file.fd, target.file.size)
+        finally:
+            target.release()
+        readers = self._readers(parent)
+        self._bring_all(parent, readers, readers.plan.ask(names[: order.files]), order)
+
+    async def _below(self, wanted: Wanted) -> None:
+        parent, name, order = wanted.parent, wanted.name, wanted.order
+        found = await self._gate.call(lambda: below.read(self._native, parent, name))
+        if name is not None:
+            readers = self._readers(found.nodeid)
+            if readers.plan.listing is None:
+                readers.plan.set_listing(found.files)
+            names = readers.plan.others(b"")
+            readers.plan.on_dropped(names[order.files :])
+            self._bring_all(found.nodeid, readers, names[: order.files], order)
+            order.files -= len(names[: order.files])
+        for directory in found.directories if wanted.levels > 1 else ():
+            if order.directories > 0 and order.files > 0:
+                order.directories -= 1
+                self._queue(Wanted(What.BELOW, found.nodeid, directory, order, wanted.levels - 1))
+
+    async def _bring(self, wanted: Wanted) -> None:
+        assert wanted.name is not None
+        parent, name, order = wanted.parent, wanted.name, wanted.order
+        limit = max(order.limit, self._whole_limit)
+        entry, target = await self._gate.call(lambda: self._loader.load_small(parent, name, limit), unload)
+        if target is None:
+            readers = self._directories.get(parent)
+            if entry.size > limit and readers is not None:
+                readers.plan.passed_over(name)
             return
         if target.source_fd < 0:
             self._native.set_complete(entry.nodeid, target.file.file_id, target.identity, tell_open=True)
             target.release()
             return
-        asked = set()
-        if target.key not in self._under_way:
-            missing = target.file.missing(0, target.file.nchunks)
-            asked = {c for c in missing if self._fetcher.request(target, c, FetchClass.PREFETCH)}
+        asked = self._ask(target, order) if target.key not in self._under_way else set()
         if not asked:
             target.release()
             return
-        self._under_way[target.key] = _Flight(entry.nodeid, target, decision, asked)
-        if decision and self._tell is not None:
-            self._tell(decision, asked=_bytes(target, asked))
+        self._under_way[target.key] = _Flight(entry.nodeid, target, wanted, asked)
+        if order.decision and self._tell is not None:
+            self._tell(order.decision, asked=_bytes(target, asked))
+
+    def _ask(self, target: SourceTarget, order: Order) -> set[int]:
+        file = target.file
+        until = order.deadline if order.deadline < float("inf") else None
+        missing = file.missing(0, min(file.nchunks, -(-order.part // file.chunk_size)))
+        return {
+            chunk for chunk in missing
+            if self._fetcher.request(
+                target, chunk, FetchClass.PREFETCH, deadline=until, on_late=self._on_late
+            )
+        }  # fmt: skip
 
     def on_landed(self, target: Target, chunk: int) -> None:
         """A chunk landed; if it was the last one of ours, C may open the file by itself."""
@@ -246,12 +266,12 @@ class NeighbourPrefetch:
         if flight is None or chunk not in flight.chunks:
             return
         self._over(target, flight, chunk)
-        if not flight.decision or self._tell is None:
+        if not flight.wanted.order.decision or self._tell is None:
             return
         length = _bytes(target, (chunk,))
-        self._tell(flight.decision, fetched=length)
+        self._tell(flight.wanted.order.decision, fetched=length)
         before = self._unopened.get(flight.nodeid, (0, 0))[1]
-        self._unopened[flight.nodeid] = flight.decision, before + length
+        self._unopened[flight.nodeid] = flight.wanted.order.decision, before + length
         if len(self._unopened) > BROUGHT:
             self._unopened.popitem(last=False)
 
@@ -261,6 +281,24 @@ class NeighbourPrefetch:
         if flight is not None and chunk in flight.chunks:
             self.failed += 1
             self._over(target, flight, chunk)
+
+    def _on_late(self, target: Target, chunk: int) -> None:
+        """Its deadline passed while it waited for its turn."""
+        flight = self._under_way.get(target.key)
+        if flight is not None and chunk in flight.chunks:
+            self._late(flight.wanted)
+            self._over(target, flight, chunk)
+
+    def _late(self, wanted: Wanted) -> None:
+        """The next open may ask for it again."""
+        self.dropped += 1
+        readers = self._directories.get(wanted.parent)
+        if readers is None:
+            return
+        if wanted.what is What.FILE and wanted.name is not None:
+            readers.plan.on_dropped([wanted.name])
+        elif wanted.what is What.BELOW and wanted.name is None:
+            readers.walked = -1
 
     def _over(self, target: Target, flight: _Flight, chunk: int) -> None:
         flight.chunks.discard(chunk)
@@ -281,3 +319,7 @@ class NeighbourPrefetch:
 
 def _bytes(target: Target, chunks: Iterable[int]) -> int:
     return sum(target.file.extent(chunk)[1] for chunk in chunks)
+
+
+def _listed(fd: int, size: int) -> list[bytes]:
+    return shards_of_index(os.pread(fd, size, 0))

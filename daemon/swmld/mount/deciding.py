@@ -37,6 +37,11 @@ class Decider(Protocol):
     brought: Brought
 
 
+def wants_files(prefetch: Prefetch) -> bool:
+    """Whether other files are to be fetched when one is opened."""
+    return prefetch.enabled and bool(prefetch.next_files or prefetch.siblings or prefetch.shards)
+
+
 def readahead_limits(prefetch: Prefetch, usual: Limits, chunk_size: int) -> Limits:
     """The limits of a file's streams as a rule wants them: ``size`` is the first window, ``window`` the
     largest."""

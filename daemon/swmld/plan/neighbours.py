@@ -79,6 +79,8 @@ class Directory:
         self._waiting: deque[tuple[int, int]] = deque()  # (number of the open that asked, index)
         self._covered: bool | None = None
         """Whether the latest epoch opened the whole directory; ``None`` in the first."""
+        self._large = bytearray()
+        """Asked for and passed over in this epoch."""
         self.epoch = 0
         """How often its readers began anew."""
         self._begin_epoch()
@@ -87,6 +89,7 @@ class Directory:
         size = len(self._listing) if self._listing else 0
         self._opened = bytearray(-(-size // 8))
         self._asked = bytearray(-(-size // 8))
+        self._large = bytearray(-(-size // 8))
         self._distinct = 0
         self._again = 0
         self._waiting.clear()
@@ -135,9 +138,9 @@ class Directory:
         return [self._listing.name(other) for other in wanted]
 
     @property
-    def listed(self) -> bool:
-        """There is a listing."""
-        return self._listing is not None
+    def listing(self) -> Listing | None:
+        """The latest that it was given."""
+        return self._listing
 
     def following(self, name: bytes, count: int) -> list[bytes]:
         """Up to ``count`` files that come after ``name`` in the order that its readers keep to (sorted, until
@@ -148,16 +151,37 @@ class Directory:
         order = max(self._orders, key=lambda order: order.foreseen)
         first = order.place(index) + 1
         places = range(first, min(first + count, len(self._listing)))
-        return [self._listing.name(i) for i in map(order.index, places) if self._ask(i)]
+        return [self._listing.name(i) for i in map(order.index, places) if self._want(i)]
 
     def others(self, name: bytes) -> list[bytes]:
-        """All other files: those after ``name``, then those before it; none twice in an ``epoch``."""
+        """All other files: those after ``name``, then those before it; all where it was not listed. None
+        twice in an ``epoch``."""
         if self._listing is None:
             return []
-        count = len(self._listing)
-        first = self._listing.find(name) or 0
-        wanted = (index % count for index in range(first + 1, first + count))
-        return [self._listing.name(index) for index in wanted if self._ask(index)]
+        own = self._listing.find(name)
+        after, before = (own + 1, own) if own is not None else (0, 0)
+        wanted = (*range(after, len(self._listing)), *range(before))
+        return [self._listing.name(index) for index in wanted if self._want(index)]
+
+    def ask(self, names: Iterable[bytes]) -> list[bytes]:
+        """Those of ``names`` that are listed; none twice in an ``epoch``."""
+        if self._listing is None:
+            return []
+        found = ((name, self._listing.find(name)) for name in names)
+        return [name for name, index in found if index is not None and self._want(index)]
+
+    def passed_over(self, name: bytes) -> None:
+        """It was asked for and is too large for that; ``following``, ``others`` and ``ask`` may want it
+        still, for they know of no such limit."""
+        index = self._listing.find(name) if self._listing is not None else None
+        if index is not None:
+            self._large[index >> 3] |= 1 << (index & 7)
+
+    def _want(self, index: int) -> bool:
+        if not _has(self._large, index):
+            return self._ask(index)
+        self._large[index >> 3] &= ~(1 << (index & 7))
+        return not _has(self._opened, index)
 
     def on_dropped(self, names: Iterable[bytes]) -> None:
         """These were asked for and not taken (the fetch queue was full): they may be asked for again."""
