@@ -324,10 +324,10 @@ static int openable(const struct node *n, int passthrough)
 }
 
 /* What serves it is there. A cache file that is left from opens before (Python has not let go of it yet) does not count:
- * it may be of an older generation. */
+ * it may be of an older generation. So may one that others read just now: a newer one was fetched ahead. */
 static int served(const struct node *n, int passthrough)
 {
-	return passthrough ? n->backing : n->cf && n->mode != SW_NONE;
+	return passthrough ? n->backing : n->cf && n->mode != SW_NONE && n->cf->file_id == n->file_id;
 }
 
 /* Under lock, which is left and taken again: gives the node what serves it, a backing id or an open cache file. */
@@ -365,6 +365,7 @@ static struct node *serve(sw_session *s, uint64_t nodeid, int passthrough)
 	}
 	f->fd = fd;
 	f->refs = 1;
+	f->file_id = file_id;
 	f->size = n->gen_size;
 	f->chunk_size = 1u << 22; /* all chunks are there: any size does */
 	cfile_put(s, n->cf);

@@ -85,6 +85,7 @@ struct node {
 struct sw_cfile {
 	int fd;
 	uint32_t refs;
+	uint64_t file_id;              /* that C opened by this number; 0: given by Python */
 	uint64_t size;
 	uint32_t chunk_size;
 	uint64_t nchunks, present;

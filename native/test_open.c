@@ -557,6 +557,34 @@ static void hot_without_passthrough(void)
 	end();
 }
 
+/* A changed file is fetched ahead while the old generation is read: who opens it now gets the new one. */
+static void fetched_ahead_while_read(void)
+{
+	struct sw_entry e;
+	uint64_t u;
+	void *body;
+	size_t n;
+
+	kit_config.passthrough = 0;
+	kit_config.check = 0;
+	begin();
+	kit_file(k->root, "file", "old data");
+	e = entry("file");
+	complete(&e, 700, "old data");
+	hot_open(e.nodeid, FOPEN_NOFLUSH, NULL);
+	kit_file(k->root, "file", "new data");
+	CHECK(!sw_getattr(s, e.nodeid, &e));
+	complete(&e, 701, "new data");
+	hot_open(e.nodeid, FOPEN_NOFLUSH, NULL); /* nor are the kernel's pages kept */
+	u = k_read(k, e.nodeid, SW_HOT_FH | e.nodeid, 0, 100);
+	EQUAL(k_answer(k, u, &body, &n), 0);
+	CHECK(n == 8 && !memcmp(body, "new data", 8));
+	hot_open(e.nodeid, FOPEN_NOFLUSH | FOPEN_KEEP_CACHE, NULL);
+	for (int i = 0; i < 3; i++)
+		k_release(k, e.nodeid, SW_HOT_FH | e.nodeid);
+	end();
+}
+
 static void partial_against_passthrough(void)
 {
 	struct sw_entry e;
@@ -639,6 +667,7 @@ int main(void)
 	fallocated();
 	cached();
 	hot_without_passthrough();
+	fetched_ahead_while_read();
 	partial_against_passthrough();
 	undone_before_the_answer();
 	deleted_while_open();
