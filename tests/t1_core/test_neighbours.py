@@ -359,10 +359,10 @@ def test_unknown_names_and_changed_listings() -> None:
 
 
 def test_a_large_directory_takes_30_bytes_a_name() -> None:
-    listing = Listing(b"%d" % (number * 7919 % 1_000_003) for number in range(300_000))
+    listing = Listing(b"%d" % (number * 7919 % 1_000_003) for number in range(100_000))
     directory = Directory()
     directory.set_listing(listing)
-    assert listing.nbytes <= 300_000 * 30
+    assert listing.nbytes <= 100_000 * 30
     for index in range(2000):
         directory.on_open(listing.name(index), 0.0)
     assert directory.on_open(listing.name(2000), 0.0)
@@ -395,3 +395,33 @@ def test_never_unknown_never_twice_an_epoch(
         lost = [other for other in wanted if listed.index(other) in dropped]
         directory.on_dropped(lost)
         asked += [other for other in wanted if other not in lost]
+
+
+def test_what_rules_ask_for() -> None:
+    directory = Directory()
+    assert directory.others(b"x") == directory.ask([b"x"]) == directory.following(b"x", 2) == []
+    directory.passed_over(b"x")
+    listed = names(12)
+    directory.set_listing(Listing(listed))
+    assert directory.ask([b"x", listed[7], listed[3], listed[7]]) == [listed[7], listed[3]]
+    assert directory.following(listed[2], 3) == [listed[4], listed[5]]
+    assert directory.others(listed[5]) == [listed[place] for place in (6, 8, 9, 10, 11, 0, 1, 2)]
+    assert directory.others(b"x") == [listed[5]]
+    assert directory.others(b"x") == []
+    directory.on_dropped([listed[1]])
+    assert directory.others(b"") == [listed[1]]
+
+
+def test_rules_may_want_what_was_passed_over_as_too_large() -> None:
+    reading = Reading(names(100))
+    reading.open_all(names(100)[:4])
+    large = [name for name in reading.asked if name not in reading.opened]
+    assert len(large) > 2
+    assert reading.directory.ask(large) == []
+    for name in [*large, b"x"]:
+        reading.directory.passed_over(name)
+    assert reading.directory.following(names(100)[3], 2) == large[:2]
+    assert reading.directory.ask(large) == large[2:], "and none twice"
+    before = len(reading.asked)
+    reading.open(names(100)[4])
+    assert not set(large) & set(reading.asked[before:]), "its readers do not ask for it again"

@@ -137,7 +137,7 @@ NUMBERED = {
 }
 
 
-@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("workers", [0, 4])
 @pytest.mark.parametrize("names", NUMBERED.values(), ids=NUMBERED)
 def test_natural_order_is_sorted(names: list[str], workers: int) -> None:
     run, job, files = numbered(train=names)
@@ -151,7 +151,7 @@ def test_natural_order_is_sorted(names: list[str], workers: int) -> None:
     assert view.order.evidence.endswith("go forward in numeric order of the names")
     assert view.order.confidence > 0.9
     assert view.batch == (4 if workers > 1 else None)
-    run.loader(pids, files, 4)
+    run.loader(pids, files[:100], 4)
     view = run.dataset(job, "train")
     assert (view.order.kind, view.epoch) == ("sorted", 2)
 
@@ -196,8 +196,8 @@ def test_shuffled_numbered_names_are_never_sorted(names: list[str], workers: int
     early = max(len(files) // 20, 50)
     run.loader(pids, order[:early], 4)
     assert run.dataset(job, "train").order.kind == "shuffled"
-    for at in range(early, len(files), 100):
-        run.loader(pids, order[at : at + 100], 4)
+    for at in range(early, len(files), 250):
+        run.loader(pids, order[at : at + 250], 4)
         assert run.dataset(job, "train").order.kind == "shuffled"
 
 
@@ -420,7 +420,6 @@ class Ranks:
     [
         [0, 0.1],
         [0, 0, 0, 0.1],
-        [0, 0.1, 0.1, 0.1],
         [0, 0.03, 0.06, 0.09],
         [0, 0.1, 0, 0.05, 0.02, 0, 0.08, 0.1],
         [0, 0, 0, 0],
