@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from swmld.mount import asked, shard_index
+from swmld.mount.asked import Order
+from swmld.mount.shard_index import shards_of
 from swmld.plan import shards
 from swmld.plan.listing import Listing
-from swmld.plan.shards import is_index, next_shards, shards_of_index
+from swmld.plan.neighbours import Directory
+from swmld.plan.shards import is_index, next_shards
+from swmld.rules.actions import Prefetch
+from swmld.rules.verdict import Verdict
 
 NAMES = [
     *(f"shard-{number:06}.tar" for number in (0, 1, 2, 12, 13)),
@@ -90,6 +97,42 @@ def test_as_comparing_all_names(pieces: list[list[bytes]], which: int, count: in
     assert next_shards(Listing(names), name, count) == by_pairs(names, name, count)
 
 
+SET = [b"s-1.tar", b"s-2.tar", b"s-3.tar", b"s-4.tar", b"s.index.json"]
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "wanted"),
+    [
+        (Prefetch(shards=True), SET[0], [(SET[1:3], Order(limit=asked.ANY))]),
+        (Prefetch(shards=True, next_files=3), SET[0], [(SET[1:4], Order(limit=asked.ANY))]),
+        (Prefetch(shards=True, window=MIB), SET[2], [(SET[3:4], Order(limit=asked.ANY, part=MIB))]),
+        (Prefetch(next_files=1), SET[1], [(SET[2:3], Order(limit=asked.ANY))]),
+        (Prefetch(siblings=True, window=MIB), SET[3], [([SET[4], *SET[:3]], Order(limit=MIB))]),
+        (Prefetch(siblings=True, depth=3), SET[4], [(SET[:4], Order(limit=asked.ANY, levels=3))]),
+        (
+            Prefetch(shards=True, siblings=True, next_files=1),
+            SET[0],
+            [(SET[1:2], Order(limit=asked.ANY)), (SET[2:], Order(limit=asked.ANY))],
+        ),
+        (
+            Prefetch(shards=True),
+            SET[4],
+            [([], Order(limit=asked.ANY, index=True, files=shard_index.MOST_SHARDS))],
+        ),
+        (Prefetch(shards=True, next_files=7), SET[4], [([], Order(limit=asked.ANY, index=True, files=7))]),
+    ],
+)
+def test_what_a_rule_wants_with_a_file(
+    rule: Prefetch, name: bytes, wanted: list[tuple[list[bytes], Order]]
+) -> None:
+    plan = Directory()
+    plan.set_listing(Listing(SET))
+    found = list(asked.orders(plan, name, Verdict(5, prefetch=rule), 9.0))
+    expected = [(names, replace(order, decision=5, deadline=9.0)) for names, order in wanted]
+    assert [(names, asdict(order)) for order, names in found] == [(n, asdict(o)) for n, o in expected]
+
+
 def index(names: list[str], **more: object) -> bytes:
     return json.dumps({**more, "weight_map": {f"layer.{i}": name for i, name in enumerate(names)}}).encode()
 
@@ -97,11 +140,11 @@ def index(names: list[str], **more: object) -> bytes:
 def test_an_index_lists_its_shards_in_the_order_of_their_names() -> None:
     names = [f"model-{number:05}-of-00163.safetensors" for number in (163, 1, 10, 2, 1, 163)]
     text = index(names, metadata={"total_size": 1, "weight_map": "no"})
-    assert shards_of_index(text) == [name.encode() for name in sorted(set(names))]
-    assert shards_of_index(index(["s10", "s9"])) == [b"s9", b"s10"]
+    assert shards_of(text) == [name.encode() for name in sorted(set(names))]
+    assert shards_of(index(["s10", "s9"])) == [b"s9", b"s10"]
     odd = ['a"b', "c\\d", "\u00e9", "x}y", "new\nline"]
-    assert set(shards_of_index(index(odd))) == {name.encode() for name in odd}
-    assert shards_of_index(index(["../etc/passwd", "/etc/passwd", "a/b", "c"])) == [b"c"]
+    assert set(shards_of(index(odd))) == {name.encode() for name in odd}
+    assert shards_of(index(["../etc/passwd", "/etc/passwd", "a/b", "c"])) == [b"c"]
     assert is_index(b"model.safetensors.index.json")
     assert not is_index(b"index.json")
 
@@ -116,15 +159,16 @@ GOOD = index(["a", "b"])
         b'{"weight_map": ["a"]}', b'{"weight_map": {"a": 1}}', b'{"weight_map": {"a": "b", }}',
         b'{"weight_map": {"a": "\\q"}}', b'{"weight_map": {"a": "\\ud800x"}}',
         b'{"weight_map": {"a": "b\xff"}}',
-        b'{"x": "\\"weight_map\\": {"}', index([f"s{number}" for number in range(shards.MOST_SHARDS + 1)]),
+        b'{"x": "\\"weight_map\\": {"}',
+        index([f"s{number}" for number in range(shard_index.MOST_SHARDS + 1)]),
     ],
     ids=str,
 )  # fmt: skip
 def test_a_malformed_index_lists_nothing(text: bytes) -> None:
-    assert shards_of_index(text) == []
+    assert shards_of(text) == []
 
 
 @given(st.binary(max_size=60), st.integers(0, len(GOOD)))
 def test_any_bytes_are_an_index_or_not(junk: bytes, at: int) -> None:
-    assert isinstance(shards_of_index(GOOD[:at] + junk + GOOD[at:]), list)
-    assert isinstance(shards_of_index(b'{"weight_map": {' + junk), list)
+    assert isinstance(shards_of(GOOD[:at] + junk + GOOD[at:]), list)
+    assert isinstance(shards_of(b'{"weight_map": {' + junk), list)

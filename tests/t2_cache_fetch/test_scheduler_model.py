@@ -73,7 +73,8 @@ class Model:
         self.owed: set[tuple[object, int]] = set()
         """Demands that were promised an end."""
         self.hoped: Counter[tuple[object, int]] = Counter()
-        """Prefetches with a deadline: each lands, fails, is late or is demanded."""
+        """Prefetches with a deadline: each lands, fails or is late."""
+        self.forgot = False
         self.ended = 0
         self.started = 0
         self.fetcher = Fetcher(
@@ -135,6 +136,7 @@ class Model:
             nursery.start_soon(self.reader, target, [chunk, (chunk + number) % CHUNKS], patience)
         elif what == "forget":
             self.fetcher.forget(target)
+            self.forgot = True
         elif what == "fault":
             self.engine.faults.append((0, errno.EIO, errno.EACCES, errno.EAGAIN)[number % 4])
         elif what == "hang":
@@ -160,6 +162,7 @@ class Model:
     def check_end(self) -> None:
         assert self.ended == self.started
         assert not self.owed, "a demand was promised an end and got none"
+        assert self.forgot or not self.hoped, "nobody was told how a prefetch ended"
         stats = self.fetcher.stats
         assert (stats.reads_in_flight, stats.stuck) == (0, 0)
         assert not any(stats.queued.values())

@@ -15,6 +15,7 @@ from support.mount import Daemon
 from support.slowfs import SlowFs
 from support.tree import Tree
 from swmld.api.client import Client
+from swmld.mount.below import DIRECTORIES
 
 CHUNK = 65_536
 LIMIT = 30.0
@@ -191,8 +192,8 @@ def test_directories_below_are_fetched_from(ruled: Callable[..., Ruled]) -> None
     rule = """
   - id: depth-{0}
     conditions: [{{type: file_pattern, property: path, value: "{0}/*.jpg"}}]
-    actions: [{{type: prefetch, parameters: {{siblings: true, depth: {0}}}}}]"""
-    here = ruled("rules:" + "".join(rule.format(depth) for depth in (1, 2, 3)))
+    actions: [{{type: prefetch, parameters: {{siblings: true, depth: {1}}}}}]"""
+    here = ruled("rules:" + "".join(rule.format(*each) for each in ((1, 1), (2, 2), (3, 3), ("wide", 2))))
     levels = [["0.jpg", "1"], ["a/2", "b/0"], ["a/c/4"], ["a/c/e/5"]]
     trees = {depth: [[f"{depth}/{name}" for name in names] for names in levels] for depth in (1, 2, 3)}
     here.make("elsewhere/6", *(name for tree in trees.values() for names in tree for name in names))
@@ -201,6 +202,12 @@ def test_directories_below_are_fetched_from(ruled: Callable[..., Ruled]) -> None
         here.read(f"{depth}/0.jpg")
     wanted = {name for depth, tree in trees.items() for names in tree[:depth] for name in names}
     here.until(lambda: set(here.cached()) >= wanted, f"expected {wanted}")
+    assert set(here.cached()) == wanted
+    many = [f"wide/{number:03}/f" for number in range(DIRECTORIES + 5)]
+    here.make("wide/0.jpg", *many)
+    here.read("wide/0.jpg")
+    wanted |= {"wide/0.jpg", *many[:DIRECTORIES]}
+    here.until(lambda: set(here.cached()) >= wanted, "the first of many directories")
     assert set(here.cached()) == wanted
 
 

@@ -6,7 +6,6 @@ A hint and no more: bounded, dropped when the queue is full, and its errors are 
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import trio
 from swmld.errors import FetchError
 from swmld.fetch.flights import Target
 from swmld.fetch.scheduler import Fetcher
-from swmld.mount import below
+from swmld.mount import below, shard_index
 from swmld.mount.asked import LEARNED, Order, Readers, Wanted, What, orders
 from swmld.mount.deciding import Brought, wants_files
 from swmld.mount.gate import SourceGate
@@ -26,7 +25,6 @@ from swmld.mount.loading import Loader, unload
 from swmld.mount.native import Native
 from swmld.mount.target import SourceTarget
 from swmld.plan.neighbours import Limits
-from swmld.plan.shards import INDEX_LIMIT, shards_of_index
 from swmld.types import FetchClass
 
 if TYPE_CHECKING:
@@ -200,12 +198,13 @@ class NeighbourPrefetch:
         """Whoever opened the index reads it: it is fetched for both at once."""
         assert wanted.name is not None
         parent, name, order = wanted.parent, wanted.name, wanted.order
-        _, target = await self._gate.call(lambda: self._loader.load_small(parent, name, INDEX_LIMIT), unload)
+        limit = shard_index.INDEX_LIMIT
+        _, target = await self._gate.call(lambda: self._loader.load_small(parent, name, limit), unload)
         if target is None:
             return
         try:
             await self._fetcher.ensure(target, range(target.file.nchunks))
-            names = await trio.to_thread.run_sync(_listed, target.file.fd, target.file.size)
+            names = await trio.to_thread.run_sync(shard_index.read, target.file.fd, target.file.size)
         finally:
             target.release()
         readers = self._readers(parent)
@@ -319,7 +318,3 @@ class NeighbourPrefetch:
 
 def _bytes(target: Target, chunks: Iterable[int]) -> int:
     return sum(target.file.extent(chunk)[1] for chunk in chunks)
-
-
-def _listed(fd: int, size: int) -> list[bytes]:
-    return shards_of_index(os.pread(fd, size, 0))

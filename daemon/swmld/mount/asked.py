@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from swmld.mount import below
+from swmld.mount.shard_index import MOST_SHARDS
 from swmld.plan.neighbours import Directory, Limits
-from swmld.plan.shards import MOST_SHARDS, is_index, next_shards
+from swmld.plan.shards import is_index, next_shards
 
 if TYPE_CHECKING:
     from swmld.rules.verdict import Verdict
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 NEXT_SHARDS = 2
 """Where a rule does not say how many: one that is read next, and one on its way."""
 
-_ANY = 1 << 62
+ANY = 1 << 62
+"""Bytes: no bound."""
 
 LEAST_AHEAD = 32
 """Files brought ahead of slow readers; as many requests as a source gets in parallel."""
@@ -35,7 +37,7 @@ class Order:
 
     decision: int = 0
     limit: int = 0
-    part: int = _ANY
+    part: int = ANY
     deadline: float = float("inf")
     index: bool = False
     levels: int = 1
@@ -97,10 +99,10 @@ def orders(
     rule, listing = verdict.prefetch, plan.listing
     assert rule is not None
     assert listing is not None
-    window = _ANY if rule.window is None else rule.window
+    window = ANY if rule.window is None else rule.window
     if rule.shards:
         # Shards are larger than most windows: their first bytes are worth more than nothing.
-        order = Order(verdict.id, limit=_ANY, part=window, deadline=deadline)
+        order = Order(verdict.id, limit=ANY, part=window, deadline=deadline)
         names: list[bytes] = []
         if is_index(name):
             order.index = True
