@@ -406,7 +406,6 @@ def test_what_rules_ask_for() -> None:
     assert directory.ask([b"x", listed[7], listed[3], listed[7]]) == [listed[7], listed[3]]
     assert directory.following(listed[2], 3) == [listed[4], listed[5]]
     assert directory.others(listed[5]) == [listed[place] for place in (6, 8, 9, 10, 11, 0, 1, 2)]
-    assert directory.others(b"x") == [listed[5]]
     assert directory.others(b"x") == []
     directory.on_dropped([listed[1]])
     assert directory.others(b"") == [listed[1]]
