@@ -273,14 +273,14 @@ async def test_without_rules() -> None:
 
 def test_figures_and_status(head: FakeHead, monkeypatch: pytest.MonkeyPatch) -> None:
     head.decide("a.png")
-    head.decide("b")
+    head.decide("secret/b")
     answers = answering(head)
     assert answers.status() == {"active": 3, "loaded_at": 500.0, "error": "one\ntwo", "error_at": 600.0}
     found = values(Snapshot(rules=answers.figures()))
     assert found == {
         "rules": 3,
         "rule_decisions_total": 2,
-        "rule_applied_total": {"images": 1, "secret": 0, "all": 2},
+        "rule_applied_total": {"images": 1, "secret": 1, "all": 2},
         "rules_reload_errors_total": 2,
         "events_total": {"seen": 3},
         "notifications_total": {"command,done": 4},
@@ -288,7 +288,7 @@ def test_figures_and_status(head: FakeHead, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(api, "NAMED", 1)
     figures = answers.figures()
     assert figures is not None
-    assert figures.applied == {"images": 1, api.OTHERS: 2}
+    assert figures.applied == {"images": 1, api.OTHERS: 3}
 
 
 async def get(address: str, target: str) -> tuple[str, Any]:

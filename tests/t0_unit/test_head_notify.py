@@ -106,9 +106,13 @@ async def test_events_beyond_a_number_are_counted_together(monkeypatch: pytest.M
 async def test_a_command_gets_the_event_on_its_input_and_no_shell(script: Any, tmp_path: Path) -> None:
     command = script(f'cat > "{tmp_path}/$1"; umask > {tmp_path}/umask; pwd > {tmp_path}/cwd\n')
     it = Telling({"event": "opened", "command": f"{command} '$(id);*'"})
-    async with it.running():
-        it.tell()
-        await it.until(command_done=1)
+    before = os.umask(0)  # as in the daemon
+    try:
+        async with it.running():
+            it.tell()
+            await it.until(command_done=1)
+    finally:
+        os.umask(before)
     assert json.loads((tmp_path / "$(id);*").read_text()) == {
         "event": "opened", "rule": "r0", "mount": "/mnt/ml", "path": "a/b.pt", "pid": 42, "at": 1234.5,
         "decision": 1, "rules": ["r0"],
@@ -298,6 +302,31 @@ async def test_webhooks_that_fail(hook: Hook, caplog: pytest.LogCaptureFixture) 
         "expected a URL that begins with http:// or https://",
     ]
     assert len(told) == 5
+
+
+async def test_a_webhook_that_hangs_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    go, called = threading.Event(), []
+
+    def hang(url: str, body: bytes) -> None:
+        called.append(url)
+        go.wait(60)
+
+    monkeypatch.setattr(notify, "_post", hang)
+    monkeypatch.setattr(notify, "WEBHOOK_TIME", 0.1)
+    it = Telling({"webhook": "http://nowhere"})
+    try:
+        async with it.running():
+            for _ in range(notify.AT_ONCE + 2):
+                it.tell()
+            await it.until(webhook_failed=notify.AT_ONCE + 2)
+            await eventually(lambda: len(called) == notify.AT_ONCE)
+            monkeypatch.setattr(notify, "WEBHOOK_TIME", 60)
+            go.set()
+            it.tell()
+            await it.until(webhook_failed=notify.AT_ONCE + 2, webhook_done=1)
+            assert len(called) == notify.AT_ONCE + 1
+    finally:
+        go.set()
 
 
 async def test_a_webhook_that_does_not_answer_is_given_up(

@@ -303,6 +303,11 @@ async def test_the_same_files_are_not_read_again(tmp_path: Path) -> None:
         async with watching(path, OFTEN) as it:
             await it.until(lambda: looks >= 4)
             assert it.head.sets == []
+            put(path, "rulez: 1")
+            await it.refuses()
+            so_far = looks
+            await it.until(lambda: looks >= so_far + 4)
+            assert it.loaded.errors == 1, "nor are those that cannot be used"
 
 
 def test_the_log_says_what_nothing_acts_on(

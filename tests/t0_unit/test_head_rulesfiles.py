@@ -147,7 +147,7 @@ def test_the_state_tells_every_change(write: Write, tmp_path: Path) -> None:
     assert not changed()
     path.write_text("rules: []\n# longer than it was before\n" * 9)
     assert changed()
-    os.replace(write("new"), path)
+    os.replace(write("new", path.read_text()), path)
     assert changed()
     write("d/e/b.yaml")
     assert changed()
