@@ -379,7 +379,7 @@ static int open_hot(sw_session *s, struct fuse_in_header *h, struct fuse_open_in
 	struct node *n;
 	struct statx st;
 	int pass = s->passthrough_on, check, tell = 0;
-	uint64_t now;
+	uint64_t now, file_id;
 
 	if ((in->flags & O_ACCMODE) != O_RDONLY || in->flags & O_TRUNC)
 		return 0;
@@ -420,11 +420,12 @@ static int open_hot(sw_session *s, struct fuse_in_header *h, struct fuse_open_in
 		COUNT(s, open_cached);
 	}
 	tell = n->tell_open;
+	file_id = n->file_id;
 	n->tell_open = 0;
 	unlock(s);
 	COUNT(s, hot_open);
 	if (tell)
-		event(s, SW_EV_OPENED, h->nodeid, 0, 0, 0);
+		event(s, SW_EV_OPENED, h->nodeid, file_id, h->pid, h->uid);
 	if (reply(s, h->unique, 0, &o, sizeof o) == -ENOENT) {
 		lock(s);
 		open_dropped(s, node_get(s, h->nodeid), NULL);

@@ -66,9 +66,9 @@ struct sw_event {
 	uint32_t kind;
 	uint32_t lost;         /* events dropped before this one because the ring was full */
 	uint64_t nodeid;
-	uint64_t fh;
-	uint64_t chunk;        /* MISS, TOUCH: first chunk */
-	uint64_t stop;         /* one past the last */
+	uint64_t fh;           /* OPENED: the cache file's number */
+	uint64_t chunk;        /* MISS, TOUCH: first chunk; OPENED: the thread that opens */
+	uint64_t stop;         /* one past the last; OPENED: its user */
 };
 int sw_events(sw_session *s, struct sw_event *events, int max);
 

@@ -38,7 +38,7 @@ from swmld.mount.listings import Listings
 from swmld.mount.loading import Loader
 from swmld.mount.mountpoint import SourceDirectory
 from swmld.mount.namespace import Namespace
-from swmld.mount.native import Config, EventKind, Native
+from swmld.mount.native import Config, Event, EventKind, Native
 from swmld.mount.openfiles import OpenFiles
 from swmld.observe.observer import Devices, Observer
 from swmld.observe.probe import device_of, kernel_device
@@ -208,7 +208,7 @@ class Daemon:
         decider = self._head.head if self._head is not None else None
         loader = Loader(
             native, self._cache, self._gate.close_fd, direct=not self._source.local,
-            admits=decider.admits if decider is not None else None,
+            decider=decider,
         )  # fmt: skip
         self._ahead: NeighbourPrefetch | None = None
         files = OpenFiles(
@@ -280,17 +280,23 @@ class Daemon:
         own, chunk = self._files.counters, self._settings.chunk_size
         return {"used_bytes": own.prefetch_used * chunk, "wasted_bytes": own.prefetch_wasted * chunk}
 
-    def _opened(self, nodeid: int, *, verdict: Verdict | None = None) -> None:
-        if self._ahead is not None:
-            self._ahead.on_open(nodeid, verdict=verdict)
+    def _opened(self, nodeid: int, *, prefetched: bool = False, verdict: Verdict | None = None) -> None:
+        if self._ahead is None:
+            return
+        try:
+            self._ahead.on_open(nodeid, prefetched=prefetched, verdict=verdict)
+        except Exception:  # a hint: whoever opens the file is not to hear of it
+            log.exception("what to fetch next could not be told")
 
-    def _first_opened(self, nodeid: int) -> None:
-        """C opened a file that had been fetched ahead: nothing was decided about it so far."""
+    def _first_opened(self, event: Event) -> None:
+        """C opened a file that had been fetched ahead: only its name and size were known until now."""
         verdict = None
         if self._head is not None:
-            verdict = self._head.head.opening(nodeid, 0, -1, prefetched=True)
-        if self._ahead is not None:
-            self._ahead.on_open(nodeid, prefetched=True, verdict=verdict)
+            verdict = self._head.head.opening(event.nodeid, event.chunk, event.stop, prefetched=True)
+            entry = self._native.cached_entry(event.nodeid)
+            if entry is not None:
+                self._head.head.caching(verdict, entry.identity, event.fh)
+        self._opened(event.nodeid, prefetched=True, verdict=verdict)
 
     def _landed(self, target: Target, chunk: int) -> None:
         self._files.on_landed(target, chunk)
@@ -370,7 +376,7 @@ class Daemon:
                 if event.kind is EventKind.DOWN:
                     self._down.set()
                 elif event.kind is EventKind.OPENED:
-                    self._first_opened(event.nodeid)
+                    self._first_opened(event)
                 else:
                     self._files.on_event(event)
 

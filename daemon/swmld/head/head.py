@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import OrderedDict
@@ -15,9 +16,11 @@ from swmld.plan.eviction import Keep
 from swmld.rules import actions, facts
 from swmld.rules.decide import CoolDowns, Engine, Outcome
 from swmld.rules.kinds import Value
-from swmld.rules.ruleset import Rule, RuleSet
+from swmld.rules.ruleset import RuleSet
 from swmld.rules.verdict import Verdict
 from swmld.types import Identity
+
+log = logging.getLogger(__name__)
 
 KEEPS = {
     "adaptive": Keep.NORMAL,
@@ -50,7 +53,7 @@ class Knowing(Protocol):
 
 
 class Head:
-    """``mount.deciding.Decider``. Loop-only but for ``admits``, ``held`` and ``review``, which threads ask.
+    """``mount.deciding.Decider``. Loop-only but for ``unopened``, ``held`` and ``review``, which threads ask.
 
     ``path_of(nodeid)``: below the mount, OSError without one. ``alive(pid)``: does the process live? ``tell``
     hears of each decision. ``clock``: monotonic seconds.
@@ -84,7 +87,7 @@ class Head:
         """From the next decision on these rules count; ``engine`` where they were compiled elsewhere."""
         self.rules = rules
         self.engine = engine or Engine(rules.rules)
-        self._excluding = any(_may_exclude(rule) for rule in rules.rules)
+        self._caching = any(each.effect is actions.Cache for rule in rules.rules for each in rule.actions)
         self.history.forget_but({rule.title for rule in rules.rules})
 
     # ---- one file is opened
@@ -94,6 +97,13 @@ class Head:
         for the first time since it was fetched ahead."""
         if not self.engine.rules:
             return None
+        try:
+            return self._opening(nodeid, pid, uid, prefetched)
+        except Exception:  # the file can be read, whatever rules come to
+            log.exception("nothing could be decided about a file")
+            return None
+
+    def _opening(self, nodeid: int, pid: int, uid: int, prefetched: bool) -> Verdict | None:
         try:
             path = os.fsdecode(self._path_of(nodeid))
         except OSError:
@@ -115,7 +125,7 @@ class Head:
         return outcome
 
     def caching(self, verdict: Verdict | None, identity: Identity, file_id: int) -> None:
-        """The file is in the cache as ``file_id``, or on its way there."""
+        """The file is in the cache as ``file_id``, or on its way there. Any thread, without a job."""
         wanted = verdict.cache if verdict is not None else None
         self._keep(file_id, wanted)
         if verdict is not None and verdict.job and wanted is not None and wanted.strategy == "no_evict":
@@ -133,9 +143,10 @@ class Head:
 
     # ---- asked by worker threads
 
-    def admits(self, path: bytes, size: int) -> bool:
-        """Whether a file that nobody has opened yet may be cached: by what its name and size say alone."""
-        return not self._excluding or self._by_name(path, size).cached
+    def unopened(self, path: bytes, size: int) -> Verdict | None:
+        """What is decided about a file that nobody has opened yet, by its name and size; None: nothing that
+        concerns the cache."""
+        return self._by_name(path, size) if self._caching else None
 
     def _by_name(self, path: bytes, size: int) -> Verdict:
         known: dict[str, Value] = {**facts.of_path(os.fsdecode(path)), "size": size}
@@ -166,12 +177,6 @@ class Head:
             left = [(identity, job) for identity, job in self._holders.items() if job not in ended]
             self._holders = OrderedDict(left)
         return bool(ended)
-
-
-def _may_exclude(rule: Rule) -> bool:
-    return any(
-        action.effect is actions.Cache and action.given.get("tier") == "none" for action in rule.actions
-    )
 
 
 def not_acting(rules: RuleSet) -> list[str]:

@@ -20,18 +20,18 @@ class Brought(Protocol):
 
 
 class Decider(Protocol):
-    """``head.Head``. Loop-only but for ``admits``."""
+    """``head.Head``. Loop-only but for ``unopened``."""
 
     def opening(self, nodeid: int, pid: int, uid: int, *, prefetched: bool = False) -> Verdict | None:
         """A file is opened by Python, or was by C for the first time since it was fetched ahead."""
         ...
 
     def caching(self, verdict: Verdict | None, identity: Identity, file_id: int) -> None:
-        """It is served from the cache file of that number, whole or not."""
+        """It is in the cache as the file of that number, whole or not. Of ``unopened``: any thread."""
         ...
 
-    def admits(self, path: bytes, size: int) -> bool:
-        """Any thread: may a file be cached that nobody opened?"""
+    def unopened(self, path: bytes, size: int) -> Verdict | None:
+        """Any thread: what is decided about a file that nobody opened, by what its name and size say."""
         ...
 
     brought: Brought

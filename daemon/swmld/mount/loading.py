@@ -10,6 +10,7 @@ from collections.abc import Callable
 from swmld.cache.files import CacheFile
 from swmld.cache.store import Cache
 from swmld.errors import CacheError
+from swmld.mount.deciding import Decider
 from swmld.mount.native import Entry, Native
 from swmld.mount.target import SourceTarget
 
@@ -33,7 +34,7 @@ def racy(entry: Entry) -> bool:
 class Loader:
     """Finds or makes the cache file of a node's present generation and opens what it is to be filled from.
 
-    ``admits(path, size)``: may a file be cached that nobody opened? Who opens one has decided already.
+    ``decider`` is asked about files that nobody opened; who opens one has asked already.
     """
 
     def __init__(
@@ -43,10 +44,10 @@ class Loader:
         close: Callable[[int], None],
         *,
         direct: bool,
-        admits: Callable[[bytes, int], bool] | None = None,
+        decider: Decider | None = None,
     ) -> None:
         self._native = native
-        self._admits = admits
+        self._decider = decider
         self._cache = cache
         self._close = close
         self._direct = direct
@@ -87,9 +88,15 @@ class Loader:
             return None
         try:
             path = self._native.path(entry.nodeid)
-            if not opened and self._admits is not None and not self._admits(path, entry.size):
+            if opened or self._decider is None:
+                return self._cache.acquire(entry.identity, path)
+            verdict = self._decider.unopened(path, entry.size)
+            if verdict is not None and not verdict.cached:
                 return None
-            return self._cache.acquire(entry.identity, path)
+            cached = self._cache.acquire(entry.identity, path)
+            if verdict is not None:
+                self._decider.caching(verdict, entry.identity, cached.file_id)
+            return cached
         except (CacheError, OSError):
             return None
 

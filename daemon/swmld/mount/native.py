@@ -55,7 +55,8 @@ _CHECKS = {Check.STRICT: 0, Check.RELAXED: 1, Check.IMMUTABLE: 2}
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One message of C; ``chunk`` and ``stop`` are half-open chunk numbers."""
+    """One message of C; ``chunk`` and ``stop`` are half-open chunk numbers. Of OPENED ``fh`` is the number of
+    the cache file, ``chunk`` the thread that opens it and ``stop`` its user."""
 
     kind: EventKind
     nodeid: int

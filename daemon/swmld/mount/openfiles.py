@@ -77,6 +77,8 @@ class OpenFile:
     streams: Streams | None = None
     ahead: set[int] = field(default_factory=set)
     """Chunks fetched ahead and not touched yet."""
+    coming: set[int] = field(default_factory=set)
+    """Those of them that were asked for because of a rule and have not landed."""
     decision: int = 0
     """Of the rules that say what is fetched ahead; 0: none does."""
     last_chunk: int = -1
@@ -397,6 +399,7 @@ class OpenFiles:
             file.streams.close()
         self.counters.prefetch_wasted += len(file.ahead)
         file.ahead.clear()
+        file.coming.clear()
         self.fetcher.forget(file.target)
         self._by_key.pop(file.target.key, None)
         file.target.release()
@@ -590,7 +593,9 @@ class OpenFiles:
             return True
         if self.fetcher.request(target, chunk, FetchClass.PREFETCH):
             file.ahead.add(chunk)
-            self._brought(file, asked=target.file.extent(chunk)[1])
+            if file.decision:
+                file.coming.add(chunk)
+                self._brought(file, asked=target.file.extent(chunk)[1])
             return True
         return False
 
@@ -603,7 +608,8 @@ class OpenFiles:
         file = self._by_key.get(target.key)
         if file is None or file.target is None:
             return
-        if chunk in file.ahead:
+        if chunk in file.coming:
+            file.coming.discard(chunk)
             self._brought(file, fetched=file.target.file.extent(chunk)[1])
         if not file.from_source:
             self._native.landed(file.nodeid, chunk)
@@ -616,6 +622,7 @@ class OpenFiles:
         if file is None or file.target is None:
             return
         file.ahead.discard(chunk)
+        file.coming.discard(chunk)
         if code == errno.ESTALE:
             file.from_source = True
             self._native.bypass(file.nodeid, True)
