@@ -289,19 +289,18 @@ async def test_webhooks_that_fail(hook: Hook, caplog: pytest.LogCaptureFixture) 
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     it = Telling(
-        {"webhook": hook.url}, {"webhook": f"http://127.0.0.1:{port}/"}, {"webhook": "file:///etc/passwd"},
+        {"webhook": hook.url}, {"webhook": f"http://127.0.0.1:{port}/"},
         {"webhook": "http://["}, {"webhook": "http://127.0.0.1:x/"},
     )  # fmt: skip
     async with it.running():
         it.tell()
-        await it.until(webhook_failed=5)
+        await it.until(webhook_failed=4)
     told = sorted((record.rule, record.getMessage()) for record in caplog.records if record.levelno > 20)  # type: ignore[attr-defined]
-    assert [message.removeprefix("webhook of a rule failed: ") for _, message in told][:3] == [
+    assert [message.removeprefix("webhook of a rule failed: ") for _, message in told][:2] == [
         "answered 500",
         "[Errno 111] Connection refused",
-        "expected a URL that begins with http:// or https://",
     ]
-    assert len(told) == 5
+    assert len(told) == 4
 
 
 async def test_a_webhook_that_hangs_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

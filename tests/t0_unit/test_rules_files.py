@@ -230,6 +230,18 @@ hardware_profiles:
 """
 
 
+def test_webhooks_are_urls() -> None:
+    text = """
+rules:
+  - id: r
+    conditions: [size > 1]
+    actions: [{type: notify, parameters: {event: e, webhook: "file:///etc/passwd"}}]
+"""
+    assert problems(text) == [
+        "F:5:62: webhook: expected a text that begins with http:// or https://, got 'file:///etc/passwd'"
+    ]
+
+
 def test_every_error_is_told_at_once_at_its_place() -> None:
     assert problems(WRONG) == [
         "F:3:15: priority: expected a whole number from -1000 to 1000, got 'high'",

@@ -21,7 +21,8 @@ TARGET_ALIASES = {"workload": "job"}
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """``low``, ``high``: bounds, both included. ``words``: the only texts; ``synonyms``: others for them."""
+    """``low``, ``high``: bounds, both included. ``words``: the only texts; ``synonyms``: others for them.
+    ``starts``: how a text may begin."""
 
     name: str
     kind: Kind
@@ -33,6 +34,7 @@ class Parameter:
     synonyms: Mapping[str, str] = field(default_factory=dict)
     whole: bool = False
     max_length: int = 1000
+    starts: tuple[str, ...] = ()
 
     def parse(self, given: Any) -> Value:
         """Raises ValueError with what was expected."""
@@ -42,6 +44,8 @@ class Parameter:
         if isinstance(value, str):
             if not self.words and not 1 <= len(value) <= self.max_length:
                 raise expected(f"a text of 1 to {self.max_length} characters", given)
+            if self.starts and not value.lower().startswith(self.starts):
+                raise expected(f"a text that begins with {' or '.join(self.starts)}", given)
             return value
         if isinstance(value, bool | frozenset):
             return value
@@ -194,7 +198,9 @@ class Notify:
     event: str | None = _field(
         Kind.STRING, None, "Name of the event in log, metrics and trace.", max_length=64
     )
-    webhook: str | None = _field(Kind.STRING, None, "URL that gets a POST of the event as JSON.")
+    webhook: str | None = _field(
+        Kind.STRING, None, "URL that gets a POST of the event as JSON.", starts=("http://", "https://")
+    )
     command: str | None = _field(
         Kind.STRING, None, "Program that is run with the event as JSON on its input."
     )
