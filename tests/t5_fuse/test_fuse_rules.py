@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -39,17 +40,20 @@ class Ruled:
         for name in names:
             assert (self.mount / name).read_bytes() == (self.source / name).read_bytes()
 
-    def cached(self) -> dict[str, int]:
-        """Bytes by path."""
-        found: dict[str, int] = {}
-
-        def more(message: dict[str, Any]) -> None:
-            found.update({entry["path"]: entry["cached_bytes"] for entry in message["entries"]})
-
+    def entries(self) -> list[dict[str, Any]]:
+        """What ``swmld cache ls`` lists."""
+        found: list[dict[str, Any]] = []
         (socket,) = self.daemon.run_dir.glob("*.sock")
         with Client(socket, timeout=LIMIT) as client:
-            client.call("cache.ls", {"path": ""}, more)
+            client.call("cache.ls", {"path": ""}, lambda message: found.extend(message["entries"]))
         return found
+
+    def cached(self) -> dict[str, int]:
+        """Bytes by path."""
+        return {entry["path"]: entry["cached_bytes"] for entry in self.entries()}
+
+    def pinned(self) -> set[str]:
+        return {entry["path"] for entry in self.entries() if entry["pinned"]}
 
     def until(self, done: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + LIMIT
@@ -311,3 +315,32 @@ def test_a_shuffled_epoch_larger_than_the_cache(ruled: Callable[..., Ruled]) -> 
     for epoch in (2, 3):
         here.read(*random.Random(epoch).sample(names, len(names)))
         assert whole(here) == kept
+
+
+UNOPENED = """
+rules:
+  - id: models
+    conditions: [{type: file_pattern, property: name, value: "*.pth"}]
+    actions: [{type: cache, parameters: {pin: true}}]
+  - id: together
+    conditions: [{type: file_pattern, property: name, value: "a.pth"}]
+    actions: [{type: prefetch, parameters: {siblings: true}}]
+  - id: scans
+    conditions: ["comm == 'cat'"]
+    actions: [{type: cache, parameters: {strategy: lazy}}]
+"""
+
+
+def test_what_came_unopened_is_kept_by_its_name_and_then_by_its_reader(ruled: Callable[..., Ruled]) -> None:
+    here = ruled(UNOPENED)
+    here.make("m/a.pth", "m/b.pth", "m/c.txt", "w/d.pth")
+    here.daemon.ask("warmup", here.mount / "w")
+    here.until(lambda: here.pinned() == {"w/d.pth"}, "warmup brought it")
+    here.read("m/a.pth")
+    here.until(lambda: here.pinned() == {"w/d.pth", "m/a.pth", "m/b.pth"}, "b.pth was fetched ahead")
+    here.until(lambda: here.cached().get("m/c.txt") == 1000, "c.txt was fetched ahead")
+    assert not here.history(path="m/c.txt")
+    with subprocess.Popen(["cat", here.mount / "m/c.txt"], stdout=subprocess.DEVNULL) as reader:
+        here.until(lambda: bool(here.history(path="m/c.txt")), "its first open is decided about")
+    (decision,) = here.history(path="m/c.txt")
+    assert (decision["rules"], decision["pid"]) == (["scans"], reader.pid)
