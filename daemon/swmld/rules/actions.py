@@ -133,7 +133,7 @@ class Prefetch:
     shards: bool = _flag(False, "Fetch the next shards of a set that the name or an index lists.")
     header: int = _size(0, "Bytes at the start of the file.")
     footer: int = _size(0, "Bytes at the end of the file.")
-    depth: int = _count(1, "Directories below the target that are fetched from.", 0, 64)
+    depth: int = _count(1, "Levels of directories that are fetched from, the file's own among them.", 0, 64)
     deadline: float | None = _time(None, "Drop what was not fetched within this time.")
     enabled: bool = _flag(True, "Fetch ahead at all.")
 
