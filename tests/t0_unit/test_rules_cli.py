@@ -94,10 +94,8 @@ large: matched, 100% of the weight is true, 100% needed (priority 0, specificity
 Decided:
   cache file (asked for by models, large)
     tier = memory, by models
-    strategy = adaptive, default
-    ttl = none, default
     pin = true, by large
-    pin_fraction = none, default
+    by default: strategy adaptive, ttl none, pin_fraction none
     overruled: tier = disk of large, by models (priority 5 before 0)
 """
     )

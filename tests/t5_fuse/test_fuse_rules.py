@@ -223,6 +223,7 @@ def test_what_waits_past_its_deadline_is_dropped(ruled: Callable[..., Ruled], ba
     conditions: [{{type: file_context, property: extension, value: .{0}}}]
     actions: [{{type: prefetch, parameters: {{siblings: true, deadline: {1}}}}}]"""
     rules = "rules:" + "".join(rule.format(*each) for each in (("a", "1ms"), ("b", "400ms"), ("c", "60s")))
+    rules += rule.format("d", "1ms").replace("siblings", "whole_file")
     (base / "backing").mkdir()
     with SlowFs(base, base / "backing", meta_ms=5, read_ms=50) as slow:
         here = ruled(rules, "--prefetch-parallel", "1", source=slow.path)
@@ -230,14 +231,21 @@ def test_what_waits_past_its_deadline_is_dropped(ruled: Callable[..., Ruled], ba
         opened, soon = ["a/0.a", "a/1", "a/2.c"], ["c/0.c", "c/1"]
         read, again = [f"b/{number}.b" for number in range(40)], "b/again.c"
         here.make(*opened, *read, again, *soon)
+        here.make(large := "d/large.d", size=20 * CHUNK)
         here.read(opened[0])
         here.read(read[0])
-        here.read(soon[0])  # its deadline is the last: it waits behind the others
-        here.until(lambda: here.cached().get(soon[1]) == 1000, "nothing has come")
+        with (here.mount / large).open("rb", buffering=0) as file:
+            assert file.read(10) == content(large, 20 * CHUNK)[:10]
+            here.read(soon[0])  # its deadline is the last: it waits behind the others
+            here.until(lambda: here.cached().get(soon[1]) == 1000, "nothing has come")
+            waiting = "swmld_fetch_queue_length"
+            here.until(lambda: not here.daemon.metric(waiting, **{"class": "prefetch"}), "something waits")
+            assert here.cached()[large] < 10 * CHUNK
+        here.read(large)
         found = {name for name, size in here.cached().items() if size}
         assert not {*opened[1:]} & found
         # One after the other, 50 ms each: the eight of the first 400 ms, one more under way.
-        assert len(found - {opened[0], read[0], *soon}) <= 9
+        assert len(found - {opened[0], read[0], large, *soon}) <= 9
         slow.set("delay-read", 0)
         here.read(opened[2], again)  # another rule asks for what was late
         late = {(name, 1000) for name in [*opened, *read]}

@@ -190,7 +190,7 @@ def explained(
         if everything or id(rule) in matching:
             lines += [*explain.of_rule(rule, known), ""]
     if decided:
-        lines += explain.of_outcome(outcome)
+        lines += explain.of_outcome(outcome, _in_vain)
     latest = next((one for one in newest if one.path == path), None)
     return ExplainResult(
         path=path,
@@ -203,6 +203,13 @@ def explained(
         active=len(engine.rules),
         latest=entry_view(latest) if latest is not None else None,
     )
+
+
+def _in_vain(decision: Decision) -> str:
+    from swmld.head.head import NOT_ACTING
+
+    parameters = NOT_ACTING.get(type(decision.effect))
+    return ", which nothing acts on yet" if parameters is not None and not parameters else ""
 
 
 def applied(rules: Sequence[Rule], tallies: Mapping[str, Tally]) -> dict[str, int]:

@@ -349,8 +349,9 @@ class OpenFiles:
         self._native.set_cfile(file.nodeid, cached.fd, entry.size, cached.chunk_size, cached.bitmap())
         if verdict is not None and rule is not None:
             file.decision = verdict.id
+            until = trio.current_time() + rule.deadline if rule.deadline is not None else None
             for chunk in chunks_at_once(rule, entry.size, cached.chunk_size):
-                self._ahead(file, target, chunk)
+                self._ahead(file, target, chunk, until)
 
     async def _open_from_source(self, file: OpenFile) -> int:
         fd = await self._gate.open(lambda: self._native.open_source(file.nodeid, os.O_RDONLY))
@@ -588,10 +589,15 @@ class OpenFiles:
             if dropped:
                 streams.on_dropped(dropped)
 
-    def _ahead(self, file: OpenFile, target: SourceTarget, chunk: int) -> bool:
+    def _ahead(self, file: OpenFile, target: SourceTarget, chunk: int, deadline: float | None = None) -> bool:
         if target.file.state(chunk) is ChunkState.PRESENT:
             return True
-        if self.fetcher.request(target, chunk, FetchClass.PREFETCH):
+
+        def late(_: Target, chunk: int) -> None:
+            file.ahead.discard(chunk)
+            file.coming.discard(chunk)
+
+        if self.fetcher.request(target, chunk, FetchClass.PREFETCH, deadline=deadline, on_late=late):
             file.ahead.add(chunk)
             if file.decision:
                 file.coming.add(chunk)

@@ -5,7 +5,7 @@ Slow and complete, for people: every rule is asked, not only those that the inde
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from swmld.rules.actions import ActionType
 from swmld.rules.conditions import All, Any, Facts, Leaf, Node, Not
@@ -76,14 +76,14 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g}%"
 
 
-def of_outcome(outcome: Outcome) -> Iterator[str]:
-    """What was decided, by which rule, and whom it overruled."""
+def of_outcome(outcome: Outcome, remark: Callable[[Decision], str] = lambda _: "") -> Iterator[str]:
+    """What was decided, by which rule, and whom it overruled; ``remark`` on a decision follows its name."""
     if not outcome.decisions and not outcome.dropped:
         yield "Decided: nothing, no rule matched."
         return
     yield "Decided:"
     for decision in outcome.decisions:
-        yield from of_decision(decision, "")
+        yield from of_decision(decision, remark(decision))
     for decision, why in outcome.dropped:
         yield from of_decision(decision, f", dropped: {why}")
 
@@ -92,18 +92,23 @@ def of_decision(decision: Decision, remark: str) -> Iterator[str]:
     rules = ", ".join(rule.title for rule in decision.rules)
     yield f"  {decision.action} {decision.target}{remark} (asked for by {rules})"
     known = ActionType.parameters_of[type(decision.effect)]
-    settled = {entry.parameter: entry for entry in decision.settled}
-    for name, parameter in known.items():
-        value: Value | None = getattr(decision.effect, name)
-        shown = "none" if value is None else _quoted(shown_value(parameter.kind, value))
-        by = f"by {settled[name].rule.title}" if name in settled else "default"
-        yield f"    {name} = {shown}, {by}"
+    for entry in decision.settled:
+        shown = _quoted(shown_value(known[entry.parameter].kind, entry.value))
+        yield f"    {entry.parameter} = {shown}, by {entry.rule.title}"
+    if rest := [name for name in known if name not in {entry.parameter for entry in decision.settled}]:
+        yield f"    by default: {', '.join(_default(decision, name) for name in rest)}"
     for lost in decision.overruled:
         shown = _quoted(shown_value(known[lost.parameter].kind, lost.value)) if lost.value is not None else ""
         reason = why(lost.by, lost.rule)
         yield (
             f"    overruled: {lost.parameter} = {shown} of {lost.rule.title}, by {lost.by.title} ({reason})"
         )
+
+
+def _default(decision: Decision, name: str) -> str:
+    value: Value | None = getattr(decision.effect, name)
+    kind = ActionType.parameters_of[type(decision.effect)][name].kind
+    return f"{name} none" if value is None else f"{name} {_quoted(shown_value(kind, value))}"
 
 
 def why(winner: Rule, loser: Rule) -> str:
