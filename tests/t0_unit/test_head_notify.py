@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -66,16 +68,20 @@ class Telling:
 
 
 @pytest.fixture
-def script(tmp_path: Path) -> Callable[[str], str]:
-    """A program of some lines of shell; how a rule names it."""
+def script(tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """A program of some lines of shell; how a rule names it. None that is left runs on after the test."""
+    path, pids = tmp_path / "a program", tmp_path / "pids"
 
     def write(lines: str) -> str:
-        path = tmp_path / "a program"
-        path.write_text("#!/bin/sh\n" + lines)
+        path.write_text(f"#!/bin/sh\necho $$ >> '{pids}'\n{lines}")
         path.chmod(0o755)
         return f"'{path}'"
 
-    return write
+    yield write
+    for pid in pids.read_text().split() if pids.exists() else ():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if os.fsencode(path) in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(int(pid), signal.SIGKILL)
 
 
 def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:

@@ -156,7 +156,7 @@ def engine_of(*raw: Any, **more: Any) -> Engine:
 
 
 @given(RULES, st.lists(FACTS, min_size=1, max_size=8))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_the_index_finds_what_matches_and_nothing_else(raw: list[Any], known: list[dict[str, Any]]) -> None:
     engine = engine_of(*raw)
     for facts in known:

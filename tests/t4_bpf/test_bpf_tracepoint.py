@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import gates, posix, tree
-from support.mount import MODES, Daemon
+from support.mount import Daemon
 from support.probes import PAGE, QUICK, Lab, Watched, probing
 from support.ways import AROUND, BLOCKS, WAYS, by_pread, by_uring_workers, mapped
 from swmld.patterns.feed import TouchFlag, TouchKind
@@ -17,7 +17,7 @@ from swmld.patterns.feed import TouchFlag, TouchKind
 TICK = 0.02  # seconds: longer than one of the coarse clock's
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=["passthrough", "native"])
 def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
     gates.require("bpf")
     tree.require_mode(request.param)

@@ -288,16 +288,11 @@ STRESSORS = [
     "rename", "revio", "seek", "symlink", "sync-file", "touch", "unlink", "utime", "verity", "xattr",
 ]  # fmt: skip
 SHORT = [
-    "access",
-    "chmod",
     "dir",
     "fallocate",
     "flock",
     "hdd",
-    "lockf",
     "rename",
-    "seek",
-    "utime",
     "xattr",
 ]
 

@@ -84,7 +84,7 @@ def test_small_buffers(fs: Tree) -> None:
     assert sorted(listed) == sorted([*wanted, b".", b".."])
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1])
 def test_changes_while_listing(fs: Tree, seed: int) -> None:
     """What is there throughout is listed exactly once; what comes or goes meanwhile at most once."""
     dice = random.Random(seed)

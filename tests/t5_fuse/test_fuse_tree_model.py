@@ -156,7 +156,7 @@ def _compare_content(one: Path, two: Path) -> None:
                 assert mine.read_bytes() == other.read_bytes(), other
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_random_changes_by_several_processes(fs: Tree, seed: int) -> None:
     stress(fs, seed, steps=700, timeout=120)
 
