@@ -27,8 +27,8 @@ if os.environ.get("SWMLD_REQUIRE"):
 
 # What these expect is what the kernel does at its own pace on an idle machine: how many faults, which
 # readahead, when a process is gone, how soon a thread wakes. Another's load can fail them where nothing is
-# wrong, so they have a second try; a failed first one is printed whole, as it may be a race. What proves bytes
-# through a mount has one try.
+# wrong, so they have a second try; a failed first one is printed whole, as it may be a race. What proves
+# bytes through a mount has one try.
 TIMED = {
     "t4_bpf",
     "test_fault_input",
