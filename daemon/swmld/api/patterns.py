@@ -15,13 +15,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 import trio
 
 from swmld.api.messages import Handler, LeftOut, PatternsParams, PatternsResult, Progress, TraceParams
+from swmld.api.params import has_path, whole_number
 from swmld.errors import UsageError
 from swmld.observe.encoding import Encoder, Raw
 from swmld.patterns.feed import Names, Processes, Touch, TouchKind
@@ -75,16 +75,14 @@ class Wanted:
         if path is not None and not isinstance(path, str):
             raise UsageError("path: expected text")
         return cls(
-            _number(params, "job", 1, 1 << 31),
-            _number(params, "pid", 1, 1 << 31),
+            whole_number(params, "job", 1, 1 << 31),
+            whole_number(params, "pid", 1, 1 << 31),
             path.strip("/") or None if path is not None else None,
-            _number(params, "limit", 1, MOST) or LIMIT,
+            whole_number(params, "limit", 1, MOST) or LIMIT,
         )
 
     def has_path(self, path: str) -> bool:
-        return self.path is None or path == self.path or path.startswith(self.path + "/") or fnmatchcase(
-            path, self.path
-        )  # fmt: skip
+        return self.path is None or has_path(self.path, path)
 
     def filtered(self, snapshot: Mapping[str, Any]) -> PatternsResult:
         """``snapshot`` without what is not wanted, and with how much did not fit."""
@@ -115,15 +113,6 @@ class Wanted:
         if self.path is not None and not streams and not datasets:
             return None
         return {**job, "streams": streams, "datasets": datasets}
-
-
-def _number(params: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
-    value = params.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise UsageError(f"{name}: expected a number from {least} to {most}, got {value!r}")
-    return value
 
 
 def _busiest(views: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:

@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl
@@ -29,6 +28,7 @@ from swmld.api.messages import (
     RulesStatus,
 )
 from swmld.api.metrics import RuleFigures
+from swmld.api.params import has_path, whole_number
 from swmld.api.rules_views import (
     Known,
     applied,
@@ -133,7 +133,10 @@ class RulesApi:
         self, params: dict[str, Any], progress: Progress, *, public: bool = False
     ) -> RulesResult:
         rule = _text(params, "rule")
-        offset, limit = _number(params, "offset", 0, 1 << 31) or 0, _number(params, "limit", 1, MOST) or MOST
+        offset, limit = (
+            whole_number(params, "offset", 0, 1 << 31) or 0,
+            whole_number(params, "limit", 1, MOST) or MOST,
+        )
         head, loaded = self._head, self._loaded
         if head is None or loaded is None:
             return no_rules()
@@ -221,10 +224,10 @@ class Wanted:
             (below(mount, path) or None) if path is not None else None,
             _text(params, "rule"),
             _action(action) if action is not None else None,
-            _number(params, "pid", 0, 1 << 31),
-            _number(params, "since", 0, 1 << 62) or 0,
-            _number(params, "before", 0, 1 << 62),
-            _number(params, "limit", 1, MOST) or LIMIT,
+            whole_number(params, "pid", 0, 1 << 31),
+            whole_number(params, "since", 0, 1 << 62) or 0,
+            whole_number(params, "before", 0, 1 << 62),
+            whole_number(params, "limit", 1, MOST) or LIMIT,
         )
 
     def has(self, decided: Decided) -> bool:
@@ -233,14 +236,10 @@ class Wanted:
             decided.id > self.since
             and (self.before is None or decided.id < self.before)
             and self.pid in (None, decided.pid)
-            and (self.path is None or self._has_path(self.path, decided.path))
+            and (self.path is None or has_path(self.path, decided.path))
             and (self.rule is None or any(self.rule in (rule.id, rule.title) for rule in outcome.matched))
             and (self.action is None or any(self.action == one.action for one in outcome.decisions))
         )
-
-    @staticmethod
-    def _has_path(wanted: str, path: str) -> bool:
-        return path == wanted or path.startswith(wanted + "/") or fnmatchcase(path, wanted)
 
 
 def _action(name: str) -> str:
@@ -270,15 +269,6 @@ def _text(params: Mapping[str, Any], name: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise UsageError(f"{name}: expected text")
     return value or None
-
-
-def _number(params: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
-    value = params.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise UsageError(f"{name}: expected a number from {least} to {most}, got {value!r}")
-    return value
 
 
 def _query(query: str, *, texts: tuple[str, ...], numbers: tuple[str, ...]) -> dict[str, Any]:

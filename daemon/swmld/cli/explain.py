@@ -39,7 +39,7 @@ STYLES = (
     (re.compile(r"(?:^|[% ])true: "), "green"),
     (re.compile(r" (?:false): "), "red"),
     (re.compile(r" not known: "), "yellow"),
-    (re.compile(r"^    (?:\S+ = .*, default|overruled: .*)$"), "dim"),
+    (re.compile(r"^    (?:by default: .*|overruled: .*)$"), "dim"),
 )
 
 AllOption = Annotated[bool, typer.Option("--all", help="Show the rules that do not match, too.")]

@@ -55,8 +55,7 @@ class Knowing(Protocol):
 class Head:
     """``mount.deciding.Decider``. Loop-only but for ``unopened``, ``held`` and ``review``, which threads ask.
 
-    ``path_of(nodeid)``: below the mount, OSError without one. ``alive(pid)``: does the process live? ``tell``
-    hears of each decision. ``clock``: monotonic seconds.
+    ``alive(pid)``: does the process live? ``tell`` hears of each decision. ``clock``: monotonic seconds.
     """
 
     def __init__(
@@ -66,14 +65,12 @@ class Head:
         cache: Cache,
         history: History,
         *,
-        path_of: Callable[[int], bytes],
         alive: Callable[[int], bool],
         tell: Callable[[Decided], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._knowing = knowing
         self._cache = cache
-        self._path_of = path_of
         self._alive = alive
         self._tell = tell
         self._clock = clock
@@ -104,11 +101,10 @@ class Head:
             return None
 
     def _opening(self, nodeid: int, pid: int, uid: int, prefetched: bool) -> Verdict | None:
-        try:
-            path = os.fsdecode(self._path_of(nodeid))
-        except OSError:
-            return None  # it has no name any more
         known = self._knowing.of(Opening(nodeid, pid, uid))
+        path = known.get("path")
+        if not isinstance(path, str):
+            return None  # it has no name any more
         self._knowing.opened(nodeid, prefetched=prefetched)
         outcome = self._decide(path, known)
         if not outcome.matched:

@@ -55,7 +55,7 @@ class Running:
         )  # fmt: skip
         self.head = Head(
             rules, self._facts, cache, History(time.time),
-            path_of=native.path, alive=_alive, tell=self.notifier.tell,
+            alive=_alive, tell=self.notifier.tell,
         )  # fmt: skip
         cache.held = self.head.held
 

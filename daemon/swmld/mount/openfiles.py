@@ -251,7 +251,10 @@ class OpenFiles:
             file.mirror_fd = await self._disk.call(lambda: self._native.mirror_fd(file.nodeid))
         if mode is Mode.CACHED:
             self._native.bypass(file.nodeid, True)
-        entry = self._native.cached_entry(file.nodeid)
+        await self._drop_cached(file.nodeid)
+
+    async def _drop_cached(self, nodeid: int) -> None:
+        entry = self._native.cached_entry(nodeid)
         if entry is not None:
             dev, ino = entry.dev, entry.ino
             await self._disk.call(lambda: self._cache.drop_inode(dev, ino))
@@ -261,7 +264,8 @@ class OpenFiles:
             return await self._open_from_source(file)
         verdict = self._decider.opening(file.nodeid, pid, uid) if self._decider is not None else None
         if verdict is not None and not verdict.cached:
-            return await self._open_uncached(file)
+            await self._drop_cached(file.nodeid)  # a rule keeps it out; what is there of it goes
+            return await self._open_from_source(file)
         entry, target = await self._load(file.nodeid)
         if self._native.told_old(file.nodeid):
             await self._disk.call(lambda: self._native.forget_attributes(file.nodeid))
@@ -285,14 +289,6 @@ class OpenFiles:
             target.release()
             raise
         return self._open_whole(file, entry, target)
-
-    async def _open_uncached(self, file: OpenFile) -> int:
-        """A rule keeps the file out of the cache; what is there of it goes."""
-        entry = self._native.cached_entry(file.nodeid)
-        if entry is not None:
-            dev, ino = entry.dev, entry.ino
-            await self._disk.call(lambda: self._cache.drop_inode(dev, ino))
-        return await self._open_from_source(file)
 
     async def _load(self, nodeid: int) -> tuple[Entry, SourceTarget | None]:
         try:
