@@ -271,7 +271,7 @@ def test_explain_more_or_less(fake: FakeDaemon, swmld_: Swmld) -> None:
         ("  66.7% true: size", " true: "),
         ("    false: not", " false: "),
         ("  33.3% not known: size (not known)", " not known: "),
-        ("    next_files = 0, default", "    next_files = 0, default"),
+        ("    by default: next_files = 0", "    by default: next_files = 0"),
         ("    next_files = 8, by images", ""),
         ("    overruled: a = b of c", "    overruled: a = b of c"),
     ],
