@@ -43,10 +43,10 @@ class Context:
     """A file that is open now, and how it was read so far.
 
     ``path`` is from the mount's root, ``size`` in bytes, ``head`` its first bytes. ``read(offset, length)``
-    gives bytes of the file, fewer at its end; each call may cost a request to a slow source, after which the
-    bytes are in the cache; it raises OSError. ``touched``: what was read since it was opened, as merged ranges
-    in the order of reading, empty at the open itself, the latest some thousands at most. ``phase`` is what its
-    job does as patterns say it, None: not known.
+    gives bytes of the file, fewer at its end; each call may cost a request to a slow source, after which
+    the bytes are in the cache; it raises OSError. ``touched``: what was read since it was opened, as merged
+    ranges in the order of reading, empty at the open itself, the latest some thousands at most. ``phase``
+    is what its job does as patterns say it, None: not known.
     """
 
     path: str
@@ -61,10 +61,10 @@ class Context:
 class Hints:
     """What will be read of the file and after it, as far as its format says.
 
-    ``ranges``: that are read next, in the order of reading. ``whole``: all of it, from its start to its end.
-    ``files``: names in the same directory (or paths from it, below it) of files that are read next, in that
-    order. ``compressed``: whether its format is compressed already, None: not known. ``again``: ask again when
-    more was touched, since the answer depends on that. ``why``: in a few words, for people.
+    ``ranges``: that are read next, in the order of reading. ``whole``: all of it, from its start to its
+    end. ``files``: names in the same directory (or paths from it, below it) of files that are read next, in
+    that order. ``compressed``: whether its format is compressed already, None: not known. ``again``: ask
+    again when more was touched, since the answer depends on that. ``why``: in a few words, for people.
     """
 
     ranges: tuple[Range, ...] = ()
@@ -82,9 +82,9 @@ NONE = Hints()
 class Plugin(Protocol):
     """One framework.
 
-    ``api`` is ``API``. ``libraries``: what a process of this framework has mapped, as regular expressions (RE2)
-    that are searched for in the paths of its mapped files: ``/libtorch_cpu[.]so``. ``extensions``: of the files
-    that it may know, in lower case with the dot; it is not asked about others; empty: about all.
+    ``api`` is ``API``. ``libraries``: what a process of this framework has mapped, as regular expressions
+    (RE2) that are searched for in the paths of its mapped files: ``/libtorch_cpu[.]so``. ``extensions``: of
+    the files that it may know, in lower case with the dot; it is not asked about others; empty: about all.
     """
 
     api: int
