@@ -462,7 +462,7 @@ static int read_hot(sw_session *s, struct fuse_in_header *h, struct fuse_read_in
 	if (there) {
 		COUNT(s, hot_read);
 		if (crossed)
-			event(s, SW_EV_TOUCH, h->nodeid, r->fh, chunk, chunk + 1);
+			event(s, SW_EV_TOUCH, h->nodeid, r->offset, chunk, chunk + 1);
 		read_reply(s, h->unique, f, r->offset, r->size, out);
 	} else if (!redirect)
 		park(s, h, r, len, first, stop);

@@ -117,7 +117,7 @@ struct pending {
 
 struct parked {
 	struct parked *next;
-	uint64_t unique, nodeid, offset, fh;
+	uint64_t unique, nodeid, offset;
 	uint32_t size, pid, msg_len;
 	int err;                       /* once ready: 0, or what the reader gets */
 	uint8_t interrupted, to_python;
@@ -321,7 +321,7 @@ void *ring_buffer(sw_session *s, uint64_t unique, void *other); /* where the ans
 /* session.c */
 int reply(sw_session *s, uint64_t unique, int err, const void *data, size_t n);
 int pass_on(sw_session *s, const void *msg, size_t len);
-int event(sw_session *s, uint32_t kind, uint64_t nodeid, uint64_t fh, uint64_t chunk, uint64_t stop);
+int event(sw_session *s, uint32_t kind, uint64_t nodeid, uint64_t arg, uint64_t chunk, uint64_t stop);
 int dying(uint32_t pid);
 void thread_signals(void);
 void *thread_buffer(sw_session *s);

@@ -47,7 +47,7 @@ void park_ask(sw_session *s, struct node *n)
 
 	while (*p)
 		if ((*p)->nodeid == n->id && !cfile_has(n->cf, (*p)->offset, (*p)->offset + (*p)->size, &first, &stop) &&
-		    event(s, SW_EV_MISS, n->id, (*p)->fh, first, stop))
+		    event(s, SW_EV_MISS, n->id, (*p)->offset, first, stop))
 			make_ready(s, p, -1);
 		else
 			p = &(*p)->next;
@@ -85,7 +85,6 @@ void park(sw_session *s, struct fuse_in_header *h, struct fuse_read_in *r, size_
 	k->nodeid = h->nodeid;
 	k->offset = r->offset;
 	k->size = r->size;
-	k->fh = r->fh;
 	k->pid = h->pid;
 	k->msg_len = (uint32_t)len;
 	memcpy(k->msg, h, len);
@@ -101,7 +100,7 @@ void park(sw_session *s, struct fuse_in_header *h, struct fuse_read_in *r, size_
 	}
 	pthread_mutex_unlock(&s->pend_lock);
 	/* Told before it can be answered. The ring is full: nobody would hear of it, so Python gets the READ itself. */
-	if (event(s, SW_EV_MISS, k->nodeid, r->fh, first, stop))
+	if (event(s, SW_EV_MISS, k->nodeid, r->offset, first, stop))
 		make_ready(s, &s->parked, -1);
 	n = node_get(s, h->nodeid);
 	if (n)

@@ -35,7 +35,7 @@ int reply(sw_session *s, uint64_t unique, int err, const void *data, size_t n)
 }
 
 /* 1: the ring is full, nobody will hear of it. */
-int event(sw_session *s, uint32_t kind, uint64_t nodeid, uint64_t fh, uint64_t chunk, uint64_t stop)
+int event(sw_session *s, uint32_t kind, uint64_t nodeid, uint64_t arg, uint64_t chunk, uint64_t stop)
 {
 	uint64_t one = 1;
 	int was_empty, lost;
@@ -48,7 +48,7 @@ int event(sw_session *s, uint32_t kind, uint64_t nodeid, uint64_t fh, uint64_t c
 		s->ev_lost++;
 		COUNT(s, events_lost);
 	} else {
-		s->events[s->ev_head % SW_EVENTS] = (struct sw_event){kind, s->ev_lost, nodeid, fh, chunk, stop};
+		s->events[s->ev_head % SW_EVENTS] = (struct sw_event){kind, s->ev_lost, nodeid, arg, chunk, stop};
 		s->ev_lost = 0;
 		s->ev_head++;
 	}

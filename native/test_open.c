@@ -269,7 +269,7 @@ static void told_of_opens(void)
 	sw_set_complete(s, e.nodeid, 700, e.size, e.mtime_ns, e.ctime_ns, 1);
 	hot_open(e.nodeid, FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, NULL);
 	hot_open(e.nodeid, FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, NULL);
-	CHECK(kit_event(k, &ev) == SW_EV_OPENED && ev.nodeid == e.nodeid && ev.fh == 700);
+	CHECK(kit_event(k, &ev) == SW_EV_OPENED && ev.nodeid == e.nodeid && ev.arg == 700);
 	CHECK(ev.chunk == (uint64_t)getpid() && ev.stop == getuid());
 	EQUAL(sw_events(s, &ev, 1), 0); /* once */
 	EQUAL(sw_usage(s, e.nodeid, &last, &opens), 0);

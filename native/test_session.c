@@ -570,7 +570,7 @@ static void event_ring(void)
 	EQUAL(sw_events(k->s, &e, 1), 0);
 	event(k->s, SW_EV_TOUCH, 1, 2, 3, 4);
 	EQUAL(kit_event(k, &e), SW_EV_TOUCH);
-	CHECK(e.nodeid == 1 && e.fh == 2 && e.chunk == 3 && e.stop == 4 && e.lost == 0);
+	CHECK(e.nodeid == 1 && e.arg == 2 && e.chunk == 3 && e.stop == 4 && e.lost == 0);
 	for (uint64_t i = 0; i < SW_EVENTS; i++)
 		event(k->s, SW_EV_TOUCH, i, 0, 0, 0);
 	for (uint64_t i = 0; i < SW_EVENTS / 4; i++)

@@ -295,7 +295,7 @@ class Daemon:
             verdict = self._head.head.opening(event.nodeid, event.chunk, event.stop, prefetched=True)
             entry = self._native.cached_entry(event.nodeid)
             if entry is not None:
-                self._head.head.caching(verdict, entry.identity, event.fh)
+                self._head.head.caching(verdict, entry.identity, event.arg)
         self._opened(event.nodeid, prefetched=True, verdict=verdict)
 
     def _landed(self, target: Target, chunk: int) -> None:

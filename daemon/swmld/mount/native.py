@@ -55,12 +55,13 @@ _CHECKS = {Check.STRICT: 0, Check.RELAXED: 1, Check.IMMUTABLE: 2}
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One message of C; ``chunk`` and ``stop`` are half-open chunk numbers. Of OPENED ``fh`` is the number of
-    the cache file, ``chunk`` the thread that opens it and ``stop`` its user."""
+    """One message of C; ``chunk`` and ``stop`` are half-open chunk numbers, ``arg`` the first byte that is read.
+    Of OPENED ``arg`` is the number of the cache file, ``chunk`` the thread that opens it and ``stop`` its
+    user."""
 
     kind: EventKind
     nodeid: int
-    fh: int
+    arg: int
     chunk: int
     stop: int
 
@@ -183,7 +184,7 @@ class Native:
         """What C has to say, oldest first, without waiting."""
         for i in range(_must(lib.sw_events(self._s, self._events, 256))):
             e = self._events[i]
-            yield Event(EventKind(e.kind), e.nodeid, e.fh, e.chunk, e.stop)
+            yield Event(EventKind(e.kind), e.nodeid, e.arg, e.chunk, e.stop)
 
     def counters(self) -> dict[str, int]:
         """``struct sw_counters`` by name."""
