@@ -71,7 +71,7 @@ static void missed(uint64_t first, uint64_t stop)
 	do
 		CHECK(kit_event(k, &ev) == SW_EV_MISS || ev.kind == SW_EV_TOUCH);
 	while (ev.kind != SW_EV_MISS);
-	CHECK(ev.nodeid == e.nodeid && ev.arg / CHUNK <= first);
+	CHECK(ev.nodeid == e.nodeid && ev.arg / (2 * CHUNK) <= first);
 	EQUAL(ev.chunk, first);
 	EQUAL(ev.stop, stop);
 }
