@@ -9,6 +9,9 @@
   no buffer left that is not waiting for the kernel, demands fail at once until one of those operations
   completes.
 
+Rules may say otherwise of a target (``Target.terms``): another class, priority among others of the class, and
+bounds, which hold its flights back before they line up (``sharing``).
+
 Everything here runs on the event loop; nothing blocks it.
 """
 
@@ -28,6 +31,7 @@ from swmld.errors import FetchError
 from swmld.fetch.buffers import Buffer, BufferPool
 from swmld.fetch.engine import Engine
 from swmld.fetch.flights import Carrier, Flight, FlightFailed, Phase, Room, Target
+from swmld.fetch.sharing import GRACE, Admission, Terms
 from swmld.fetch.stats import FetchStats, Result
 from swmld.fetch.threads import Offload
 from swmld.types import FetchClass
@@ -44,6 +48,10 @@ is cancelled."""
 
 LATE_STEP = 0.05
 """Seconds between two looks through the prefetch queue for what is late, which is not started meanwhile."""
+
+BACKGROUND_WAIT = 5.0
+"""Seconds after which a demand that rules have count as prefetch goes with the demands: its reader waits, and
+others may want the source without a pause."""
 
 
 class Fetcher:
@@ -85,6 +93,10 @@ class Fetcher:
         self._on_failed = on_failed
         self._flights: dict[tuple[Hashable, int], Flight] = {}
         self._demand: deque[Flight] = deque()
+        self._ranked: list[tuple[int, bool, int, Flight]] = []
+        """Heap of those of class demand that have a priority, or that nobody waits for."""
+        self._admission: Admission | None = None
+        """Made for the first target with bounds."""
         self._prefetch: list[Flight] = []  # heap; entries that were promoted or forgotten are skipped
         self._next_late = float("inf")
         """When to look for late ones among them; no later than the earliest deadline, but for the step."""
@@ -128,7 +140,7 @@ class Fetcher:
             if cls is FetchClass.PREFETCH:
                 return False
             flight.asked = True
-            self._promote(flight)
+            self._promote(flight, target.terms)
             return True
         if target.file.state(chunk) is ChunkState.PRESENT:
             return False
@@ -141,6 +153,10 @@ class Fetcher:
         flight = self._enqueue(target, chunk, cls, priority, deadline)
         flight.on_late = on_late
         return True
+
+    def under_way(self, target: Target, chunk: int) -> bool:
+        """Whether somebody has asked for the chunk and it has neither landed nor failed."""
+        return (target.key, chunk) in self._flights
 
     async def ensure(self, target: Target, chunks: Iterable[int]) -> None:
         """Demand ``chunks`` and return when all are PRESENT; ``FetchError`` with the errno of the first that
@@ -166,9 +182,14 @@ class Fetcher:
         """Drop the queued prefetch that was asked for with this very ``target`` (another of the same key
         keeps its own); nobody is told. What is in flight finishes."""
         for flight in self._prefetch:
-            if flight.target is target and self._is_queued_prefetch(flight):
+            if flight.target is target and self._is_queued_prefetch(flight) and not flight.demanded:
                 self._take_back(flight)
         self._sweep_prefetch()
+        if target.terms is not None:
+            held = self._admission.held() if self._admission is not None else ()
+            for flight in [*(entry[3] for entry in self._ranked), *held]:
+                if flight.target is target and flight.phase is Phase.QUEUED and not flight.demanded:
+                    self._take_back(flight)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start flights until cancelled; then fail what is left with EIO, so that no reader waits for
@@ -192,16 +213,34 @@ class Fetcher:
         flight = Flight(target, chunk, cls, priority, deadline, self._numbers)
         target.retain()  # until ``Carrier.settle``: its opener may leave while this waits
         self._flights[flight.key] = flight
-        self._stats.queued[cls] += 1
-        if cls is FetchClass.DEMAND:
-            self._demand.append(flight)
-        else:
+        terms = target.terms
+        if terms is not None:
+            self._agree(flight, terms)
+        self._stats.queued[flight.cls] += 1
+        if self._admission is None or not self._admission.came(flight, flight.requested_at):
+            self._line_up(flight)
+        self._wake()
+        return flight
+
+    def _agree(self, flight: Flight, terms: Terms) -> None:
+        flight.priority += terms.priority
+        if terms.cls is not None:
+            flight.cls = terms.cls
+            if flight.demanded and _background(terms):
+                flight.deadline = flight.requested_at + BACKGROUND_WAIT
+        if terms.bounded and self._admission is None:
+            self._admission = Admission(self._parallel, self._width)
+
+    def _line_up(self, flight: Flight) -> None:
+        if flight.cls is FetchClass.PREFETCH:
             heappush(self._prefetch, flight)
             self._next_late = min(self._next_late, flight.deadline)
             if len(self._prefetch) > 2 * self._queue_limit:
                 self._sweep_prefetch()
-        self._wake()
-        return flight
+        elif flight.demanded and not flight.priority:
+            self._demand.append(flight)
+        else:
+            heappush(self._ranked, (-flight.priority, not flight.demanded, flight.number, flight))
 
     def _join(self, target: Target, chunk: int) -> Flight | None:
         flight = self._flights.get((target.key, chunk))
@@ -210,7 +249,7 @@ class Fetcher:
                 return None
             flight = self._enqueue(target, chunk, FetchClass.DEMAND)
             flight.asked = False
-        self._promote(flight)
+        self._promote(flight, target.terms)
         flight.waiters += 1
         if flight.done is None:
             flight.done = trio.Event()
@@ -230,28 +269,44 @@ class Fetcher:
         if flight.phase is Phase.QUEUED and not flight.waiters and not flight.asked:
             self._take_back(flight)
 
-    def _promote(self, flight: Flight) -> None:
-        if flight.cls is FetchClass.DEMAND:
+    def _promote(self, flight: Flight, terms: Terms | None) -> None:
+        """Somebody waits for it; ``terms``: those of what it is read for."""
+        if flight.demanded and (flight.cls is FetchClass.DEMAND or _background(terms)):
             return
-        self._stats.promoted += 1
-        counts = self._stats.queued if flight.phase is Phase.QUEUED else self._stats.in_flight
-        counts[FetchClass.PREFETCH] -= 1
-        counts[FetchClass.DEMAND] += 1
-        self._used[FetchClass.PREFETCH] -= flight.slots
-        self._used[FetchClass.DEMAND] += flight.slots
-        flight.cls = FetchClass.DEMAND
-        if flight.phase is Phase.QUEUED:
-            self._demand.append(flight)
+        flight.demanded = True
+        queued = flight.phase is Phase.QUEUED
+        if flight.cls is FetchClass.PREFETCH:
+            if _background(terms):
+                if queued:
+                    flight.deadline = min(flight.deadline, trio.current_time() + BACKGROUND_WAIT)
+                    self._next_late = min(self._next_late, flight.deadline)
+                    self._sweep_prefetch()
+                    self._wake()
+                return
+            self._stats.promoted += 1
+            counts = self._stats.queued if queued else self._stats.in_flight
+            counts[FetchClass.PREFETCH] -= 1
+            counts[FetchClass.DEMAND] += 1
+            self._used[FetchClass.PREFETCH] -= flight.slots
+            self._used[FetchClass.DEMAND] += flight.slots
+            flight.cls = FetchClass.DEMAND
+        if queued and flight.held and self._admission is not None:
+            self._admission.hold(flight)
+        elif queued:
+            self._line_up(flight)
         self._wake()
 
     def _take_back(self, flight: Flight) -> None:
         """Forget a queued flight: nobody waits for it. The prefetch queue skips it later."""
-        if flight.cls is FetchClass.DEMAND:
+        if flight.cls is FetchClass.DEMAND and flight.demanded and not (flight.priority or flight.held):
             self._demand.remove(flight)
         flight.phase = Phase.DONE
+        flight.held = False
         self._stats.queued[flight.cls] -= 1
         self._stats.forgotten += 1
         del self._flights[flight.key]
+        if self._admission is not None:
+            self._admission.gone(flight, trio.current_time())
         self._carrier.settle(flight)
 
     def _sweep_prefetch(self) -> None:
@@ -270,7 +325,11 @@ class Fetcher:
         self._next_late = max(earliest, now + LATE_STEP)
 
     def _late(self, flight: Flight) -> None:
-        if self._is_queued_prefetch(flight):
+        if not self._is_queued_prefetch(flight):
+            return
+        if flight.demanded:
+            self._promote(flight, None)
+        else:
             self._take_back(flight)
             if flight.on_late is not None:
                 flight.on_late(flight.target, flight.chunk)
@@ -292,35 +351,65 @@ class Fetcher:
             return trio.lowlevel.Abort.SUCCEEDED
 
         while True:
+            look = self._next_late
+            if self._admission is not None:
+                look = min(look, self._admit(self._admission))
             self._drop_late()
-            self._start_demand()
-            self._start_prefetch()
-            with trio.CancelScope(deadline=self._next_late):
+            if self._start_demand():
+                self._start_prefetch()
+            with trio.CancelScope(deadline=min(look, self._next_late)):
                 self._dispatcher = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(stop)
 
-    def _start_demand(self) -> None:
+    def _admit(self, admission: Admission) -> float:
+        """Lets those line up that may; returns when to look again."""
+        now = trio.current_time()
+        hangs = self._pool.stuck >= self._parallel  # then all are refused, and soon
+        for flight in admission.release(now, everything=hangs):
+            self._line_up(flight)
+        return now + GRACE if admission.waiting else float("inf")
+
+    def _start_demand(self) -> bool:
+        """False: one of them waits for room."""
+        if not self._ranked:
+            return self._start_in_turn()
+        return self._start_ranked(0) and self._start_in_turn() and self._start_ranked()
+
+    def _start_in_turn(self) -> bool:
         while self._demand:
-            flight = self._demand[0]
-            if flight.phase is not Phase.QUEUED:
-                self._demand.popleft()
-                continue
-            if self._hangs(flight):
-                self._demand.popleft()
-                self._stats.refused += 1
-                self._end(flight, Result.ERROR, errno.EIO)
-                continue
-            if not self._start(flight, self._parallel, spare=0):
-                return
+            if not self._started(self._demand[0]):
+                return False
             self._demand.popleft()
+        return True
+
+    def _start_ranked(self, above: int | None = None) -> bool:
+        """Those of a priority above this one, or all."""
+        while self._ranked:
+            flight = self._ranked[0][3]
+            if above is not None and flight.priority <= above:
+                break
+            if not self._started(flight):
+                return False
+            heappop(self._ranked)
+        return True
+
+    def _started(self, flight: Flight) -> bool:
+        """Whether a demand need not be looked at again."""
+        if flight.phase is not Phase.QUEUED:
+            return True
+        if self._hangs(flight):
+            self._stats.refused += 1
+            self._end(flight, Result.ERROR, errno.EIO)
+            return True
+        return self._start(flight, self._parallel, spare=0)
 
     def _start_prefetch(self) -> None:
-        if self._demand or self._pool.stuck >= self._parallel:
+        if self._pool.stuck >= self._parallel:
             return  # a prefetch can wait until something completes
         spare = self._pool.budget // DEMAND_SHARE
         while self._prefetch:
             flight = self._prefetch[0]
-            if flight.deadline <= trio.current_time():
+            if flight.deadline <= trio.current_time() and not flight.demanded:
                 self._late(flight)
             elif self._is_queued_prefetch(flight) and not self._start(
                 flight, self._prefetch_parallel - self._used[FetchClass.PREFETCH], spare
@@ -340,8 +429,7 @@ class Fetcher:
         """Start ``flight`` if its slots and its buffer can be had now. The slots that it wants are bounded
         by what its class may ever have, so that a chunk of many sub-reads takes turns instead of waiting for
         ever."""
-        most = self._parallel if flight.cls is FetchClass.DEMAND else self._prefetch_parallel
-        slots = min(self._carrier.parts(flight.length), most)
+        slots = self._width(flight)
         free = self._parallel - sum(self._used.values())
         if self._nursery is None or slots > min(free, allowed):
             return False
@@ -353,8 +441,18 @@ class Fetcher:
         self._used[flight.cls] += slots
         self._stats.queued[flight.cls] -= 1
         self._stats.in_flight[flight.cls] += 1
+        if self._admission is not None:
+            self._admission.started(flight)
         self._nursery.start_soon(self._fly, flight, buffer)
         return True
+
+    def _width(self, flight: Flight) -> int:
+        """The sub-reads that it may have in flight."""
+        most = self._parallel if flight.cls is FetchClass.DEMAND else self._prefetch_parallel
+        terms = flight.target.terms
+        if terms is not None and terms.parallel is not None:
+            most = min(most, terms.parallel)
+        return min(self._carrier.parts(flight), most)
 
     # ---- flying
 
@@ -392,8 +490,11 @@ class Fetcher:
         counts = self._stats.in_flight if begun else self._stats.queued
         counts[flight.cls] -= 1
         flight.phase = Phase.DONE
+        flight.held = False
         flight.errno = code
         del self._flights[flight.key]
+        if self._admission is not None:
+            self._admission.gone(flight, trio.current_time())
         self._stats.flights[flight.cls, result] += 1
         if code == 0:
             self._stats.bytes[flight.cls] += flight.length if result is Result.LANDED else 0
@@ -405,3 +506,8 @@ class Fetcher:
             flight.done.set()
         if not begun:  # no buffer will tell when it is idle
             self._carrier.settle(flight)
+
+
+def _background(terms: Terms | None) -> bool:
+    """Its demands count as prefetch."""
+    return terms is not None and terms.cls is FetchClass.PREFETCH

@@ -1,0 +1,248 @@
+"""What plugins say of open files: which parts are read next is asked when a reader comes, and fetched ahead.
+
+Nothing is asked before the first read, as many files are opened and not read. An answer is a plan: chunks in
+the order of reading, of which no more than a window is under way or waits for its reader. So a wrong plan
+costs a window at most.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+import trio
+
+from swmld.cache.files import ChunkState
+from swmld.errors import FetchError
+from swmld.fetch.scheduler import Fetcher
+from swmld.fetch.threads import Workers
+from swmld.mount.native import Native
+from swmld.mount.target import SourceTarget
+from swmld.plugins.interface import HEAD, Context, Hints, Range
+
+log = logging.getLogger(__name__)
+
+ASKED_AT_ONCE = 4
+"""Files about which plugins are asked at the same time; each may hold a thread for its time limit."""
+
+WAITING = 64
+"""Files that may wait for that. More are read as if there were no plugins."""
+
+TOUCHES = 4096
+"""Ranges of a file that are remembered; the oldest go first."""
+
+PAGE = 4096
+"""Bytes: the least that a reader is taken to read at a place. The kernel asks for whole pages."""
+
+
+class Knowing(Protocol):
+    """``plugins.Plugins`` as the mount needs it."""
+
+    def fits(self, path: str) -> bool:
+        """Whether a plugin may know the file, by its name alone. Loop-only, some microseconds."""
+        ...
+
+    async def hints(self, context: Context) -> Hints | None:
+        """What the plugin that knows the file says; None: there is none, or it failed. Never raises."""
+        ...
+
+
+class Hinting:
+    """``begin`` is asked for each file that is read in parts. Loop-only; ``run`` must run for plugins to be
+    asked.
+
+    ``window``: bytes of a file that are under way or wait for their reader at most. ``bring(nodeid, names)``
+    fetches other files of the directory of a node.
+    """
+
+    def __init__(
+        self,
+        plugins: Knowing,
+        native: Native,
+        fetcher: Fetcher,
+        disk: Workers,
+        *,
+        window: int,
+        bring: Callable[[int, Iterable[bytes]], None],
+    ) -> None:
+        self._plugins = plugins
+        self._native = native
+        self._fetcher = fetcher
+        self._disk = disk
+        self._window = window
+        self._bring = bring
+        self._send, self._receive = trio.open_memory_channel["Reading"](WAITING)
+        self.asked = self.answered = self.dropped = 0
+
+    def begin(self, nodeid: int, target: SourceTarget, ask: Callable[[int], bool]) -> Reading | None:
+        """A file is opened whose reads will be told (``Reading.touched``); None: no plugin knows it.
+        ``ask(chunk)`` has a chunk fetched ahead; False: it cannot be now."""
+        if self._window <= 0:
+            return None
+        try:
+            path = os.fsdecode(self._native.path(nodeid))
+        except OSError:
+            return None  # it has no name any more
+        if not self._plugins.fits(path):
+            return None
+        window = max(1, self._window // target.file.chunk_size)
+        return Reading(nodeid, path, target, self._fetcher, ask, window, self._queue)
+
+    def _queue(self, reading: Reading) -> bool:
+        try:
+            self._send.send_nowait(reading)
+        except trio.WouldBlock:
+            self.dropped += 1
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(ASKED_AT_ONCE):
+                nursery.start_soon(self._work)
+
+    async def _work(self) -> None:
+        async for reading in self._receive:
+            await self._ask(reading)
+
+    async def _ask(self, reading: Reading) -> None:
+        target = reading.target
+        if reading.closed or target.source_fd < 0:
+            return
+        target.retain()
+        try:
+            self.asked += 1
+            head = b""
+            if target.file.state(0) is ChunkState.PRESENT:  # else it would have to be fetched for this
+                head = await self._disk.call(lambda: os.pread(target.file.fd, HEAD, 0))
+            hints = await self._plugins.hints(reading.context(head, self._reader(target)))
+        finally:
+            target.release()
+        if reading.closed:
+            return
+        if hints is not None:
+            self.answered += 1
+            names = [os.fsencode(name) for name in hints.files if "/" not in name]
+            if names and reading.tell_files:
+                self._bring(reading.nodeid, names)
+        reading.answer(hints)
+
+    def _reader(self, target: SourceTarget) -> Callable[[int, int], bytes]:
+        """For a worker thread: bytes of the file, through the cache."""
+        token = trio.lowlevel.current_trio_token()
+
+        def read(offset: int, length: int) -> bytes:
+            cached = target.file
+            stop = min(offset + length, cached.size)
+            if offset < 0 or offset >= stop:
+                return b""
+            chunks = range(offset // cached.chunk_size, (stop - 1) // cached.chunk_size + 1)
+            try:
+                if cached.missing(chunks.start, chunks.stop):
+                    trio.from_thread.run(self._fetcher.ensure, target, chunks, trio_token=token)
+                return os.pread(cached.fd, stop - offset, offset)
+            except FetchError as error:
+                raise OSError(error.errno, os.strerror(error.errno)) from None
+            except (trio.RunFinishedError, trio.Cancelled):
+                raise OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN)) from None
+
+        return read
+
+
+class Reading:
+    """One open file: what was read of it, and what is planned. Loop-only."""
+
+    def __init__(
+        self,
+        nodeid: int,
+        path: str,
+        target: SourceTarget,
+        fetcher: Fetcher,
+        ask: Callable[[int], bool],
+        window: int,
+        queue: Callable[[Reading], bool],
+    ) -> None:
+        self.nodeid = nodeid
+        self.target = target
+        self.closed = False
+        self.tell_files = True
+        self._path = path
+        self._fetcher = fetcher
+        self._ask = ask
+        self._window = window
+        self._queue = queue
+        self._touched: deque[Range] = deque(maxlen=TOUCHES)
+        self._plan: deque[int] = deque()
+        self._ahead: set[int] = set()
+        """Chunks that were asked for and not read yet."""
+        self._waiting = False
+        self._changed = False
+        self._again = True
+
+    def touched(self, offset: int, length: int = PAGE) -> None:
+        """A reader went to this place, from another chunk or to one that is not there."""
+        self._remember(offset, max(1, min(length, self.target.file.size - offset)))
+        self._ahead.discard(offset // self.target.file.chunk_size)
+        self._top_up()
+        if self._again and not self.target.file.complete:
+            if self._waiting:
+                self._changed = True
+            else:
+                self._waiting = self._queue(self)
+
+    def _remember(self, offset: int, length: int) -> None:
+        last = self._touched[-1] if self._touched else None
+        if last is not None and last.offset <= offset <= last.end:
+            self._touched[-1] = Range(last.offset, max(last.end, offset + length) - last.offset)
+        else:
+            self._touched.append(Range(offset, length))
+
+    def context(self, head: bytes, read: Callable[[int, int], bytes]) -> Context:
+        """For the plugin."""
+        self._changed = False
+        return Context(self._path, self.target.file.size, head, read, tuple(self._touched))
+
+    def answer(self, hints: Hints | None) -> None:
+        """What the plugin said."""
+        self._waiting = False
+        self._again = hints is not None and hints.again
+        if hints is None:
+            return
+        self.tell_files &= not hints.files
+        count = self.target.file.nchunks
+        wanted = range(count) if hints.whole else self._chunks(hints.ranges)
+        self._plan = deque(wanted)
+        self._top_up()
+        if self._changed and self._again:
+            self._waiting = self._queue(self)
+
+    def _chunks(self, ranges: Iterable[Range]) -> Iterator[int]:
+        """Each once, in the order of the ranges."""
+        size, count = self.target.file.chunk_size, self.target.file.nchunks
+        seen: set[int] = set()
+        for each in ranges:
+            if each.length > 0:
+                for chunk in range(each.offset // size, min(count, (each.end - 1) // size + 1)):
+                    if chunk not in seen:
+                        seen.add(chunk)
+                        yield chunk
+
+    def _top_up(self) -> None:
+        while self._plan and len(self._ahead) < self._window:
+            chunk = self._plan[0]
+            there = self.target.file.state(chunk) is ChunkState.PRESENT
+            if not there and not self._fetcher.under_way(self.target, chunk):
+                if not self._ask(chunk):
+                    return  # the queue is full: again at the next touch
+                self._ahead.add(chunk)
+            self._plan.popleft()
+
+    def close(self) -> None:
+        """Nobody reads it any more."""
+        self.closed = True
+        self._plan.clear()
