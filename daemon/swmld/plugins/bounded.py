@@ -8,6 +8,7 @@ anything else run beside it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 from collections.abc import Callable
@@ -36,10 +37,8 @@ def start(target: Callable[[], None], name: str) -> threading.Thread:
     """A daemon thread that may be ended at any time. Raises RuntimeError where there can be no more."""
 
     def run() -> None:
-        try:
+        with contextlib.suppress(Ended):
             target()
-        except Ended:
-            pass
 
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()

@@ -138,18 +138,21 @@ class Guard:
                 return None
             self.calls += 1
             jobs.put(job)
-            return self._answer(method, job, await self._came(job))
-
-    def _answer(self, method: str, job: _Job, came: bool) -> Any:
-        if not came:
+            if await self._came(job) and self._sound(method, job):
+                found: T = job.result
+                return found
             self.disable(f"{method} took longer than {self._limit:g} s")
-        elif isinstance(job.error, ValueError) and job.error.__traceback__ is not None and _ours(job.error):
+            return None
+
+    def _sound(self, method: str, job: _Job) -> bool:
+        """Whether a call that came back answered; else the plugin is disabled."""
+        if job.error is None:
+            return True
+        if isinstance(job.error, ValueError) and _ours(job.error):
             self.disable(f"{method}: {job.error}")
-        elif job.error is not None:
-            self.disable(f"{method} {registry.told(job.error)}")
         else:
-            return job.result
-        return None
+            self.disable(f"{method} {registry.told(job.error)}")
+        return False
 
     async def _came(self, job: _Job) -> bool:
         """Wait for the end of a call; False: it took too long."""

@@ -26,21 +26,15 @@ import re2
 
 from swmld.plugins import bounded
 from swmld.plugins.interface import API, Plugin
+from swmld.plugins.shipped import SHIPPED
 
 GROUP = "swmld.plugins"
 """Of the entry points; each names a class."""
 
 DIRECTORY = Path("/etc/swmld/plugins")
 
-SHIPPED: tuple[str, ...] = (
-    "swmld.plugins.pytorch:PyTorch",
-    "swmld.plugins.tensorflow:TensorFlow",
-    "swmld.plugins.huggingface:HuggingFace",
-    "swmld.plugins.onnx:Onnx",
-    "swmld.plugins.arrays:Arrays",
-    "swmld.plugins.webdataset:WebDataset",
-    "swmld.plugins.parquet:Parquet",
-)
+SHIPPED_ORIGIN, ENTRY_POINT = "shipped", "entry point "
+"""``Loaded.origin``, or how it begins; else it is a path."""
 
 LOAD_SECONDS = 10.0
 """For an import with all that is asked of a plugin once; one that imports a whole framework takes too long
@@ -86,20 +80,22 @@ class Found:
 def find(
     directories: Iterable[Path] = (DIRECTORY,), *, packages: bool = True, shipped: Iterable[str] = SHIPPED
 ) -> Found:
-    """All plugins, in the order in which they count where two are as sure about a file. ``packages``: those
-    of entry points too. Only ``DIRECTORY`` may be missing. Raises nothing."""
+    """All plugins, in the order in which they count where two are as sure: those of files, of packages, and
+    shipped ones. Of two with one name it is the other way round: the later is refused. ``packages``: those of
+    entry points too. Only ``DIRECTORY`` may be missing. Raises nothing."""
     found = Found()
     for name in shipped:
         if find_spec(name.partition(":")[0]) is not None:
-            _add(found, "shipped", lambda name=name: [_named(name)])  # type: ignore[misc]
+            _add(found, SHIPPED_ORIGIN, lambda name=name: [_named(name)])  # type: ignore[misc]
     for entry in _entries() if packages else ():
-        _add(found, f"entry point {entry.name}", lambda entry=entry: [entry.load()])  # type: ignore[misc]
+        _add(found, ENTRY_POINT + entry.name, lambda entry=entry: [entry.load()])  # type: ignore[misc]
     for directory in dict.fromkeys(directories):
         try:
             for path in files(directory):
                 _add(found, str(path), lambda path=path: classes(path))  # type: ignore[misc]
         except Refused as error:
             found.problems.append(f"{directory}: {error}")
+    found.plugins.sort(key=lambda each: (each.origin == SHIPPED_ORIGIN, each.origin.startswith(ENTRY_POINT)))
     return found
 
 
