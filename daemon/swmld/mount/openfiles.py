@@ -19,6 +19,7 @@ import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -32,6 +33,7 @@ from swmld.fetch.threads import Workers
 from swmld.mount import native as nat
 from swmld.mount.deciding import Decider, chunks_at_once, readahead_limits
 from swmld.mount.gate import UNREACHABLE, SourceGate
+from swmld.mount.hinting import Hinting, Reading
 from swmld.mount.loading import Loader, unload
 from swmld.mount.native import Entry, Event, EventKind, Mode, Native, Want
 from swmld.mount.target import SourceTarget
@@ -81,6 +83,8 @@ class OpenFile:
     """Those of them that were asked for because of a rule and have not landed."""
     decision: int = 0
     """Of the rules that say what is fetched ahead; 0: none does."""
+    reading: Reading | None = None
+    """What plugins say of it, where one may know it."""
     last_chunk: int = -1
     mirrors_for: tuple[int, int] | None = None
     """(device, inode number) of the file whose later writes are mirrored for this node's readers."""
@@ -134,6 +138,8 @@ class OpenFiles:
         """By (device, inode number): of each superseded node whose readers live, the cache file they read."""
         self.counters = Counters()
         self.fetcher: Fetcher  # set by the owner: the fetcher's callbacks are methods of this object
+        self.hinting: Hinting | None = None
+        """Set by the owner, where there are plugins."""
 
     @property
     def count(self) -> int:
@@ -348,6 +354,8 @@ class OpenFiles:
             until = trio.current_time() + rule.deadline if rule.deadline is not None else None
             for chunk in chunks_at_once(rule, entry.size, cached.chunk_size):
                 self._ahead(file, target, chunk, until)
+        if self.hinting is not None and target.source_fd >= 0 and (rule is None or rule.enabled):
+            file.reading = self.hinting.begin(file.nodeid, target, partial(self._ahead, file, target))
 
     async def _open_from_source(self, file: OpenFile) -> int:
         fd = await self._gate.open(lambda: self._native.open_source(file.nodeid, os.O_RDONLY))
@@ -394,6 +402,9 @@ class OpenFiles:
             return
         if file.streams is not None:
             file.streams.close()
+        if file.reading is not None:
+            file.reading.close()
+            file.reading = None
         self.counters.prefetch_wasted += len(file.ahead)
         file.ahead.clear()
         file.coming.clear()
@@ -444,6 +455,8 @@ class OpenFiles:
         if chunks[-1] != file.last_chunk:
             file.last_chunk = chunks[-1]
             self._touch(file, chunks)
+            if file.reading is not None:
+                file.reading.touched(offset, size)
         if missing:
             self.counters.misses += 1
             try:
@@ -558,6 +571,8 @@ class OpenFiles:
             self._missed(file, file.target, range(event.chunk, event.stop))
         elif event.kind is EventKind.TOUCH:
             self._touch(file, (event.chunk,))
+        if file is not None and file.reading is not None and event.kind in (EventKind.MISS, EventKind.TOUCH):
+            file.reading.touched(event.arg)
 
     def _missed(self, file: OpenFile, target: SourceTarget, chunks: range) -> None:
         self.counters.misses += 1
