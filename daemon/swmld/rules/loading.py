@@ -35,6 +35,8 @@ from swmld.values import shown
 
 MAX_RULES = 50_000
 
+_provided: tuple[Document, ...] = ()
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -317,13 +319,22 @@ def _no_environment(name: str, known: Iterable[str]) -> Problem:
     return Problem("", 0, "environment", f"unknown environment {shown(name)}{nearest(name, known)}")
 
 
+def provide(documents: Iterable[Document]) -> None:
+    """From now on these are built in too, in this process, instead of those of the last call: what plugins
+    bring. They must be sound (``plugged`` sees to that): what is wrong with a rule that nothing names is told
+    of users' rules alone."""
+    global _provided
+    _provided = tuple(documents)
+
+
 def load(
     documents: Iterable[Document], *, environment: str | None = None, with_builtins: bool = True
 ) -> RuleSet:
     """The rules of ``documents``, the later ones above the earlier. Raises RulesError with every problem."""
     loader = _Loader(environment)
     # Their problems are of this load: a parameter that does not fit.
-    shipped = [replace(document, problems=[]) for document in templates.builtins()] if with_builtins else []
+    built_in = (*templates.builtins(), *_provided) if with_builtins else ()
+    shipped = [replace(document, problems=[]) for document in built_in]
     documents = [*documents, *shipped]
     for document in shipped:
         loader.read(document, builtin=True)
