@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from swmld.cache.files import ChunkState
 from swmld.mount.hinting import Hinting, Reading
-from swmld.plugins.interface import HEAD, Context, Hints, Range
+from swmld.plugins.interface import HEAD, NONE, Context, Hints, Range
 
 CHUNK = 1000
 COUNT = 50
@@ -77,14 +77,14 @@ class Disk:
 class Plugins:
     """Gives ``answers`` in turn, the last one again and again."""
 
-    def __init__(self, *answers: Hints | Callable[[Context], Hints] | None) -> None:
+    def __init__(self, *answers: Hints | Callable[[Context], Hints]) -> None:
         self.answers = list(answers)
         self.asked: list[Context] = []
 
-    def fits(self, path: str) -> bool:
+    def concerns(self, path: str) -> bool:
         return path.endswith(".known")
 
-    async def hints(self, context: Context) -> Hints | None:
+    async def hints(self, context: Context) -> Hints:
         self.asked.append(context)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         return await trio.to_thread.run_sync(answer, context) if callable(answer) else answer
@@ -211,7 +211,7 @@ def test_what_is_there_or_under_way_is_passed_over(file: File) -> None:
 
 
 def test_it_is_asked_again_as_long_as_it_says_so(file: File) -> None:
-    answers = Hints((Range(1000, 1),), again=True), Hints((Range(9000, 1),)), None
+    answers = Hints((Range(1000, 1),), again=True), Hints((Range(9000, 1),)), NONE
 
     async def body(lab: Lab) -> None:
         reading = lab.reading()
@@ -258,7 +258,7 @@ def test_the_head_is_known_where_it_is_there(file: File) -> None:
         assert (context.path, context.size) == ("data/a.known", file.size)
         assert context.head == os.pread(file.fd, HEAD, 0)
 
-    with_tasks(Lab(file, Plugins(None), window=9), body)
+    with_tasks(Lab(file, Plugins(NONE), window=9), body)
 
 
 def test_files_that_follow_are_brought_once(file: File) -> None:
@@ -289,8 +289,8 @@ def test_a_file_that_was_closed_is_left_alone(file: File) -> None:
 
 
 def test_who_is_not_asked(file: File) -> None:
-    lab = Lab(file, Plugins(None), window=9)
+    lab = Lab(file, Plugins(NONE), window=9)
     assert lab.begin(nodeid=8) is None  # it has no name any more
-    lab.plugins.fits = lambda path: False  # type: ignore[method-assign]
+    lab.plugins.concerns = lambda path: False  # type: ignore[method-assign]
     assert lab.begin() is None
-    assert Lab(file, Plugins(None), window=0).begin() is None
+    assert Lab(file, Plugins(NONE), window=0).begin() is None

@@ -22,7 +22,7 @@ from swmld.fetch.scheduler import Fetcher
 from swmld.fetch.threads import Workers
 from swmld.mount.native import Native
 from swmld.mount.target import SourceTarget
-from swmld.plugins.interface import HEAD, Context, Hints, Range
+from swmld.plugins.interface import HEAD, NONE, Context, Hints, Range
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +42,12 @@ PAGE = 4096
 class Knowing(Protocol):
     """``plugins.Plugins`` as the mount needs it."""
 
-    def fits(self, path: str) -> bool:
+    def concerns(self, path: str) -> bool:
         """Whether a plugin may know the file, by its name alone. Loop-only, some microseconds."""
         ...
 
-    async def hints(self, context: Context) -> Hints | None:
-        """What the plugin that knows the file says; None: there is none, or it failed. Never raises."""
+    async def hints(self, context: Context) -> Hints:
+        """What the plugin that knows the file says, ``NONE`` where there is none. Never raises."""
         ...
 
 
@@ -87,7 +87,7 @@ class Hinting:
             path = os.fsdecode(self._native.path(nodeid))
         except OSError:
             return None  # it has no name any more
-        if not self._plugins.fits(path):
+        if not self._plugins.concerns(path):
             return None
         window = max(1, self._window // target.file.chunk_size)
         return Reading(nodeid, path, target, self._fetcher, ask, window, self._queue)
@@ -125,11 +125,10 @@ class Hinting:
             target.release()
         if reading.closed:
             return
-        if hints is not None:
-            self.answered += 1
-            names = [os.fsencode(name) for name in hints.files if "/" not in name]
-            if names and reading.tell_files:
-                self._bring(reading.nodeid, names)
+        self.answered += hints != NONE
+        names = [os.fsencode(name) for name in hints.files if "/" not in name]
+        if names and reading.tell_files:
+            self._bring(reading.nodeid, names)
         reading.answer(hints)
 
     def _reader(self, target: SourceTarget) -> Callable[[int, int], bytes]:
@@ -207,12 +206,10 @@ class Reading:
         self._changed = False
         return Context(self._path, self.target.file.size, head, read, tuple(self._touched))
 
-    def answer(self, hints: Hints | None) -> None:
+    def answer(self, hints: Hints) -> None:
         """What the plugin said."""
         self._waiting = False
-        self._again = hints is not None and hints.again
-        if hints is None:
-            return
+        self._again = hints.again
         self.tell_files &= not hints.files
         count = self.target.file.nchunks
         wanted = range(count) if hints.whole else self._chunks(hints.ranges)
