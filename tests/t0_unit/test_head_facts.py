@@ -20,10 +20,13 @@ from swmld.head.facts import FROM_OPENING, NOT_PRODUCED, Facts, Opening
 from swmld.head.filetype import HEAD, SAFETENSORS_HEADER, format_of, type_of
 from swmld.head.host import Host
 from swmld.head.meters import Openings, Source
+from swmld.head.recognition import ASKED, Recognition
 from swmld.mount import native as nat
 from swmld.mount.native import Config, Mode, Native, Want
+from swmld.observe.libraries import Program
 from swmld.observe.processes import ProcessTable
 from swmld.patterns.feed import Process
+from swmld.plugins.known import Match
 from swmld.rules import catalogue
 from swmld.rules.kinds import Kind, Value, parse
 from swmld.types import FetchClass
@@ -73,6 +76,42 @@ class People(Table):
         return self.of(self.threads.get(tid, tid))
 
 
+class Recognizer:
+    """Plugins and processes: all that ends in ``.jpg`` is of keras, each process runs pytorch."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.known: dict[str, Match | None] = {}
+        self.looked: dict[int, Program] = {}
+        self.hangs = False
+
+    def concerns(self, path: str) -> bool:
+        return path.endswith((".jpg", ".pt"))
+
+    def recall(self, path: str) -> Match | None:
+        return self.known.get(path)
+
+    def remembers(self, path: str) -> bool:
+        return path in self.known
+
+    async def framework(self, path: str, head: bytes = b"") -> Match | None:
+        self.asked.append(path)
+        if self.hangs:
+            await trio.sleep_forever()
+        self.known[path] = found = Match("keras", 0.9) if path.endswith(".jpg") else None
+        return found
+
+    def of(self, process: Process) -> Program | None:
+        return self.looked.get(process.pid)
+
+    async def look(self, process: Process) -> Program | None:
+        program = Program(frozenset({"libtorch_cpu", "torch"}), ("pytorch", "jax"))
+        return self.looked.setdefault(process.pid, program)
+
+    async def run(self) -> None:
+        await trio.sleep_forever()
+
+
 class World:
     """A source directory with its node table, and an engine of patterns; the wall clock stands still."""
 
@@ -92,6 +131,7 @@ class World:
         self.usage = Usage(30, 1, 40, 5 * MIB)
         self.now = 2e9
         self.host = KnownHost(base)
+        self.recognizer = Recognizer()
         self.facts = Facts(
             self.native,
             self.run.patterns,
@@ -100,6 +140,7 @@ class World:
             lambda: self.usage,
             self.stats,
             "production",
+            recognition=Recognition(self.recognizer, self.recognizer),
             clock=lambda: self.now,
             monotonic=lambda: self.run.now,
         )
@@ -175,9 +216,23 @@ async def ticks(world: World) -> None:
         nursery.cancel_scope.cancel()
 
 
+def prepare(world: World, *openings: tuple[int, int]) -> None:
+    """As the mount does before each of these, with the tasks of facts running."""
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.facts.run)
+            for nodeid, pid in openings:
+                await world.facts.prepare(Opening(nodeid, pid))
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 def everything(world: World) -> dict[str, Value]:
     nodeid, reader, _ = training(world)
     trio.run(ticks, world, clock=trio.testing.MockClock(autojump_threshold=0))
+    prepare(world, (nodeid, reader))
     world.facts.opened(nodeid)
     return world.facts.of(
         Opening(nodeid, reader, 0, xattrs={"user.stage": "train"}, cached=0.29, head=b"\xff\xd8\xff\xe0")
@@ -353,6 +408,61 @@ def test_a_large_file_read_at_random(world: World) -> None:
     assert found["container"] == ""
     assert "sample_size" not in found
     assert "batch_size" not in found
+
+
+# ---- frameworks
+
+FRAMEWORKS = {"framework", "libraries", "file_framework"}
+
+
+def frameworks(world: World, nodeid: int, pid: int = 0) -> dict[str, Value]:
+    return {name: value for name, value in world.of(nodeid, pid).items() if name in FRAMEWORKS}
+
+
+def test_frameworks_are_known_to_the_opening_that_waited(world: World) -> None:
+    nodeid, text = world.file("a.jpg"), world.file("a.txt")
+    pid = world.people.add(70)
+    assert frameworks(world, nodeid, pid) == {}
+    prepare(world, (nodeid, pid), (text, pid), (nodeid, pid))
+    libraries = frozenset({"libtorch_cpu", "torch"})
+    process: dict[str, Value] = {"framework": "pytorch", "libraries": libraries}
+    assert frameworks(world, nodeid, pid) == {**process, "file_framework": "keras"}
+    assert frameworks(world, text, pid) == process
+    assert frameworks(world, nodeid) == {"file_framework": "keras"}
+    assert world.recognizer.asked == ["a.jpg"]
+
+
+def test_a_framework_that_nobody_knows(world: World) -> None:
+    nodeid, pid = world.file("a.pt"), world.people.add(70)
+    world.recognizer.looked[pid] = Program(frozenset({"libc"}), ())
+    prepare(world, (nodeid, pid))
+    assert frameworks(world, nodeid, pid) == {"libraries": frozenset({"libc"})}
+
+
+def test_what_was_not_known_is_asked_for_the_next_opening(world: World) -> None:
+    nodeid = world.file("a.jpg")
+    assert frameworks(world, nodeid) == {}
+    trio.run(ticks, world, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert frameworks(world, nodeid) == {"file_framework": "keras"}
+
+
+def test_an_opening_does_not_wait_for_ever(world: World) -> None:
+    nodeid = world.file("a.jpg")
+    world.recognizer.hangs = True
+    prepare(world, (nodeid, 0))
+    assert frameworks(world, nodeid) == {}
+
+
+def test_as_many_files_wait_to_be_asked_about_and_no_more(world: World) -> None:
+    recognition = world.facts._recognition
+    assert recognition is not None
+    for number in range(ASKED + 10):
+        recognition.of(f"{number}.jpg", b"", None)
+    assert len(recognition._wanted) == ASKED
+    prepare(world)
+    trio.run(ticks, world, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert len(world.recognizer.asked) == ASKED
+    assert frameworks(world, world.file("3.jpg")) == {"file_framework": "keras"}
 
 
 # ---- openings

@@ -19,6 +19,7 @@ from swmld.fetch.stats import FetchStats
 from swmld.head.filetype import type_of
 from swmld.head.host import Host, percent
 from swmld.head.meters import Openings, Source
+from swmld.head.recognition import Recognition
 from swmld.mount.native import Mode, Native
 from swmld.patterns.engine import Patterns
 from swmld.patterns.feed import Process, Processes
@@ -27,11 +28,7 @@ from swmld.rules.catalogue import PROPERTIES, XATTR
 from swmld.rules.facts import of_path
 from swmld.rules.kinds import Kind, Value
 
-NOT_PRODUCED: Mapping[str, str] = {
-    "file_framework": "no plugin looks at files yet",
-    "framework": "no plugin looks at a process's libraries yet",
-    "libraries": "no plugin looks at a process's libraries yet",
-}
+NOT_PRODUCED: Mapping[str, str] = {}
 """Properties that nobody produces yet, and why: a rule that asks for one never finds it known."""
 
 FROM_OPENING: Mapping[str, str] = {
@@ -121,8 +118,9 @@ def _facts(fields: tuple[_Field, ...], view: Any) -> dict[str, Value]:
 class Facts:
     """``of`` tells what is known now. Loop-only but for what ``Host`` does by itself.
 
-    ``run`` must run for facts of the host, the cache and the source. ``clock`` gives seconds since the epoch,
-    ``monotonic`` those of CLOCK_MONOTONIC.
+    ``run`` must run for facts of the host, the cache and the source, and of frameworks, which are known to
+    ``recognition`` (None: to nobody). ``clock`` gives seconds since the epoch, ``monotonic`` those of
+    CLOCK_MONOTONIC.
     """
 
     def __init__(
@@ -135,6 +133,7 @@ class Facts:
         fetch_stats: FetchStats,
         environment: str | None,
         *,
+        recognition: Recognition | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -143,6 +142,7 @@ class Facts:
         self._processes = processes
         self._host = host
         self._cache_usage = cache_usage
+        self._recognition = recognition
         self._clock = clock
         self._monotonic = monotonic
         self._openings = Openings()
@@ -157,6 +157,8 @@ class Facts:
         """Until cancelled. The host's own ``run`` is part of it."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._host.run)
+            if self._recognition is not None:
+                nursery.start_soon(self._recognition.run)
             while True:
                 usage = self._cache_usage()
                 fill = percent(usage.bytes / usage.limit) if usage.limit > 0 else 100.0
@@ -183,9 +185,22 @@ class Facts:
             known |= self._job(process.job)
             if path:
                 known |= self._dataset(opening.nodeid, process.job)
+        if self._recognition is not None:
+            known |= self._recognition.of(path, opening.head, process)
         if opening.uid >= 0 and (user := self._host.user(opening.uid)) is not None:
             known["user"] = user
         return known
+
+    async def prepare(self, opening: Opening) -> None:
+        """Wait for what worker threads alone can tell of the file and the process, so that ``of`` tells it;
+        ``recognition.WAIT`` seconds at most, mostly a millisecond, and only before the first opening."""
+        if self._recognition is None:
+            return
+        try:
+            path = os.fsdecode(self._native.path(opening.nodeid))
+        except OSError:
+            path = ""
+        await self._recognition.prepare(path, opening.head, self._process(opening.pid))
 
     # ---- the file
 

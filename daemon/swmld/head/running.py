@@ -17,10 +17,13 @@ from swmld.head.head import Head
 from swmld.head.history import History
 from swmld.head.host import Host
 from swmld.head.notify import Notifier
+from swmld.head.recognition import Recognition
 from swmld.head.reload import Loaded
 from swmld.mount.gate import SourceGate
 from swmld.mount.native import ROOT, Native
+from swmld.observe.libraries import Programs
 from swmld.observe.observer import Observer
+from swmld.plugins.known import Plugins
 from swmld.rules.kinds import Value
 from swmld.rules.ruleset import RuleSet
 
@@ -43,15 +46,19 @@ class Running:
         fetch_stats: FetchStats,
         cache_dir: Path,
         mount: Path,
+        plugins: Plugins | None = None,
     ) -> None:
         self._native = native
         self._gate = gate
         self._cache = cache
         self.loaded = loaded
         self.notifier = Notifier(mount)
+        recognition = None
+        if plugins is not None:
+            recognition = Recognition(plugins, Programs(plugins.frameworks_of))
         self._facts = Facts(
             native, observer.patterns, observer.people, Host(cache_dir), cache.usage, fetch_stats,
-            loaded.environment,
+            loaded.environment, recognition=recognition,
         )  # fmt: skip
         self.head = Head(
             rules, self._facts, cache, History(time.time),
@@ -76,6 +83,10 @@ class Running:
             if self.head.release():
                 self._cache.released()
 
+    async def prepare(self, nodeid: int, pid: int = 0) -> None:
+        """Before ``head.opening``, where the opening can wait: what worker threads have to find out first."""
+        await self._facts.prepare(Opening(nodeid, pid))
+
     async def known(self, path: str) -> dict[str, Value]:
         """What is known of the file at ``path``, from the mount's root; OSError for one that is not there."""
         nodeid = ROOT
@@ -85,6 +96,7 @@ class Running:
                 entry = await self._gate.call(lambda at=nodeid, name=name: self._native.lookup(at, name))  # type: ignore[misc]
                 held.append(entry.nodeid)
                 nodeid = entry.nodeid
+            await self.prepare(nodeid)
             return self._facts.of(Opening(nodeid))
         finally:
             for each in held:

@@ -327,14 +327,18 @@ def provide(documents: Iterable[Document]) -> None:
     _provided = tuple(documents)
 
 
+def built_in() -> tuple[Document, ...]:
+    """What comes with the package, and with plugins."""
+    return (*templates.builtins(), *_provided)
+
+
 def load(
     documents: Iterable[Document], *, environment: str | None = None, with_builtins: bool = True
 ) -> RuleSet:
     """The rules of ``documents``, the later ones above the earlier. Raises RulesError with every problem."""
     loader = _Loader(environment)
     # Their problems are of this load: a parameter that does not fit.
-    built_in = (*templates.builtins(), *_provided) if with_builtins else ()
-    shipped = [replace(document, problems=[]) for document in built_in]
+    shipped = [replace(document, problems=[]) for document in (built_in() if with_builtins else ())]
     documents = [*documents, *shipped]
     for document in shipped:
         loader.read(document, builtin=True)
