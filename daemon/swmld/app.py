@@ -43,6 +43,8 @@ from swmld.mount.openfiles import OpenFiles
 from swmld.observe.observer import Devices, Observer
 from swmld.observe.probe import device_of, kernel_device
 from swmld.plan.readahead import Limits
+from swmld.plugins import registry
+from swmld.plugins.known import Plugins
 from swmld.types import Check
 
 if TYPE_CHECKING:
@@ -71,14 +73,29 @@ def run(settings: Settings) -> int:
     logs.setup(settings)
     os.umask(0)  # modes are the callers' business, each with its own umask
     _raise_fd_limit()
+    plugins = _find_plugins(settings)
     rules = _read_rules(settings)
     mountpoint.clean_dead(settings.mount)
     source = mountpoint.open_source(settings.source or settings.mount, read_only=settings.read_only)
     try:
         with contextlib.closing(_open_cache(settings, source)) as cache:
-            return Daemon(settings, source, cache, rules).run()
+            return Daemon(settings, source, cache, rules, plugins).run()
     finally:
         os.close(source.fd)
+
+
+def _find_plugins(settings: Settings) -> Plugins | None:
+    """Before the rules are read, as these may name what plugins bring."""
+    if not settings.use_plugins:
+        return None
+    found = registry.find((registry.DIRECTORY, *settings.plugins))
+    if settings.rules:
+        from swmld.rules import plugged
+
+        found = plugged.vetted(found)
+    for problem in found.problems:
+        log.warning("a plugin is not used: %s", problem)
+    return Plugins(found)
 
 
 def _read_rules(settings: Settings) -> tuple[RuleSet, Loaded] | None:
@@ -121,9 +138,11 @@ class Daemon:
         source: SourceDirectory,
         cache: Cache,
         rules: tuple[RuleSet, Loaded] | None,
+        plugins: Plugins | None,
     ) -> None:
         self._settings = settings
         self._rules = rules
+        self._plugins = plugins
         self._source = source
         self._cache = cache
         self._started = time.monotonic()
@@ -265,6 +284,7 @@ class Daemon:
         return Running(
             rules, loaded, native=self._native, gate=self._gate, observer=self._observer, cache=self._cache,
             fetch_stats=stats, cache_dir=self._settings.cache_dir, mount=self._settings.mount,
+            plugins=self._plugins,
         )  # fmt: skip
 
     def _rules_api(self) -> RulesApi:
@@ -358,6 +378,8 @@ class Daemon:
                 inner.cancel_scope.cancel()
         finally:
             self._observer.close()
+            if self._plugins is not None:
+                self._plugins.close()
             self._files.close()
             if self._ahead is not None:
                 self._ahead.close()

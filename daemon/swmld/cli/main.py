@@ -94,6 +94,8 @@ def serve(
     neighbours_max_files: Annotated[str | None, setting("neighbours_max_files")] = None,
     rules: Annotated[list[str] | None, setting("rules")] = None,
     environment: Annotated[str | None, setting("environment")] = None,
+    plugins: Annotated[list[str] | None, setting("plugins")] = None,
+    use_plugins: Annotated[bool | None, setting("use_plugins", "--use-plugins/--no-plugins")] = None,
     config: Annotated[
         str | None,
         typer.Option(
@@ -116,7 +118,8 @@ def serve(
 ) -> None:
     if ctx.invoked_subcommand is not None:
         return
-    options = {key: ctx.params.get(key) for key in Settings.model_fields} | {"rules": rules or None}
+    options = {key: ctx.params.get(key) for key in Settings.model_fields}
+    options |= {"rules": rules or None, "plugins": plugins or None}
     settings = load(Path(config) if config is not None else None, options)
     if show_demo:
         demo.run(settings.mount, demo.mode_options(settings.passthrough, settings.native))

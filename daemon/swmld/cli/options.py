@@ -24,7 +24,7 @@ METAVARS = {
     "check_interval": "TIME", "metadata_timeout": "TIME", "fetch_timeout": "TIME",
     "fetch_parallel": "N", "prefetch_parallel": "N", "neighbours_max_files": "N",
     "metrics_address": "HOST:PORT|off", "probe": "auto|ebpf|fuse|off|WAY",
-    "rules": "PATH", "environment": "NAME",
+    "rules": "PATH", "environment": "NAME", "plugins": "DIR",
 }  # fmt: skip
 SIZES = frozenset(key for key, metavar in METAVARS.items() if metavar == "SIZE")
 TIMES = frozenset(key for key, metavar in METAVARS.items() if metavar == "TIME")
@@ -34,7 +34,7 @@ PANELS = {
     "Consistency": ("check", "check_interval", "metadata_timeout"),
     "Fetch": ("engine", "fetch_parallel", "prefetch_parallel", "sub_read", "fetch_timeout", "readahead_max",
               "neighbours", "neighbours_max_files"),
-    "Rules": ("rules", "environment"),
+    "Rules": ("rules", "environment", "plugins", "use_plugins"),
     "Operation": ("probe", "metrics_address", "run_dir", "state_dir", "log_level", "log_format"),
 }  # fmt: skip
 _PANEL_OF = {key: panel for panel, keys in PANELS.items() for key in keys}

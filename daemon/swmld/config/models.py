@@ -159,6 +159,13 @@ class Settings(BaseModel):
     environment: Name | None = Field(
         default=None, description="Which environment of the rules is in use; default: none."
     )
+    plugins: Paths = Field(
+        default=(), description="Directory of plugins, besides /etc/swmld/plugins. Repeatable."
+    )
+    use_plugins: Flag = Field(
+        default=True,
+        description="Use plugins: they know what frameworks read next, and which framework a process runs.",
+    )
     probe: Annotated[Probe, choice(*get_args(Probe))] = Field(
         default="auto",
         description="How reads are seen: ebpf (page-cache hits included; or one way of it, btf, tracepoint, "

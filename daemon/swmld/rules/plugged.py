@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from swmld import documents
 from swmld.documents import Document
+from swmld.plugins.registry import Found
 from swmld.rules import loading, templates
 from swmld.rules.reading import LIMITS
 from swmld.rules.ruleset import RulesError
@@ -36,6 +37,19 @@ class Brought(NamedTuple):
 
 def _under(section: str, text: str) -> str:
     return f"{section}:{text}" if text.startswith("\n") else f"{section}:\n{text}"
+
+
+def vetted(found: Found) -> Found:
+    """What was found, without the plugins whose rules or templates are not sound; those of the others are
+    built in from now on, in this process."""
+    wrong = provide(Brought(each.name, each.rules, each.templates) for each in found.plugins)
+    return Found(
+        [each for each in found.plugins if each.name not in wrong],
+        found.problems + [
+            f"{each.origin}: {each.name}: {' '.join(wrong[each.name].splitlines()[:1])}"
+            for each in found.plugins if each.name in wrong
+        ],
+    )  # fmt: skip
 
 
 def provide(plugins: Iterable[Brought]) -> dict[str, str]:
