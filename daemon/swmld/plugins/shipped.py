@@ -5,10 +5,11 @@ from __future__ import annotations
 SHIPPED: tuple[str, ...] = (
     "swmld.plugins.pytorch:PyTorch",
     "swmld.plugins.tensorflow:TensorFlow",
-    "swmld.plugins.huggingface:HuggingFace",
     "swmld.plugins.onnx:Onnx",
-    "swmld.plugins.arrays:Arrays",
+    "swmld.plugins.huggingface:HuggingFace",
     "swmld.plugins.webdataset:WebDataset",
     "swmld.plugins.parquet:Parquet",
+    "swmld.plugins.arrays:Arrays",
 )
-"""``module:class``, in the order in which they are asked where two are as sure."""
+"""``module:class``. The earlier comes first where a process or a file fits two: what trains has NumPy
+and Arrow mapped too, what reads Parquet has NumPy."""
