@@ -271,7 +271,7 @@ class Daemon:
             settings=settings, version=__version__, source=self._source, native=native, cache=self._cache,
             fetcher=self._fetcher, files=files, gate=self._gate, disk=self._disk, loader=loader,
             ahead=self._ahead, engine=self._engine.name, started=self._started, observer=self._observer,
-            rules=self._rules_api(),
+            rules=self._rules_api(), mount_id=self._mount_id,
         )  # fmt: skip
         return files, Fuse(native, names, files)
 
@@ -336,7 +336,12 @@ class Daemon:
             async with self._machinery() as serving:
                 patterns = PatternsApi(self._observer)
                 metrics = await serving.start(
-                    partial(http.serve, patterns=patterns.page, pages=self._service.rules.pages()),
+                    partial(
+                        http.serve,
+                        patterns=patterns.page,
+                        pages=self._service.rules.pages(),
+                        health=self._service.health,
+                    ),
                     self._service.snapshot,
                     self._settings.metrics_address,
                 )

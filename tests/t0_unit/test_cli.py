@@ -265,6 +265,20 @@ def test_status_says_how_it_stands_with_the_rules(fake: Fake, swmld_: Any) -> No
     assert "12 in use; the files changed and cannot be used: swmld rules ls" in swmld_("status")[1]
 
 
+def test_status_says_what_does_not_work_and_how_reads_are_seen(fake: Fake, swmld_: Any) -> None:
+    lost = {"events": 0, "cursors": 0, "processes": 0}
+    probe = {"how": "fuse", "why": "reading the maps failed 10 times", "lost": lost}
+    health = {"status": "degraded", "problems": ["the source does not answer"], "probe": probe}
+    fake.answers["status"]["health"] = health
+    out = swmld_("status")[1]
+    assert re.search(r"^probes +fuse: reading the maps failed 10 times *$", out, re.MULTILINE)
+    assert re.search(r"^health +degraded; the source does not answer *$", out, re.MULTILINE)
+    health |= {"status": "ok", "problems": [], "probe": {**probe, "why": ""}}
+    out = swmld_("status")[1]
+    assert re.search(r"^probes +not known yet *$", out, re.MULTILINE)
+    assert re.search(r"^health +ok *$", out, re.MULTILINE)
+
+
 def test_stats(fake: Fake, swmld_: Any) -> None:
     code, out, _ = swmld_("stats")
     assert code == 0

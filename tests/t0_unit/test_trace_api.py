@@ -309,11 +309,11 @@ async def test_a_storm_of_events_comes_in_lines_of_bounded_size(tmp_path: Path) 
 async def get(address: str, target: str, method: str = "GET") -> tuple[str, dict[str, str], bytes]:
     host, _, port = address.rpartition(":")
     async with await trio.open_tcp_stream(host, int(port)) as stream:
-        await stream.send_all(f"{method} {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await stream.send_all(f"{method} {target} HTTP/1.0\r\n\r\n".encode())
         answer = b"".join([piece async for piece in stream])
     head, _, body = answer.partition(b"\r\n\r\n")
     status, *fields = head.decode().split("\r\n")
-    return status.partition(" ")[2], dict(field.split(": ", 1) for field in fields), body
+    return status.split()[1], dict(field.split(": ", 1) for field in fields), body
 
 
 @contextlib.asynccontextmanager
@@ -335,29 +335,30 @@ async def test_patterns_over_http(tmp_path: Path) -> None:
     feed.found = TWO
     async with endpoint(feed) as address:
         status, fields, body = await get(address, "/ml/patterns?job=50&path=val%2F*.npy&limit=1")
-        assert (status, fields["Content-Type"]) == ("200 OK", "application/json")
+        assert (status, fields["content-type"]) == ("200", "application/json")
         assert names(json.loads(body)) == {50: ["val/b.npy"]}
         assert (await get(address, "/ml/patterns"))[2].endswith(b"\n")
         assert (await get(address, "/ml/patterns", "HEAD"))[2] == b""
-        assert (await get(address, "/ml/patterns", "POST"))[0] == "405 Method Not Allowed"
+        assert (await get(address, "/ml/patterns", "POST"))[0] == "405"
         status, _, body = await get(address, "/nothing")
-        assert (status, body) == ("404 Not Found", b"metrics are at /metrics, patterns at /ml/patterns\n")
+        detail = json.loads(body)["detail"]
+        assert (status, detail) == ("404", "expected /metrics, /ml/metrics, /ml/patterns or /openapi.json")
 
 
 @pytest.mark.trio
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ("job=x", b"job: expected a number from 1 to "), ("limit=0", b"limit: expected"),
-        ("limit=" + "9" * 5000, b"limit: expected"), ("file=x", b"file: expected job, pid, path or limit"),
-        ("%ff=1", b"\\udcff: expected"),
+        ("job=x", "job: expected a number from 1 to "), ("limit=0", "limit: expected"),
+        ("limit=" + "9" * 5000, "limit: expected"), ("file=x", "file: expected job, pid, path or limit"),
+        ("%ff=1", "\udcff: expected"),
     ],
 )  # fmt: skip
 async def test_a_query_of_another_form_is_refused(query: str, said: bytes) -> None:
     async with endpoint(FakeFeed()) as address:
         status, _, body = await get(address, f"/ml/patterns?{query}")
-    assert status == "400 Bad Request"
-    assert body.startswith(said)
+    assert status == "400"
+    assert json.loads(body)["detail"].startswith(said)
 
 
 @pytest.mark.trio
@@ -372,4 +373,4 @@ async def test_names_of_any_bytes_can_be_asked_for() -> None:
 @pytest.mark.trio
 async def test_without_patterns_there_is_no_such_page() -> None:
     async with endpoint(None) as address:
-        assert (await get(address, "/ml/patterns"))[0] == "404 Not Found"
+        assert (await get(address, "/ml/patterns"))[0] == "404"

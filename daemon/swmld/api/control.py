@@ -7,7 +7,6 @@ cancels what it asked for: what a cancelled ``warmup`` has fetched stays.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import socket
@@ -19,6 +18,7 @@ from typing import Any
 
 import trio
 
+from swmld.api.accepting import accept
 from swmld.api.address import short_path
 from swmld.api.messages import MAX_REQUEST, Handler, decode, encode
 from swmld.errors import HostError, SwmldError, UsageError
@@ -42,7 +42,6 @@ class ControlServer:
     def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
         self.path = path
         self._handlers = dict(handlers)
-        self._clients = trio.CapacityLimiter(MAX_CLIENTS)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen until cancelled; started once the socket exists. The socket's file is removed at the end.
@@ -52,43 +51,23 @@ class ControlServer:
         with _listening(self.path) as listener:
             inode = os.stat(self.path).st_ino
             try:
-                async with trio.open_nursery() as nursery:
-                    task_status.started()
-                    await self._accept(nursery, trio.socket.from_stdlib_socket(listener))
+                task_status.started()
+                await accept(
+                    trio.socket.from_stdlib_socket(listener), self._serve, most=MAX_CLIENTS, what="control"
+                )
             finally:
                 _remove(self.path, inode)
 
-    async def _accept(self, nursery: trio.Nursery, listener: trio.socket.SocketType) -> None:
-        while True:
-            await self._clients.acquire_on_behalf_of(token := object())
-            try:
-                connection, _ = await listener.accept()
-            except OSError as error:
-                self._clients.release_on_behalf_of(token)
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ECONNABORTED):
-                    raise
-                log.warning("control connection refused: %s", error.strerror)
-                # Descriptors come back when other work ends, and nothing tells when: look again in a second.
-                await trio.sleep(1)
-            except BaseException:
-                self._clients.release_on_behalf_of(token)
-                raise
-            else:
-                nursery.start_soon(self._serve, connection, token)
-
-    async def _serve(self, connection: trio.socket.SocketType, token: object) -> None:
+    async def _serve(self, connection: trio.socket.SocketType) -> None:
         try:
-            with connection:
-                if _peer_uid(connection) in (0, os.geteuid()):
-                    await self._requests(trio.SocketStream(connection))
-                else:
-                    log.warning(
-                        "control connection refused: peer is not root", extra={"uid": _peer_uid(connection)}
-                    )
+            if _peer_uid(connection) in (0, os.geteuid()):
+                await self._requests(trio.SocketStream(connection))
+            else:
+                log.warning(
+                    "control connection refused: peer is not root", extra={"uid": _peer_uid(connection)}
+                )
         except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             log.debug("control client went away")
-        finally:
-            self._clients.release_on_behalf_of(token)
 
     async def _requests(self, stream: trio.SocketStream) -> None:
         pending = bytearray()

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired
+
+# Before Python 3.12 pydantic makes a schema (``openapi``) of this one alone.
+from typing_extensions import TypedDict
 
 # The kernel takes 2 MiB of command line by default, and a JSON escape of a byte is 6 bytes long.
 MAX_REQUEST = 16 << 20
 
 METHODS = (
-    "status", "stats", "patterns", "trace", "rules", "history", "explain", "warmup",
+    "status", "health", "stats", "patterns", "trace", "rules", "history", "explain", "warmup",
     "cache.ls", "cache.verify", "cache.drop",
 )  # fmt: skip
 
@@ -57,6 +60,47 @@ class RulesStatus(TypedDict):
     error_at: float
 
 
+class Lost(TypedDict):
+    """What did not fit into the probes' tables since the start, so what the findings do not know."""
+
+    events: int
+    cursors: int
+    processes: int
+
+
+class Probe(TypedDict):
+    """Where the findings come from."""
+
+    how: str  # btf, tracepoint, fentry, kprobe, fuse or off
+    why: str
+    lost: Lost
+
+
+class HealthParams(TypedDict):
+    """The query of ``GET /healthz``; ``ready`` 1: the status of the answer is that of ``ready``."""
+
+    ready: NotRequired[int]
+
+
+class Health(TypedDict):
+    """Result of ``health`` and of ``GET /healthz``: what works now.
+
+    ``status``: ``ok``; ``degraded``: the mount serves, and ``problems`` says what does not work; ``down``:
+    the mount does not serve (it was unmounted, or something else is mounted over it). ``ready``: the mount
+    serves and the source answers, so whatever is read can be had.
+    """
+
+    status: Literal["ok", "degraded", "down"]
+    ready: bool
+    problems: list[str]
+    mount: str
+    uptime: float  # seconds
+    source: Literal["ok", "failing"]  # failing: it did not answer in time, and has not since
+    cache_disk: Literal["ok", "full", "failing"]  # full: by other files, an empty cache would not do
+    probe: Probe
+    rules: Literal["none", "valid", "kept-old"]  # kept-old: the files changed and cannot be used
+
+
 class Status(TypedDict):
     """Result of ``status``: what runs, and what it uses."""
 
@@ -74,6 +118,7 @@ class Status(TypedDict):
     cache: CacheUsage
     fallbacks: list[str]  # one line for each feature that is missing, and what is used instead
     rules: NotRequired[RulesStatus | None]  # None: the daemon was given none
+    health: NotRequired[Health]
 
 
 class PatternsParams(TypedDict):
@@ -94,22 +139,6 @@ class TraceParams(PatternsParams):
 
     interval: NotRequired[float]
     raw: NotRequired[bool]
-
-
-class Lost(TypedDict):
-    """What did not fit into the probes' tables since the start, so what the findings do not know."""
-
-    events: int
-    cursors: int
-    processes: int
-
-
-class Probe(TypedDict):
-    """Where the findings come from."""
-
-    how: str  # btf, tracepoint, fentry, kprobe, fuse or off
-    why: str
-    lost: Lost
 
 
 class Prefetch(TypedDict):

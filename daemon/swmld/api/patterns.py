@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import parse_qsl
 
 import trio
 
 from swmld.api.messages import Handler, LeftOut, PatternsParams, PatternsResult, Progress, TraceParams
-from swmld.api.params import has_path, whole_number
+from swmld.api.params import from_query, has_path, text, whole_number
 from swmld.errors import UsageError
 from swmld.observe.encoding import Encoder, Raw
 from swmld.patterns.feed import Names, Processes, Touch, TouchKind
@@ -71,9 +69,7 @@ class Wanted:
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> Wanted:
         """From the parameters of a request; raises UsageError."""
-        path = params.get("path")
-        if path is not None and not isinstance(path, str):
-            raise UsageError("path: expected text")
+        path = text(params, "path")
         return cls(
             whole_number(params, "job", 1, 1 << 31),
             whole_number(params, "pid", 1, 1 << 31),
@@ -136,12 +132,8 @@ class PatternsApi:
 
     def page(self, query: str) -> bytes:
         """What ``GET /ml/patterns?query`` answers, JSON. Raises UsageError."""
-        given: dict[str, Any] = {}
-        for name, value in parse_qsl(query, keep_blank_values=True, errors="surrogateescape"):
-            if name not in ("job", "pid", "path", "limit"):
-                raise UsageError(f"{name}: expected job, pid, path or limit")
-            given[name] = int(value) if name != "path" and re.fullmatch("[0-9]{1,12}", value) else value
-        return json.dumps(Wanted.of(given).filtered(self._snapshot())).encode("ascii") + b"\n"
+        wanted = Wanted.of(from_query(query, PatternsParams))
+        return json.dumps(wanted.filtered(self._snapshot())).encode("ascii") + b"\n"
 
     async def _patterns(self, params: PatternsParams | dict[str, Any], progress: Progress) -> PatternsResult:
         wanted = Wanted.of(params)

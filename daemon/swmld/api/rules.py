@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import parse_qsl
 
 import trio
 
-from swmld.api.http import Page
+from swmld.api.asgi import Page
 from swmld.api.messages import (
     ExplainResult,
     Handler,
+    HistoryParams,
     HistoryResult,
     Progress,
+    RulesParams,
     RulesResult,
     RulesStatus,
 )
 from swmld.api.metrics import RuleFigures
-from swmld.api.params import has_path, whole_number
+from swmld.api.params import from_query, has_path, text, whole_number
 from swmld.api.rules_views import (
     Known,
     applied,
@@ -132,7 +132,7 @@ class RulesApi:
     async def _rules(
         self, params: dict[str, Any], progress: Progress, *, public: bool = False
     ) -> RulesResult:
-        rule = _text(params, "rule")
+        rule = text(params, "rule")
         offset, limit = (
             whole_number(params, "offset", 0, 1 << 31) or 0,
             whole_number(params, "limit", 1, MOST) or MOST,
@@ -152,9 +152,8 @@ class RulesApi:
         )  # fmt: skip
 
     async def _rules_page(self, query: str) -> bytes:
-        params = _query(query, texts=("rule",), numbers=("offset", "limit"))
-        found = await self._rules(params, _nobody, public=True)
-        return await _json(found)
+        params = from_query(query, RulesParams)
+        return await _json(await self._rules(params, _nobody, public=True))
 
     # ---- history
 
@@ -171,13 +170,13 @@ class RulesApi:
         )
 
     async def _history_page(self, query: str) -> bytes:
-        params = _query(query, texts=("path", "rule", "action"), numbers=("pid", "since", "before", "limit"))
+        params = from_query(query, HistoryParams)
         return await _json(await self._history(params, _nobody, public=True))
 
     # ---- explain
 
     async def _explain(self, params: dict[str, Any], progress: Progress) -> ExplainResult:
-        given, rule = _text(params, "path"), _text(params, "rule")
+        given, rule = text(params, "path"), text(params, "rule")
         if given is None:
             raise UsageError("path: expected text")
         head = self._head
@@ -219,10 +218,10 @@ class Wanted:
     @classmethod
     def of(cls, params: Mapping[str, Any], mount: str) -> Wanted:
         """From the parameters of a request; raises UsageError."""
-        path, action = _text(params, "path"), _text(params, "action")
+        path, action = text(params, "path"), text(params, "action")
         return cls(
             (below(mount, path) or None) if path is not None else None,
-            _text(params, "rule"),
+            text(params, "rule"),
             _action(action) if action is not None else None,
             whole_number(params, "pid", 0, 1 << 31),
             whole_number(params, "since", 0, 1 << 62) or 0,
@@ -262,24 +261,6 @@ def _named(rules: Sequence[Rule], wanted: str | None) -> Sequence[Rule]:
     if not found:
         raise UsageError(f"no active rule {wanted}; swmld rules ls lists them")
     return found
-
-
-def _text(params: Mapping[str, Any], name: str) -> str | None:
-    value = params.get(name)
-    if value is not None and not isinstance(value, str):
-        raise UsageError(f"{name}: expected text")
-    return value or None
-
-
-def _query(query: str, *, texts: tuple[str, ...], numbers: tuple[str, ...]) -> dict[str, Any]:
-    given: dict[str, Any] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True, errors="surrogateescape"):
-        if name not in texts + numbers:
-            known = (*texts, *numbers)
-            raise UsageError(f"{name}: expected {', '.join(known[:-1])} or {known[-1]}")
-        is_number = name in numbers and re.fullmatch("[0-9]{1,18}", value)
-        given[name] = int(value) if is_number else value
-    return given
 
 
 async def _nobody(message: Mapping[str, Any]) -> None:

@@ -12,12 +12,15 @@ from typing import Any
 import trio
 
 from swmld.api import metrics
+from swmld.api.health import DiskState, disk_state, health_of, why_unserved
 from swmld.api.messages import (
     ENTRIES_PER_LINE,
     CacheEntry,
     CacheTotal,
     CacheUsage,
     Handler,
+    Health,
+    Probe,
     Progress,
     Stats,
     Status,
@@ -63,6 +66,7 @@ class Service:
     started: float
     observer: Observer
     rules: RulesApi
+    mount_id: int
     metrics_address: str = "off"
 
     @property
@@ -93,6 +97,7 @@ class Service:
         """By method name; see ``messages.METHODS``."""
         return {
             "status": self._status,
+            "health": self._health,
             "stats": self._stats,
             "warmup": self._warmup,
             "cache.ls": self._ls,
@@ -119,7 +124,37 @@ class Service:
             cache=CacheUsage(bytes=usage.bytes, files=usage.files, limit=usage.limit, free=usage.free),
             fallbacks=self.fallbacks,
             rules=self.rules.status(),
+            health=await self.health(),
         )
+
+    async def health(self) -> Health:
+        """What works now."""
+        settings = self.settings
+
+        def look() -> tuple[str, tuple[DiskState, str]]:
+            held = self.cache.usage().bytes
+            return (
+                why_unserved(settings.mount, self.mount_id),
+                disk_state(settings.cache_dir, settings.free_floor, held, settings.chunk_size),
+            )
+
+        unserved, disk = await self.disk.call(look)
+        return health_of(
+            mount=str(settings.mount),
+            uptime=time.monotonic() - self.started,
+            unserved=unserved,
+            source_down=self.gate.down,
+            disk=disk,
+            probe=self._probe(),
+            rules=self.rules.status(),
+        )
+
+    def _probe(self) -> Probe:
+        found = self.observer.probe()
+        return Probe(how=found["how"], why=found["why"], lost=found["lost"])
+
+    async def _health(self, params: dict[str, Any], progress: Progress) -> Health:
+        return await self.health()
 
     async def _stats(self, params: dict[str, Any], progress: Progress) -> Stats:
         return Stats(

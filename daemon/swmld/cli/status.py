@@ -62,6 +62,10 @@ def _table(one: Status) -> Table:
         "metrics": one["metrics"] if one["metrics"] == "off" else f"http://{one['metrics']}/metrics",
         "running": f"{format_duration(one['uptime'])}, pid {one['pid']}, swmld {one['version']}",
     }
+    if (health := one.get("health")) is not None:
+        probe = health["probe"]
+        rows["probes"] = f"{probe['how']}: {probe['why']}" if probe["why"] else "not known yet"
+        rows["health"] = "; ".join([health["status"], *health["problems"]])
     for key, value in rows.items():
         table.add_row(key, plain(value))
     if (rules := one.get("rules")) is not None:
