@@ -17,6 +17,7 @@ import trio
 
 from swmld import __version__, logs, sdnotify
 from swmld.api import http
+from swmld.api import plugins as plugins_api
 from swmld.api.control import ControlServer
 from swmld.api.patterns import PatternsApi
 from swmld.api.rules import RulesApi
@@ -350,6 +351,7 @@ class Daemon:
                     **self._service.handlers(),
                     **patterns.handlers(),
                     **self._service.rules.handlers(),
+                    **plugins_api.handlers(self._plugins),
                 }
                 control = ControlServer(self._settings.socket_path, handlers)
                 await serving.start(control.run)

@@ -15,6 +15,7 @@ import typer
 
 from swmld import __version__
 from swmld.cli import cache, completion, demo, doctor, explain, history, man, stats, status, trace, warmup
+from swmld.cli import plugin as plugin_command
 from swmld.cli import rules as rules_command
 from swmld.cli.options import setting
 from swmld.cli.text import prose
@@ -52,6 +53,7 @@ for module in (
     warmup,
     cache,
     rules_command,
+    plugin_command,
     explain,
     history,
     doctor,

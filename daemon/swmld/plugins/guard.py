@@ -50,6 +50,7 @@ class _Job:
         self.read = 0.0  # seconds spent reading
         self.reading = 0.0  # since when, 0: not now
         self.given_up = False
+        self.unread: OSError | None = None  # the latest that reading raised
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -138,16 +139,19 @@ class Guard:
                 return None
             self.calls += 1
             jobs.put(job)
-            if await self._came(job) and self._sound(method, job):
-                found: T = job.result
-                return found
-            self.disable(f"{method} took longer than {self._limit:g} s")
-            return None
+            if not await self._came(job):
+                self.disable(f"{method} took longer than {self._limit:g} s")
+                return None
+            found: T = job.result
+            return found if self._sound(method, job) else None
 
     def _sound(self, method: str, job: _Job) -> bool:
-        """Whether a call that came back answered; else the plugin is disabled."""
+        """Whether a call that came back answered; else the plugin is disabled, unless it let pass what
+        reading raised: the source is at fault, not the plugin."""
         if job.error is None:
             return True
+        if job.error is job.unread:
+            return False
         if isinstance(job.error, ValueError) and _ours(job.error):
             self.disable(f"{method}: {job.error}")
         else:
@@ -208,8 +212,15 @@ class _Reading:
         self._calls, self._bytes = READ_CALLS, READ_BYTES
 
     def read(self, offset: int, length: int) -> bytes:
+        try:
+            return self._taken(offset, length)
+        except OSError as error:
+            self._job.unread = error
+            raise
+
+    def _taken(self, offset: int, length: int) -> bytes:
         if type(offset) is not int or type(length) is not int or offset < 0 or length < 0:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            raise TypeError(f"read: expected two whole numbers from 0, got {offset!r:.40} and {length!r:.40}")
         length = max(0, min(length, self._size - offset))
         job = self._job
         if job.given_up or not self._calls or length > self._bytes or job.read > READ_SECONDS:

@@ -39,7 +39,7 @@ def first_ranges(pieces: Pieces) -> tuple[int, list[Range]]:
     words = [int.from_bytes(block[at + n * width : at + (n + 1) * width], "little") for n in range(6)]
     # Base, (of files in parts) extension, end of file, then the root group, in old ones as a table entry.
     told, _, end, *rest = words
-    if told not in (0, base) or told + end > pieces.size:
+    if told not in (0, base) or end > pieces.size:
         raise Malformed("longer than the file")
     objects = [rest[0]]
     if version < 2:

@@ -75,7 +75,7 @@ class Plugins:
         named = [(guard.name, guard.loaded.libraries) for guard in self._guards]
         at = next((number for number, (name, _) in enumerate(named, 1) if name == _BEFORE_THEM), len(named))
         self._searches = [
-            (name, [_search(pattern) for pattern in patterns])
+            (name, [search(pattern) for pattern in patterns])
             for name, patterns in (*named[:at], *WITHOUT_PLUGIN.items(), *named[at:])
         ]
 
@@ -170,6 +170,7 @@ _OPTIONS.max_mem = 1 << 18
 _OPTIONS.log_errors = False
 
 
-def _search(pattern: str) -> Callable[[bytes], bool]:
-    search = re2.compile(pattern.encode(), _OPTIONS).search
-    return lambda text: search(text) is not None
+def search(pattern: str) -> Callable[[bytes], bool]:
+    """Whether a pattern of ``Plugin.libraries`` is found in a path."""
+    find = re2.compile(pattern.encode(), _OPTIONS).search
+    return lambda text: find(text) is not None
