@@ -230,8 +230,13 @@ def check_hints(subject: Subject, samples: Sequence[Content]) -> None:
 def check_samples(subject: Subject, samples: Sequence[Content]) -> None:
     """The given files are known, and what is cut off or damaged of them does no harm."""
     for sample in samples:
-        if max(subject.detect(sample.about, head, "a sample") for head in (b"", sample.head)) < SURE:
-            raise Failed(f"{sample.about}: detect is not sure of it ({SURE:g} is the least that counts)")
+        extensions = subject.loaded.extensions
+        if extensions and not sample.about.lower().endswith(extensions):
+            raise Failed(f"{sample.about}: it is not asked about such a name (extensions)")
+        subject.detect(sample.about, b"", "no head")
+        sure = subject.detect(sample.about, sample.head, "a sample")
+        if sure < SURE:
+            raise Failed(f"{sample.about}: detect gives {sure:g}, {SURE:g} is the least that counts")
         subject.hints(sample, sample.about)
         for damaged in _damaged(sample):
             subject.detect(sample.about, damaged.head, damaged.about)
