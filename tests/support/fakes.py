@@ -15,6 +15,7 @@ from swmld.cache.checksum import crc32c
 from swmld.cache.files import ChunkState
 from swmld.errors import CacheFull
 from swmld.fetch.buffers import Buffer
+from swmld.fetch.sharing import Terms
 
 T = TypeVar("T")
 
@@ -118,6 +119,7 @@ class FakeTarget:
         self.source_fd = source_fd
         self.source_direct = direct
         self.file = file
+        self.terms: Terms | None = None
         self.changed = False
         self.checks = 0
         self.change_at_check = 0

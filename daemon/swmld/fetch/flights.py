@@ -30,6 +30,7 @@ from swmld.cache.files import ChunkState
 from swmld.errors import CacheError, FetchError
 from swmld.fetch.buffers import ALIGNMENT, Buffer
 from swmld.fetch.engine import Engine
+from swmld.fetch.sharing import Group, Terms
 from swmld.fetch.stats import FetchStats, Result
 from swmld.fetch.threads import Offload
 from swmld.types import FetchClass
@@ -88,6 +89,8 @@ class Target(Protocol):
     """``source_fd`` is O_DIRECT; set to False by a flight that had to clear the flag."""
     file: Any
     """A ``ChunkFile``."""
+    terms: Terms | None
+    """What rules ask of its fetches."""
 
     def check_source(self) -> bool:
         """Blocking, any thread: fstat of ``source_fd`` still gives the identity that ``file`` was acquired
@@ -124,8 +127,9 @@ class Flight:
     """One chunk on its way. Owned by the scheduler."""
 
     __slots__ = (
-        "asked", "chunk", "cls", "deadline", "done", "errno", "key", "length", "number", "offset", "on_late",
-        "phase", "priority", "requested_at", "reserved", "slots", "target", "waiters",
+        "asked", "chunk", "cls", "deadline", "demanded", "done", "errno", "group", "held", "key", "length",
+        "let_go", "number", "offset", "on_late", "phase", "priority", "requested_at", "reserved", "slots",
+        "target", "terms", "waiters",
     )  # fmt: skip
 
     def __init__(
@@ -138,12 +142,21 @@ class Flight:
         self.priority = priority
         self.deadline = float("inf") if deadline is None else deadline
         self.number = number
-        self.offset, self.length = target.file.extent(chunk)
+        extent: tuple[int, int] = target.file.extent(chunk)
+        self.offset, self.length = extent
         self.phase = Phase.QUEUED
         self.slots = 0
         self.reserved = False
         """Room is counted in the cache; set in a worker thread, which holds the flight's buffer meanwhile."""
         self.waiters = 0
+        self.demanded = cls is FetchClass.DEMAND
+        """Somebody waits for it, whatever class rules have it count as."""
+        self.terms = target.terms
+        self.group: Group | None = None
+        self.held = False
+        """It waits until ``sharing.Admission`` lets it line up."""
+        self.let_go = -1
+        """Reads that were let go with it, 0 where they are not bounded; -1: it was not let go."""
         self.asked = True
         """Somebody wants it who does not wait in ``ensure``."""
         self.done: trio.Event | None = None
@@ -169,9 +182,14 @@ class Carrier:
         self._stats = stats
         self._sub_read = sub_read
 
-    def parts(self, length: int) -> int:
-        """Sub-reads that a chunk of ``length`` bytes takes."""
-        return max(1, -(-length // self._sub_read))
+    def step(self, flight: Flight) -> int:
+        """Bytes of one sub-read."""
+        terms = flight.terms
+        return self._sub_read if terms is None or terms.request is None else terms.request
+
+    def parts(self, flight: Flight) -> int:
+        """Sub-reads that it takes."""
+        return max(1, -(-flight.length // self.step(flight)))
 
     async def carry(self, flight: Flight, buffer: Buffer, width: int, after_read: Any) -> Result:
         """Fetch ``flight``'s chunk through ``buffer`` with up to ``width`` sub-reads at once; ``after_read``
@@ -187,7 +205,7 @@ class Carrier:
                 await self._read(flight, buffer, width)
                 break
             except FlightFailed as failure:
-                if not failure.again or retried or flight.cls is not FetchClass.DEMAND:
+                if not failure.again or retried or not flight.demanded:
                     raise
                 retried = True
                 self._stats.retries += 1
@@ -232,9 +250,9 @@ class Carrier:
         return crc
 
     async def _read(self, flight: Flight, buffer: Buffer, width: int) -> None:
-        step = self._sub_read
+        step = self.step(flight)
         if flight.length <= step:  # no task of its own for the common small file
-            await self._part(flight, buffer, 0)
+            await self._part(flight, buffer, 0, step)
             return
         starts = iter(range(0, flight.length, step))
         failure: FlightFailed | None = None
@@ -243,7 +261,7 @@ class Carrier:
             nonlocal failure
             for start in starts:
                 try:
-                    await self._part(flight, buffer, start)
+                    await self._part(flight, buffer, start, step)
                 except FlightFailed as error:
                     failure = failure or error
                 # The others end what they have begun: a cancelled read might write to the buffer during the
@@ -252,14 +270,14 @@ class Carrier:
                     return
 
         async with trio.open_nursery() as nursery:
-            for _ in range(min(width, self.parts(flight.length))):
+            for _ in range(min(width, self.parts(flight))):
                 nursery.start_soon(next_parts)
         if failure is not None:
             raise failure
 
-    async def _part(self, flight: Flight, buffer: Buffer, start: int) -> None:
+    async def _part(self, flight: Flight, buffer: Buffer, start: int, step: int) -> None:
         target = flight.target
-        length = min(self._sub_read, flight.length - start)
+        length = min(step, flight.length - start)
         while True:
             direct = target.source_direct
             # Never past the buffer: every size class is a multiple of ALIGNMENT.

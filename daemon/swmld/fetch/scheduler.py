@@ -145,7 +145,7 @@ class Fetcher:
         if target.file.state(chunk) is ChunkState.PRESENT:
             return False
         if cls is FetchClass.PREFETCH:
-            if self._stats.queued[cls] >= self._queue_limit:
+            if self._stats.queued[cls] + len(self._ranked) >= self._queue_limit:
                 self._stats.dropped += 1
                 return False
             if deadline is not None and deadline <= trio.current_time():
@@ -185,7 +185,7 @@ class Fetcher:
             if flight.target is target and self._is_queued_prefetch(flight) and not flight.demanded:
                 self._take_back(flight)
         self._sweep_prefetch()
-        if target.terms is not None:
+        if self._ranked or self._admission is not None:
             held = self._admission.held() if self._admission is not None else ()
             for flight in [*(entry[3] for entry in self._ranked), *held]:
                 if flight.target is target and flight.phase is Phase.QUEUED and not flight.demanded:
@@ -449,7 +449,7 @@ class Fetcher:
     def _width(self, flight: Flight) -> int:
         """The sub-reads that it may have in flight."""
         most = self._parallel if flight.cls is FetchClass.DEMAND else self._prefetch_parallel
-        terms = flight.target.terms
+        terms = flight.terms
         if terms is not None and terms.parallel is not None:
             most = min(most, terms.parallel)
         return min(self._carrier.parts(flight), most)

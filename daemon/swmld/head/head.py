@@ -35,11 +35,13 @@ NOT_ACTING: Mapping[type[actions.Effect], frozenset[str]] = {
     actions.Stream: frozenset(),
     actions.Coordinate: frozenset(),
     actions.Compress: frozenset(),
-    actions.Prioritize: frozenset(),
     actions.Advise: frozenset(),
     actions.Cache: frozenset({"pin_fraction"}),
 }
 """What rules may ask for and nothing acts on yet: these parameters; none named: the whole action."""
+
+AT_OPENS: Mapping[type[actions.Effect], frozenset[str]] = {actions.Prioritize: frozenset({"io_priority"})}
+"""Parameters whose effect is on an open file, also on one that is whole in the cache."""
 
 HELD = 1 << 20
 """Files that are held for jobs at most; the oldest of more are evicted like others."""
@@ -84,6 +86,7 @@ class Head:
         """From the next decision on these rules count; ``engine`` where they were compiled elsewhere."""
         self.rules = rules
         self.engine = engine or Engine(rules.rules)
+        self.watches = any(_at_opens(each) for rule in rules.rules for each in rule.actions)
         self._caching = any(each.effect is actions.Cache for rule in rules.rules for each in rule.actions)
         self.history.forget_but({rule.title for rule in rules.rules})
 
@@ -173,6 +176,11 @@ class Head:
             left = [(identity, job) for identity, job in self._holders.items() if job not in ended]
             self._holders = OrderedDict(left)
         return bool(ended)
+
+
+def _at_opens(action: actions.Action) -> bool:
+    """Whether it is done at each open (``mount.deciding.Decider.watches``)."""
+    return not AT_OPENS.get(action.effect, frozenset()).isdisjoint(action.given)
 
 
 def not_acting(rules: RuleSet) -> list[str]:

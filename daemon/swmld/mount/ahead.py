@@ -250,6 +250,7 @@ class NeighbourPrefetch:
 
     def _ask(self, target: SourceTarget, order: Order) -> set[int]:
         file = target.file
+        target.terms = order.terms
         until = order.deadline if order.deadline < float("inf") else None
         missing = file.missing(0, min(file.nchunks, -(-order.part // file.chunk_size)))
         return {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from swmld.fetch.sharing import Terms
 from swmld.mount import below
+from swmld.mount.deciding import fetch_terms
 from swmld.mount.shard_index import MOST_SHARDS
 from swmld.plan.neighbours import Directory, Limits
 from swmld.plan.shards import is_index, next_shards
@@ -33,7 +35,7 @@ class Order:
     """Files of any size up to ``limit`` bytes, the first ``part`` bytes of each, because of ``decision`` (0:
     no rule's). What waits at ``deadline`` (``trio.current_time``) is dropped. ``index``: the shards that the
     file lists. ``levels``: of directories, the file's own among them; ``files`` and ``directories`` may still
-    come from those below."""
+    come from those below. ``terms``: how they are fetched."""
 
     decision: int = 0
     limit: int = 0
@@ -43,6 +45,7 @@ class Order:
     levels: int = 1
     files: int = below.FILES
     directories: int = below.DIRECTORIES
+    terms: Terms | None = None
 
 
 LEARNED = Order()
@@ -100,9 +103,11 @@ def orders(
     assert rule is not None
     assert listing is not None
     window = ANY if rule.window is None else rule.window
+    own = fetch_terms(verdict)  # the size of requests and their number are of that file alone
+    terms = replace(own, cls=None, request=None, parallel=None) if own is not None else None
     if rule.shards:
         # Shards are larger than most windows: their first bytes are worth more than nothing.
-        order = Order(verdict.id, limit=ANY, part=window, deadline=deadline)
+        order = Order(verdict.id, limit=ANY, part=window, deadline=deadline, terms=terms)
         names: list[bytes] = []
         if is_index(name):
             order.index = True
@@ -110,7 +115,7 @@ def orders(
         else:
             names = plan.ask(next_shards(listing, name, rule.next_files or NEXT_SHARDS))
         yield order, names
-    order = Order(verdict.id, limit=window, deadline=deadline)
+    order = Order(verdict.id, limit=window, deadline=deadline, terms=terms)
     if rule.siblings:
         order.levels = rule.depth
         yield order, plan.others(name)

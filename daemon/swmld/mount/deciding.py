@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+from swmld.fetch.sharing import Terms
 from swmld.plan.readahead import Limits
-from swmld.types import Identity
+from swmld.types import FetchClass, Identity
 
 if TYPE_CHECKING:  # a tenth of a second of imports, for mounts that have no rules
     from swmld.rules.actions import Prefetch
@@ -34,7 +35,42 @@ class Decider(Protocol):
         """Any thread: what is decided about a file that nobody opened, by what its name and size say."""
         ...
 
+    watches: bool
+    """Whether rules may want something done at each open, so that C is to answer none alone of which nothing
+    was decided yet."""
+
     brought: Brought
+
+
+REQUEST_ALIGNMENT = 4096
+"""Bytes: requests of other sizes are refused where the source is read with O_DIRECT."""
+
+_CLASSES = {None: None, "demand": FetchClass.DEMAND, "prefetch": FetchClass.PREFETCH}
+
+
+def fetch_terms(verdict: Verdict | None) -> Terms | None:
+    """How rules want the file fetched; None: as usual."""
+    if verdict is None or (verdict.prioritize is None and verdict.stream is None):
+        return None
+    first, stream = verdict.prioritize, verdict.stream
+    request = stream.chunk_size if stream is not None else None
+    share = first.bandwidth_share if first is not None else None
+    terms = Terms(
+        cls=_CLASSES[first.fetch_class] if first is not None else None,
+        priority=first.priority if first is not None else 0,
+        job=verdict.job,
+        # A share of nothing would be a reader that never gets on.
+        share=max(share / 100, 0.001) if share is not None and share < 100 else None,
+        request=-(-request // REQUEST_ALIGNMENT) * REQUEST_ALIGNMENT if request is not None else None,
+        parallel=stream.parallel_streams if stream is not None else None,
+    )
+    return terms if terms != Terms(job=verdict.job) else None
+
+
+def acts_at_opens(verdict: Verdict) -> bool:
+    """Whether something is done at each open of the file, also where all of it is cached."""
+    first = verdict.prioritize
+    return first is not None and first.io_priority is not None
 
 
 def wants_files(prefetch: Prefetch) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,6 +142,8 @@ class Native:
             _must(err[0] or -5)
         for glob, check, interval in rules:
             _must(lib.sw_rule(self._s, os.fsencode(glob), _CHECKS[check], int(interval * 1e9)))
+        self.watched: Callable[[], bool] | None = None
+        """Whether rules may want something done at each open (``deciding.Decider.watches``)."""
         self._events = ffi.new("struct sw_event[]", 256)
         self._parent, self._size = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         self._name = ffi.new("char[]", 1024)
@@ -346,10 +348,19 @@ class Native:
         """True when nobody has it open and the state of it may go."""
         return bool(lib.sw_detach(self._s, nodeid))
 
-    def set_complete(self, nodeid: int, file_id: int, identity: Identity, tell_open: bool = False) -> None:
-        """C may open this cache file by itself while the source still is this generation."""
+    def set_complete(
+        self, nodeid: int, file_id: int, identity: Identity, tell_open: bool = False, *, decided: bool = False
+    ) -> None:
+        """C may open this cache file by itself while the source still is this generation. Not where rules
+        ``watch`` opens, unless they have ``decided`` that this file needs none of it."""
+        if not decided and self.watched is not None and self.watched():
+            return
         i = identity
         lib.sw_set_complete(self._s, nodeid, file_id, i.size, i.mtime_ns, i.ctime_ns, tell_open)
+
+    def forget_complete(self, nodeid: int) -> None:
+        """C is to ask at the next open."""
+        lib.sw_set_complete(self._s, nodeid, 0, 0, 0, 0, False)
 
     def child_complete(self, parent: int, name: bytes) -> bool:
         """Whether the table knows a whole cache file of a child (perhaps of an older generation)."""

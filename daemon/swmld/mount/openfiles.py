@@ -31,7 +31,8 @@ from swmld.fetch.flights import Target
 from swmld.fetch.scheduler import Fetcher
 from swmld.fetch.threads import Workers
 from swmld.mount import native as nat
-from swmld.mount.deciding import Decider, chunks_at_once, readahead_limits
+from swmld.mount.acting import Acts
+from swmld.mount.deciding import Decider, chunks_at_once, fetch_terms, readahead_limits
 from swmld.mount.gate import UNREACHABLE, SourceGate
 from swmld.mount.hinting import Hinting, Reading
 from swmld.mount.loading import Loader, unload
@@ -85,6 +86,8 @@ class OpenFile:
     """Of the rules that say what is fetched ahead; 0: none does."""
     reading: Reading | None = None
     """What plugins say of it, where one may know it."""
+    acted: bool = False
+    """Rules had something done with it as long as it is open."""
     last_chunk: int = -1
     mirrors_for: tuple[int, int] | None = None
     """(device, inode number) of the file whose later writes are mirrored for this node's readers."""
@@ -131,6 +134,10 @@ class OpenFiles:
         self._limits = limits
         self._on_open = on_open
         self._decider = decider
+        self._acts: Acts | None = None
+        if decider is not None:
+            self._acts = Acts(native)
+            native.watched = lambda: decider.watches
         self._files: dict[int, OpenFile] = {}
         self._by_key: dict[object, OpenFile] = {}
         self._handles: dict[int, Handle] = {}
@@ -269,6 +276,12 @@ class OpenFiles:
         if file.from_source:
             return await self._open_from_source(file)
         verdict = self._decider.opening(file.nodeid, pid, uid) if self._decider is not None else None
+        fh = await self._open_decided(file, verdict)
+        if verdict is not None and self._acts is not None:
+            file.acted |= self._acts.opened(file.nodeid, fh, verdict, pid)
+        return fh
+
+    async def _open_decided(self, file: OpenFile, verdict: Verdict | None) -> int:
         if verdict is not None and not verdict.cached:
             await self._drop_cached(file.nodeid)  # a rule keeps it out; what is there of it goes
             return await self._open_from_source(file)
@@ -279,6 +292,7 @@ class OpenFiles:
             return await self._open_from_source(file)
         if self._decider is not None:
             self._decider.caching(verdict, entry.identity, target.file.file_id)
+            target.terms = fetch_terms(verdict)
         self._on_open(file.nodeid, verdict=verdict)
         if target.source_fd >= 0 and entry.size > self._whole_limit:
             return self._open_partial(file, entry, target, verdict)
@@ -310,7 +324,7 @@ class OpenFiles:
 
     def _open_whole(self, file: OpenFile, entry: Entry, target: SourceTarget) -> int:
         try:
-            self._native.set_complete(file.nodeid, target.file.file_id, target.identity)
+            self._native.set_complete(file.nodeid, target.file.file_id, target.identity, decided=True)
             fh = self._open_file(file, Want.COMPLETE, target.file.fd)
         except BaseException:
             target.release()
@@ -339,6 +353,7 @@ class OpenFiles:
     ) -> None:
         """READs will come for this file: they are answered from ``target`` from now on."""
         if file.target is not None and file.target.key == target.key:
+            file.target.terms = target.terms
             target.release()
             return
         self._drop_target(file)
@@ -387,6 +402,8 @@ class OpenFiles:
         if file.pending or self._files.get(file.nodeid) is not file or not self._native.detach(file.nodeid):
             return
         del self._files[file.nodeid]
+        if file.acted and self._acts is not None:
+            self._acts.ended(file.nodeid)
         self._drop_target(file)
         if file.mirrors_for is not None:
             mirrors = self._mirrors[file.mirrors_for]
@@ -631,7 +648,8 @@ class OpenFiles:
         if not file.from_source:
             self._native.landed(file.nodeid, chunk)
             if file.target.file.complete:
-                self._native.set_complete(file.nodeid, file.target.file.file_id, file.target.identity)
+                own = file.target
+                self._native.set_complete(file.nodeid, own.file.file_id, own.identity, decided=True)
 
     def on_failed(self, target: Target, chunk: int, code: int) -> None:
         """A chunk could not be had. ESTALE: the source changed while it was read, so its bytes count now."""
@@ -650,6 +668,8 @@ class OpenFiles:
 
     def close(self) -> None:
         """The mount is gone: gives back every descriptor."""
+        if self._acts is not None:
+            self._acts.close()
         for file in list(self._files.values()):
             file.pending = 0
             self._drop_target(file)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Hashable
 
 from swmld.cache.files import CacheFile
+from swmld.fetch.sharing import Terms
 from swmld.types import Identity
 
 
@@ -27,6 +28,7 @@ class SourceTarget:
         self.source_direct = direct
         self.file = file
         self.identity = identity
+        self.terms: Terms | None = None
         self._close = close
         self._holds = 1
 

@@ -143,7 +143,7 @@ class Stream:
     """How a file is fetched while it is read."""
 
     chunk_size: int | None = _size(None, "Bytes of one request to the source.", 4 << 10, 1 << 30)
-    parallel_streams: int = _count(1, "Requests under way at once for the file.", 1, 1024)
+    parallel_streams: int | None = _count(None, "Requests under way at once for the file.", 1, 1024)
     drop_behind: bool = _flag(False, "Let the page cache forget what has been read.")
 
 
@@ -171,7 +171,9 @@ class Compress:
 class Prioritize:
     """Who comes first when several want the source."""
 
-    fetch_class: str = _word("demand", ("demand", "prefetch"), "Class of the target's fetches.")
+    fetch_class: str | None = _word(
+        None, ("demand", "prefetch"), "What all the target's fetches count as, for whatever they are made."
+    )
     priority: int = _count(0, "Order among fetches of the same class; more is sooner.", -1000, 1000)
     io_priority: str | None = _word(
         None, ("realtime", "best_effort", "idle"), "I/O class of the readers on the cache's disk."
