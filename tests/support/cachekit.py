@@ -108,3 +108,19 @@ def flip_bit(cache: Cache, file_id: int, offset: int) -> None:
         byte = file.read(1)[0]
         file.seek(offset)
         file.write(bytes([byte ^ 1]))
+
+
+def aged(machine: Machine, cache: Cache, count: int, first: int = 1, size: int = 3 * CHUNK) -> list[int]:
+    """``count`` complete files, a minute apart; returns their ids, oldest first."""
+    ids = []
+    for ino in range(first, first + count):
+        machine.now += 60
+        ids.append(cached(cache, identity(ino, size), b"f%d" % ino))
+    cache._writer.flush()
+    machine.now += 60
+    return ids
+
+
+def left(cache: Cache) -> list[int]:
+    """Ids of the files that are cached, in the order in which they came."""
+    return [entry.file_id for entry in cache.ls()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +21,6 @@ from support.cachekit import (
 from swmld.cache.audit import Entry, VerifyReport
 from swmld.cache.files import ABSENT, PRESENT, SUSPECT, CacheFile
 from swmld.types import Identity
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(tmp_path)
-    yield machine
-    machine.close()
 
 
 def test_ls_sees_what_was_committed_a_moment_ago(machine: Machine) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from support.cachekit import (
@@ -26,13 +24,6 @@ from swmld.cache.checksum import crc32c
 from swmld.cache.files import ABSENT, PRESENT
 from swmld.cache.store import Cache
 from swmld.errors import CacheError
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(tmp_path)
-    yield machine
-    machine.close()
 
 
 @pytest.fixture
@@ -228,33 +219,6 @@ def test_a_new_generation_replaces_the_old(machine: Machine, held: bool) -> None
     assert cache._books.index.chunks(old.file_id) == []
 
 
-@pytest.mark.parametrize("committed", [False, True])
-def test_rekey_keeps_the_bytes(cache: Cache, committed: bool) -> None:
-    of, later = identity(1), replace(identity(1), ctime_ns=77)
-    file_id = cached(cache, of)
-    if committed:
-        cache._writer.flush()
-    cache.rekey(file_id, later)
-    assert cache.lookup_complete(of) is None
-    assert cache.lookup_complete(later) == file_id
-    file = cache.acquire(later, b"file")
-    assert (file.file_id, file.identity) == (file_id, later)
-    file.release()
-
-
-def test_rekey_of_a_held_file_and_of_none(cache: Cache) -> None:
-    file = cache.acquire(identity(1), b"a")
-    later = replace(identity(1), mtime_ns=5, ctime_ns=6)
-    cache.rekey(file.file_id, later)
-    assert file.identity == later
-    assert cache.acquire(later, b"a") is file
-    with pytest.raises(CacheError, match="another inode or size"):
-        cache.rekey(file.file_id, replace(later, size=1))
-    cache.rekey(12345, later)
-    file.release()
-    file.release()
-
-
 @pytest.mark.parametrize("how", ["id", "inode", "path"])
 @pytest.mark.parametrize("where", ["held", "idle", "index"])
 def test_drop_takes_rows_and_data(machine: Machine, how: str, where: str) -> None:
@@ -336,7 +300,8 @@ def test_numbers_that_sqlite_cannot_hold(machine: Machine) -> None:
     assert cache.lookup_complete(of) == file_id
     assert cache.lookup_complete(replace(of, ino=of.ino - 1)) is None
     later = replace(of, ctime_ns=1 << 70)
-    cache.rekey(file_id, later)
+    file_id = cached(cache, later)
+    cache._writer.flush()
     assert cache.lookup_complete(later) == file_id
     cache.drop_inode(of.dev, of.ino)
     assert cache.usage().files == 0

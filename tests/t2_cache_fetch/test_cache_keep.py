@@ -6,16 +6,17 @@ import contextlib
 import random
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from support.cachekit import CHUNK, OVERHEAD, Machine, cached, fill, flip_bit, identity
+from support.cachekit import CHUNK, OVERHEAD, Machine, aged, cached, fill, flip_bit, identity, left
 from swmld.cache import reclaim
 from swmld.cache.files import CacheFile
+from swmld.cache.index import FileRow
 from swmld.cache.keeping import Kept, Line
 from swmld.cache.store import Cache
 from swmld.errors import CacheFull
@@ -27,26 +28,8 @@ ONE = SMALL + OVERHEAD
 """What a small file counts."""
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(tmp_path)
-    yield machine
-    machine.close()
-
-
 def age(machine: Machine, cache: Cache, count: int, first: int = 1) -> list[int]:
-    """``count`` small files, a minute apart; returns their ids, oldest first."""
-    ids = []
-    for ino in range(first, first + count):
-        machine.now += 60
-        ids.append(cached(cache, identity(ino, SMALL), b"f%d" % ino))
-    cache._writer.flush()
-    machine.now += 60
-    return ids
-
-
-def left(cache: Cache) -> list[int]:
-    return [entry.file_id for entry in cache.ls()]
+    return aged(machine, cache, count, first, SMALL)
 
 
 def order_of_going(cache: Cache) -> list[int]:
@@ -195,7 +178,8 @@ def test_a_cache_from_before_there_were_decisions_is_taken_over(machine: Machine
     cache.close()
     with sqlite3.connect(machine.directory / "index.db") as db:
         db.executescript(
-            "DROP INDEX files_keep; DROP INDEX files_end; CREATE INDEX files_last_used ON files(last_used);"
+            "DROP INDEX files_line; DROP INDEX files_expiry; DELETE FROM meta WHERE key='probation';"
+            "CREATE INDEX files_last_used ON files(last_used);"
         )
     db.close()
     cache = machine.open(size_limit=3 * ONE)
@@ -203,7 +187,9 @@ def test_a_cache_from_before_there_were_decisions_is_taken_over(machine: Machine
     cache.reserve(ONE)
     assert left(cache) == ids[:2]
     assert [entry.pinned for entry in cache.ls()] == [True, False]
-    cache._books.index.writer_db.execute("SELECT * FROM files INDEXED BY files_keep WHERE (pinned & 7)=0")
+    query = "SELECT name FROM sqlite_master WHERE type='index' AND tbl_name='files' AND sql IS NOT NULL"
+    names = {name for (name,) in cache._books.index.writer_db.execute(query)}
+    assert names == {"files_identity", "files_line", "files_expiry"}
 
 
 def test_what_a_user_drops_goes_however_it_is_kept(machine: Machine) -> None:
@@ -453,8 +439,14 @@ class KeepModel(RuleBasedStateMachine):
             stays = file_id in self.in_use or self.ino[file_id] in self.held
             if not stays and keep is not Keep.NEVER:
                 ended = keep is Keep.FIRST and kept.keep is not Keep.FIRST
-                order.append((keep, ended, 0 if ended else used, file_id))
-        return [each[-1] for each in order if each[:3] == min(order)[:3]]
+                protected = keep is Keep.NORMAL and self.row(file_id).kept.protected
+                order.append((keep, ended, protected, 0 if ended else used, file_id))
+        return [each[-1] for each in order if each[:4] == min(order)[:4]]
+
+    def row(self, file_id: int) -> FileRow:
+        row = self.cache._books.index.by_id(file_id)
+        assert row is not None
+        return row
 
     @rule(seconds=st.integers(6, 300))
     def time_passes(self, seconds: int) -> None:
@@ -539,8 +531,12 @@ class KeepModel(RuleBasedStateMachine):
     @invariant()
     def the_index_knows_what_was_decided(self) -> None:
         if hasattr(self, "cache"):
-            rows = [self.cache._books.index.by_id(file_id) for file_id in self.kept]
-            assert [row.kept for row in rows if row] == list(self.kept.values())
+            kept = [self.row(file_id).kept._replace(protected=False) for file_id in self.kept]
+            assert kept == list(self.kept.values())
+            waiting = [
+                file_id for file_id in self.kept if self.row(file_id).kept == Kept(ttl=self.kept[file_id].ttl)
+            ]
+            assert self.cache._books.writer.probation == len(waiting) * ONE
 
 
 KeepModel.TestCase.settings = settings(max_examples=10, stateful_step_count=30, deadline=None)
@@ -563,6 +559,6 @@ def test_every_line_is_served_by_an_index(machine: Machine) -> None:
     selects = {text.replace("-Inf", "0") for text in statements if " FROM files WHERE " in text}
     plans = [[row[3] for row in index.writer_db.execute(f"EXPLAIN QUERY PLAN {text}")] for text in selects]
     assert sum(
-        "USING INDEX files_keep" in plan[0] or "USING INDEX files_end" in plan[0] for plan in plans
+        "USING INDEX files_line" in plan[0] or "USING INDEX files_expiry" in plan[0] for plan in plans
     ) >= (2 * len(Line))
     assert all(step.startswith("SEARCH") for plan in plans for step in plan), plans

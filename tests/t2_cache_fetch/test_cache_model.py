@@ -6,7 +6,7 @@ import random
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -133,20 +133,6 @@ class CacheModel(RuleBasedStateMachine):
         assert self.cache.drop_path(b"%d" % ino) == known
         assert ino not in self.model
 
-    @rule(ino=INODES, later=st.integers(10, 12))
-    def rekey(self, ino: int, later: int) -> None:
-        if ino in self.model:
-            of = identity(ino, SIZES[ino], later)
-            # The bytes stay those of the generation that was fetched: only files without bytes, so that the
-            # model's content function still holds.
-            if (
-                not self.model[ino][1]
-                and not self.suspect.get(ino)
-                and not any(f.present_count for f in self.held)
-            ):
-                self.cache.rekey(self.ids[ino], of)
-                self.model[ino] = (of, set())
-
     @rule(nbytes=st.integers(0, LIMIT))
     def make_room(self, nbytes: int) -> None:
         held = {file.file_id for file in self.held if not file.dead}
@@ -220,13 +206,6 @@ class CacheModel(RuleBasedStateMachine):
 
 CacheModel.TestCase.settings = settings(max_examples=15, stateful_step_count=30, deadline=None)
 TestCacheModel = CacheModel.TestCase
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(tmp_path)
-    yield machine
-    machine.close()
 
 
 def run_all(workers: list[Callable[[], None]]) -> None:
@@ -403,7 +382,6 @@ def test_no_statement_reads_a_whole_table(machine: Machine) -> None:
     cache._writer.flush()
     machine.now += 60
     cache.find(identity(2)).release()  # type: ignore[union-attr]
-    cache.rekey(file.file_id, identity(2, generation=5))
     cache.pin(file.file_id, False)
     list(cache.ls(b"b"))
     cache._reclaimer.reserve(98 * CHUNK)

@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 
 import pytest
-from support.cachekit import CHUNK, OVERHEAD, Machine, cached, data_files, fill, identity, right_bytes
+from support.cachekit import (
+    CHUNK,
+    OVERHEAD,
+    Machine,
+    aged,
+    cached,
+    data_files,
+    fill,
+    identity,
+    left,
+    right_bytes,
+)
 from swmld.cache import reclaim
 from swmld.cache.files import CacheFile
-from swmld.cache.store import Cache
 from swmld.errors import CacheError, CacheFull
 from swmld.plan.eviction import Candidate, Lru
 from swmld.types import Identity
 
 WHOLE = 3 * CHUNK + OVERHEAD
 """What one file of three chunks counts."""
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(tmp_path)
-    yield machine
-    machine.close()
-
-
-def age(machine: Machine, cache: Cache, count: int, first: int = 1) -> list[int]:
-    """``count`` complete files, a minute apart; returns their ids, oldest first."""
-    ids = []
-    for ino in range(first, first + count):
-        machine.now += 60
-        ids.append(cached(cache, identity(ino)))
-    cache._writer.flush()
-    machine.now += 60
-    return ids
-
-
-def left(cache: Cache) -> list[int]:
-    return [entry.file_id for entry in cache.ls()]
 
 
 def test_usage_counts_chunks_and_a_block_a_file(machine: Machine) -> None:
@@ -52,7 +39,7 @@ def test_usage_counts_chunks_and_a_block_a_file(machine: Machine) -> None:
 
 def test_room_within_the_limit_evicts_nothing(machine: Machine) -> None:
     cache = machine.open(size_limit=3 * WHOLE)
-    ids = age(machine, cache, 2)
+    ids = aged(machine, cache, 2)
     cache.reserve(WHOLE)
     assert left(cache) == ids
     assert cache.evicted == 0
@@ -60,7 +47,7 @@ def test_room_within_the_limit_evicts_nothing(machine: Machine) -> None:
 
 def test_the_least_recently_used_goes(machine: Machine) -> None:
     cache = machine.open(size_limit=4 * WHOLE)
-    ids = age(machine, cache, 4)
+    ids = aged(machine, cache, 4)
     held = cache.acquire(identity(1), b"file")  # used again: now the youngest
     held.release()
     cache.reserve(WHOLE)
@@ -85,7 +72,7 @@ def test_small_files_go_down_to_the_low_water_mark(machine: Machine) -> None:
 
 def test_open_and_pinned_files_stay(machine: Machine) -> None:
     cache = machine.open(size_limit=4 * WHOLE)
-    ids = age(machine, cache, 4)
+    ids = aged(machine, cache, 4)
     held = cache.acquire(identity(1), b"file")
     cache.pin(ids[1])
     cache.reserve(WHOLE)
@@ -110,7 +97,7 @@ def test_a_file_that_is_taken_between_choice_and_eviction_stays(machine: Machine
             return picked
 
     cache = machine.open(size_limit=6 * WHOLE, policy=Late())
-    ids = age(machine, cache, 6)
+    ids = aged(machine, cache, 6)
     held: list[CacheFile] = []
     cache.reserve(4 * WHOLE)
     assert left(cache) == ids[:2]
@@ -121,7 +108,7 @@ def test_a_file_that_is_taken_between_choice_and_eviction_stays(machine: Machine
 
 def test_a_hand_pin_holds_across_restarts_until_taken_off(machine: Machine) -> None:
     cache = machine.open()
-    (file_id,) = age(machine, cache, 1)
+    (file_id,) = aged(machine, cache, 1)
     cache.pin(file_id)
     cache.close()
     cache = machine.open(size_limit=WHOLE)
@@ -134,7 +121,7 @@ def test_a_hand_pin_holds_across_restarts_until_taken_off(machine: Machine) -> N
 
 def test_files_that_only_the_mount_saw_in_use(machine: Machine) -> None:
     cache = machine.open(size_limit=4 * WHOLE)
-    ids = age(machine, cache, 4)
+    ids = aged(machine, cache, 4)
     now = machine.now
     uses: dict[Identity, tuple[float, bool]] = {
         identity(1): (now, False),  # read a moment ago
@@ -159,7 +146,7 @@ def test_where_all_are_hot_the_oldest_of_those_seen_go(
     monkeypatch.setattr(reclaim, "_LOOK", 8)
     monkeypatch.setattr(reclaim, "_BATCH", 4)
     cache = machine.open(size_limit=40 * WHOLE)
-    age(machine, cache, 40)
+    aged(machine, cache, 40)
     asked: list[int] = []
 
     def usage_of(of: Identity) -> tuple[float, bool]:
@@ -175,7 +162,7 @@ def test_where_all_are_hot_the_oldest_of_those_seen_go(
 
 def test_a_file_that_is_used_all_the_time_ends_no_thread(machine: Machine) -> None:
     cache = machine.open(size_limit=2 * WHOLE)
-    age(machine, cache, 2)
+    aged(machine, cache, 2)
 
     def usage_of(_of: Identity) -> tuple[float, bool]:
         machine.now += 1
@@ -189,7 +176,7 @@ def test_a_file_that_is_used_all_the_time_ends_no_thread(machine: Machine) -> No
 
 def test_the_floor_of_free_disk_space_holds(machine: Machine) -> None:
     cache = machine.open(free_floor=10 * WHOLE)
-    ids = age(machine, cache, 4)
+    ids = aged(machine, cache, 4)
     machine.free = 11 * WHOLE
     cache.reserve(WHOLE)
     assert left(cache) == ids
@@ -202,7 +189,7 @@ def test_the_floor_of_free_disk_space_holds(machine: Machine) -> None:
 
 def test_others_filling_the_disk_costs_no_cached_data(machine: Machine) -> None:
     cache = machine.open(free_floor=100 * WHOLE)
-    ids = age(machine, cache, 4)
+    ids = aged(machine, cache, 4)
     machine.free = WHOLE
     with pytest.raises(CacheFull) as caught:
         cache.reserve(CHUNK)
@@ -212,7 +199,7 @@ def test_others_filling_the_disk_costs_no_cached_data(machine: Machine) -> None:
 
 def test_space_that_is_freed_later_does_not_empty_the_cache(machine: Machine) -> None:
     cache = machine.open(free_floor=10 * WHOLE)
-    ids = age(machine, cache, 8)
+    ids = aged(machine, cache, 8)
     machine.free = 10 * WHOLE
     with pytest.raises(CacheFull):
         cache.reserve(WHOLE)  # evicts enough, but the file system does not show it yet
@@ -221,7 +208,7 @@ def test_space_that_is_freed_later_does_not_empty_the_cache(machine: Machine) ->
 
 def test_more_than_the_limit_is_refused_at_once(machine: Machine) -> None:
     cache = machine.open(size_limit=4 * WHOLE)
-    ids = age(machine, cache, 4)
+    ids = aged(machine, cache, 4)
     with pytest.raises(CacheFull):
         cache.reserve(4 * WHOLE + 1)
     assert left(cache) == ids
@@ -249,7 +236,7 @@ def test_reservations_end_with_commit_or_unreserve(machine: Machine) -> None:
 
 def test_a_vain_attempt_is_not_repeated_for_each_fetch(machine: Machine) -> None:
     cache = machine.open(size_limit=4 * WHOLE)
-    age(machine, cache, 4)
+    aged(machine, cache, 4)
     asked: list[Identity] = []
     usages = {"open": True}
 
@@ -270,7 +257,7 @@ def test_a_vain_attempt_is_not_repeated_for_each_fetch(machine: Machine) -> None
 
 def test_a_clock_set_back_does_not_keep_the_cache_full(machine: Machine) -> None:
     cache = machine.open(size_limit=2 * WHOLE)
-    age(machine, cache, 2)
+    aged(machine, cache, 2)
     held = [cache.acquire(identity(ino), b"a") for ino in (1, 2)]
     with pytest.raises(CacheFull):
         cache.reserve(WHOLE)
@@ -283,7 +270,7 @@ def test_a_clock_set_back_does_not_keep_the_cache_full(machine: Machine) -> None
 
 def test_a_drop_makes_room_at_once(machine: Machine) -> None:
     cache = machine.open(size_limit=2 * WHOLE)
-    ids = age(machine, cache, 2)
+    ids = aged(machine, cache, 2)
     held = [cache.acquire(identity(ino), b"a") for ino in (1, 2)]
     with pytest.raises(CacheFull):
         cache.reserve(WHOLE)
@@ -296,7 +283,7 @@ def test_a_drop_makes_room_at_once(machine: Machine) -> None:
 
 def test_new_limits_hold_from_the_next_reservation(machine: Machine) -> None:
     cache = machine.open()
-    ids = age(machine, cache, 4)
+    ids = aged(machine, cache, 4)
     cache.set_limits(2 * WHOLE, 0)
     assert cache.usage().limit == 2 * WHOLE
     assert left(cache) == ids
@@ -306,10 +293,10 @@ def test_new_limits_hold_from_the_next_reservation(machine: Machine) -> None:
 
 def test_files_of_other_sources_go_too(machine: Machine) -> None:
     cache = machine.open(source_key="one")
-    ids = age(machine, cache, 2)
+    ids = aged(machine, cache, 2)
     cache.close()
     cache = machine.open(source_key="two", size_limit=4 * WHOLE)
-    mine = age(machine, cache, 2)
+    mine = aged(machine, cache, 2)
     cache.usage_of = lambda _of: (machine.now, True)  # of this source's inodes, which have the same numbers
     told: list[int] = []
     cache.on_evict = lambda file_id, _of: told.append(file_id)
@@ -322,7 +309,7 @@ def test_files_of_other_sources_go_too(machine: Machine) -> None:
 
 def test_eviction_tells_before_it_unlinks(machine: Machine) -> None:
     cache = machine.open(size_limit=2 * WHOLE)
-    ids = age(machine, cache, 2)
+    ids = aged(machine, cache, 2)
     told: list[tuple[int, Identity, bool, bool]] = []
     cache.on_evict = lambda file_id, of: told.append(
         (file_id, of, cache._books.index.by_id(file_id) is None, os.path.exists(cache.data_path(file_id)))
@@ -334,7 +321,7 @@ def test_eviction_tells_before_it_unlinks(machine: Machine) -> None:
 
 def test_a_failing_listener_stops_no_eviction(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
     cache = machine.open(size_limit=2 * WHOLE)
-    age(machine, cache, 2)
+    aged(machine, cache, 2)
 
     def fail(_file_id: int, _of: Identity) -> None:
         raise RuntimeError("listener")
@@ -347,7 +334,7 @@ def test_a_failing_listener_stops_no_eviction(machine: Machine, caplog: pytest.L
 
 def test_a_failing_answer_keeps_the_file(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
     cache = machine.open(size_limit=2 * WHOLE)
-    ids = age(machine, cache, 2)
+    ids = aged(machine, cache, 2)
 
     def usage_of(of: Identity) -> None:
         if of.ino == 1:
@@ -365,7 +352,7 @@ def test_an_unreadable_index_is_an_error_of_the_cache(
     import sqlite3
 
     cache = machine.open(size_limit=WHOLE)
-    age(machine, cache, 1)
+    aged(machine, cache, 1)
 
     def fail(_after: object, _limit: int) -> list[object]:
         raise sqlite3.OperationalError("disk I/O error")

@@ -10,32 +10,71 @@ import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from swmld.cache.index import FileRow, encode, set_meta
-from swmld.cache.keeping import Kept
-from swmld.types import Identity
+from swmld.cache.keeping import PROBATION_BYTES, Kept, on_probation
+
+
+class Change(NamedTuple):
+    """By how much the totals change: bytes of chunks, files, and what files on probation hold in all."""
+
+    bytes: int = 0
+    files: int = 0
+    probation: int = 0
+
+    def plus(self, other: Change) -> Change:
+        return Change(self.bytes + other.bytes, self.files + other.files, self.probation + other.probation)
+
+
+NOTHING = Change()
 
 
 class Op:
-    """One change of the index. ``apply`` returns by how much (bytes, files) change in all."""
+    """One change of the index. ``apply`` returns what it changes in all."""
 
     must: ClassVar[bool] = False
     durable: ClassVar[bool] = False
     alone: ClassVar[bool] = False
     """Needs the totals as they stand, so not in one transaction with others."""
 
-    def apply(self, db: sqlite3.Connection) -> tuple[int, int]:
+    def apply(self, db: sqlite3.Connection) -> Change:
         raise NotImplementedError
 
     def done(self) -> None:
         """Called in the writer thread once the change is committed, or lost."""
 
 
-def _delete(db: sqlite3.Connection, file_id: int) -> tuple[int, int]:
+def _delete(db: sqlite3.Connection, file_id: int) -> Change:
     db.execute("DELETE FROM chunks WHERE file_id=?", (file_id,))
-    gone = db.execute("DELETE FROM files WHERE file_id=? RETURNING bytes", (file_id,)).fetchone()
-    return (-gone[0], -1) if gone else (0, 0)
+    gone = db.execute("DELETE FROM files WHERE file_id=? RETURNING pinned, bytes", (file_id,)).fetchone()
+    return Change(-gone[1], -1, -on_probation(*gone)) if gone else NOTHING
+
+
+def _grow(
+    db: sqlite3.Connection, file_id: int, change: str, values: tuple[object, ...], by: int
+) -> Change | None:
+    """Change a row by whose change its file holds ``by`` bytes more; None: there is no such row."""
+    query = f"UPDATE files SET {change}, bytes=bytes+? WHERE file_id=? RETURNING pinned, bytes"
+    row = db.execute(query, (*values, by, file_id)).fetchone()
+    if row is None:
+        return None
+    return Change(by, 0, on_probation(*row) - on_probation(row[0], row[1] - by))
+
+
+def _keep(
+    db: sqlite3.Connection, file_id: int, change: Callable[[Kept], Kept]
+) -> tuple[Change, Kept, Kept] | None:
+    """Change how a file is kept: with what held before and holds now; None: it is gone."""
+    row = db.execute("SELECT pinned, bytes FROM files WHERE file_id=?", (file_id,)).fetchone()
+    if row is None:
+        return None
+    before = Kept.of(row[0])
+    now = change(before)
+    if now == before:
+        return NOTHING, before, now
+    db.execute("UPDATE files SET pinned=? WHERE file_id=?", (now.code, file_id))
+    return Change(probation=on_probation(now.code, row[1]) - on_probation(*row)), before, now
 
 
 @dataclass(slots=True)
@@ -44,16 +83,16 @@ class AddFile(Op):
 
     row: FileRow
 
-    def apply(self, db: sqlite3.Connection) -> tuple[int, int]:
+    def apply(self, db: sqlite3.Connection) -> Change:
         row = self.row
         key = (row.source, encode(row.dev), encode(row.ino))
         old = db.execute("SELECT file_id FROM files WHERE source=? AND dev=? AND ino=?", key).fetchone()
-        nbytes, files = _delete(db, old[0]) if old else (0, 0)
+        change = _delete(db, old[0]) if old else NOTHING
         values = list(row)
         values[2:4] = key[1:]
         values[5:7] = encode(row.mtime_ns), encode(row.ctime_ns)
         db.execute(f"INSERT INTO files VALUES ({','.join('?' * len(values))})", values)
-        return nbytes + row.bytes, files + 1
+        return change.plus(Change(row.bytes, 1, on_probation(row.pinned, row.bytes)))
 
 
 @dataclass(slots=True)
@@ -67,19 +106,16 @@ class AddChunk(Op):
     session: int
     new: int
 
-    def apply(self, db: sqlite3.Connection) -> tuple[int, int]:
+    def apply(self, db: sqlite3.Connection) -> Change:
         nbytes = self.length * self.new
-        changed = db.execute(
-            "UPDATE files SET present=present+?, bytes=bytes+?, session=? WHERE file_id=?",
-            (self.new, nbytes, self.session, self.file_id),
-        )
-        if not changed.rowcount:  # its AddFile was lost to a full disk
-            return 0, 0
+        change = _grow(db, self.file_id, "present=present+?, session=?", (self.new, self.session), nbytes)
+        if change is None:  # its AddFile was lost to a full disk
+            return NOTHING
         db.execute(
             "INSERT OR REPLACE INTO chunks VALUES (?,?,?,?)",
             (self.file_id, self.chunk, self.crc, self.session),
         )
-        return nbytes, 0
+        return change
 
 
 @dataclass(slots=True)
@@ -91,14 +127,11 @@ class RemoveChunk(Op):
     chunk: int
     length: int
 
-    def apply(self, db: sqlite3.Connection) -> tuple[int, int]:
+    def apply(self, db: sqlite3.Connection) -> Change:
         gone = db.execute("DELETE FROM chunks WHERE file_id=? AND chunk=?", (self.file_id, self.chunk))
         if not gone.rowcount:
-            return 0, 0
-        db.execute(
-            "UPDATE files SET present=present-1, bytes=bytes-? WHERE file_id=?", (self.length, self.file_id)
-        )
-        return -self.length, 0
+            return NOTHING
+        return _grow(db, self.file_id, "present=present-1", (), -self.length) or NOTHING
 
 
 @dataclass(slots=True)
@@ -109,12 +142,12 @@ class TrustChunk(Op):
     chunk: int
     session: int
 
-    def apply(self, db: sqlite3.Connection) -> tuple[int, int]:
+    def apply(self, db: sqlite3.Connection) -> Change:
         db.execute(
             "UPDATE chunks SET session=? WHERE file_id=? AND chunk=?",
             (self.session, self.file_id, self.chunk),
         )
-        return 0, 0
+        return NOTHING
 
 
 @dataclass(slots=True)
@@ -124,13 +157,13 @@ class Respan(Op):
     file_id: int
     session: int
 
-    def apply(self, db: sqlite3.Connection) -> tuple[int, int]:
+    def apply(self, db: sqlite3.Connection) -> Change:
         db.execute(
             "UPDATE files SET session=?2, session_first="
             "coalesce((SELECT min(session) FROM chunks WHERE file_id=?1), ?2) WHERE file_id=?1",
             (self.file_id, self.session),
         )
-        return 0, 0
+        return NOTHING
 
 
 @dataclass(slots=True)
@@ -141,7 +174,7 @@ class DropFile(Op):
     file_id: int
     forget: Callable[[], None]
 
-    def apply(self, db: sqlite3.Connection) -> tuple[int, int]:
+    def apply(self, db: sqlite3.Connection) -> Change:
         return _delete(db, self.file_id)
 
     def done(self) -> None:
@@ -150,16 +183,19 @@ class DropFile(Op):
 
 @dataclass(slots=True)
 class Touch(Op):
-    """A file was used (``None``: not noted); ``settled`` runs when all before it is in the index."""
+    """A file was used (``None``: not noted); ``settled`` runs when all before it is in the index. ``again``:
+    it is to be protected, which holds for what is kept NORMAL alone."""
 
     file_id: int
     last_used: float | None
     settled: Callable[[], None] | None = None
+    again: bool = False
 
-    def apply(self, db: sqlite3.Connection) -> tuple[int, int]:
+    def apply(self, db: sqlite3.Connection) -> Change:
         if self.last_used is not None:
             db.execute("UPDATE files SET last_used=? WHERE file_id=?", (self.last_used, self.file_id))
-        return 0, 0
+        found = _keep(db, self.file_id, Kept.used_again) if self.again else None
+        return found[0] if found else NOTHING
 
     def done(self) -> None:
         if self.settled is not None:
@@ -167,25 +203,27 @@ class Touch(Op):
 
 
 @dataclass(slots=True)
-class Rekey(Op):
-    """The same bytes under another identity of the same inode, or another path, or pinned by hand."""
+class SetPath(Op):
+    """The source file was seen under another name."""
 
     file_id: int
-    identity: Identity | None = None
-    path: bytes | None = None
-    pinned: bool | None = None
+    path: bytes
 
-    def apply(self, db: sqlite3.Connection) -> tuple[int, int]:
-        if self.identity is not None:
-            times = (encode(self.identity.mtime_ns), encode(self.identity.ctime_ns))
-            db.execute("UPDATE files SET mtime_ns=?, ctime_ns=? WHERE file_id=?", (*times, self.file_id))
-        if self.path is not None:
-            db.execute("UPDATE files SET path=? WHERE file_id=?", (self.path, self.file_id))
-        if self.pinned is not None:
-            db.execute(
-                "UPDATE files SET pinned=(pinned & ~1) | ? WHERE file_id=?", (int(self.pinned), self.file_id)
-            )
-        return 0, 0
+    def apply(self, db: sqlite3.Connection) -> Change:
+        db.execute("UPDATE files SET path=? WHERE file_id=?", (self.path, self.file_id))
+        return NOTHING
+
+
+@dataclass(slots=True)
+class Pin(Op):
+    """Pinned by hand, or not any more."""
+
+    file_id: int
+    pinned: bool
+
+    def apply(self, db: sqlite3.Connection) -> Change:
+        found = _keep(db, self.file_id, lambda before: before._replace(by_hand=self.pinned))
+        return found[0] if found else NOTHING
 
 
 @dataclass(slots=True)
@@ -200,19 +238,15 @@ class SetKept(Op):
     changed: Callable[[Kept, Kept], None]
     before: Kept | None = None
 
-    def apply(self, db: sqlite3.Connection) -> tuple[int, int]:
-        row = db.execute("SELECT pinned FROM files WHERE file_id=?", (self.file_id,)).fetchone()
-        if row is None:
-            return 0, 0
-        before = Kept.of(row[0])
-        self.kept = self.kept._replace(by_hand=before.by_hand)
-        if self.kept != before:
-            self.before = before
-            db.execute("UPDATE files SET pinned=? WHERE file_id=?", (self.kept.code, self.file_id))
-        return 0, 0
+    def apply(self, db: sqlite3.Connection) -> Change:
+        found = _keep(db, self.file_id, self.kept.after)
+        if found is None:
+            return NOTHING
+        change, self.before, self.kept = found
+        return change
 
     def done(self) -> None:
-        if self.before is not None:
+        if self.before is not None and self.before != self.kept:
             self.changed(self.before, self.kept)
 
 
@@ -222,8 +256,8 @@ class CloseFd(Op):
 
     fd: int
 
-    def apply(self, db: sqlite3.Connection) -> tuple[int, int]:
-        return 0, 0
+    def apply(self, db: sqlite3.Connection) -> Change:
+        return NOTHING
 
     def done(self) -> None:
         os.close(self.fd)
@@ -236,16 +270,17 @@ class Recount(Op):
 
     alone: ClassVar[bool] = True
     counted: Callable[[int, int], None]
-    change: tuple[int, int] = (0, 0)
+    change: Change = NOTHING
 
-    def apply(self, db: sqlite3.Connection) -> tuple[int, int]:
-        meta = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('bytes', 'files')").fetchall())
-        nbytes, files = db.execute("SELECT coalesce(sum(bytes), 0), count(*) FROM files").fetchone()
-        self.change = (nbytes - meta["bytes"], files - meta["files"])
+    def apply(self, db: sqlite3.Connection) -> Change:
+        meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+        query = f"SELECT coalesce(sum(bytes), 0), count(*), {PROBATION_BYTES} FROM files"
+        nbytes, files, probation = db.execute(query).fetchone()
+        self.change = Change(nbytes - meta["bytes"], files - meta["files"], probation - meta["probation"])
         return self.change
 
     def done(self) -> None:
-        self.counted(*self.change)
+        self.counted(self.change.bytes, self.change.files)
 
 
 @dataclass(slots=True)
@@ -257,9 +292,9 @@ class SetMeta(Op):
     values: dict[str, int | str]
     committed: bool = False
 
-    def apply(self, db: sqlite3.Connection) -> tuple[int, int]:
+    def apply(self, db: sqlite3.Connection) -> Change:
         set_meta(db, **self.values)
-        return 0, 0
+        return NOTHING
 
     def done(self) -> None:
         self.committed = True

@@ -23,6 +23,7 @@ from swmld.cache.index import FileRow, Index, Trust
 from swmld.cache.reclaim import Account
 from swmld.cache.writer import Writer
 from swmld.errors import CacheError, CacheFull
+from swmld.plan.reuse import Reuse
 from swmld.types import Identity
 
 # A chunk map of more bits than this (64 TiB in chunks of 4 MiB) would cost megabytes a file: such files are
@@ -53,6 +54,7 @@ class Books:
     account: Account
     trust: Trust
     session: int
+    reuse: Reuse
 
 
 def chunk_count(size: int, chunk_size: int) -> int:
@@ -130,6 +132,8 @@ class CacheFile:
         """Where the source file was last seen, relative to the source's root."""
         self.last_used = row.last_used
         """As the index knows it: seconds since the epoch."""
+        self.used_again = False
+        """To be protected from its next release on."""
         self.present_count = 0
         self.pins = 1
         self.uses = 0

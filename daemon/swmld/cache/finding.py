@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 
-from swmld.cache.changes import AddFile, Rekey, SetMeta, Touch
+from swmld.cache.changes import AddFile, SetMeta, SetPath, Touch
 from swmld.cache.files import (
     MAX_CHUNKS,
     Books,
@@ -22,16 +22,15 @@ from swmld.cache.files import (
     open_data_file,
 )
 from swmld.cache.index import ID_BLOCK, FileRow
+from swmld.cache.keeping import Kept
 from swmld.cache.layout import Layout
 from swmld.cache.memory import Key, Memory, key_of
 from swmld.cache.opening import Trouble
 from swmld.cache.removal import Remover
 from swmld.cache.writer import Writer
 from swmld.errors import CacheError
+from swmld.plan.reuse import SAME_USE
 from swmld.types import Identity
-
-# Uses closer together than this are one use: saves an index write for each open of a busy file.
-TOUCH_SECONDS = 5.0
 
 
 class Ids:
@@ -90,7 +89,7 @@ class Finder:
             file = self._find(key, identity, replace=True) or self._create(identity, path)
             if file.source_path != path:
                 file.source_path = path
-                self._books.writer.put(Rekey(file.file_id, path=path))
+                self._books.writer.put(SetPath(file.file_id, path))
             return file
 
     def find(self, identity: Identity) -> CacheFile | None:
@@ -122,6 +121,7 @@ class Finder:
         if file is not None:
             same = file.identity == identity
             if same and self._pin(file):
+                self._use(file)
                 return file
             if not same and not replace:
                 return None
@@ -137,7 +137,13 @@ class Finder:
         file = self._load(row) if row.identity == identity else None
         if file is None:
             self._remover.finish([self._remover.retire_row(row)])
+        else:
+            self._use(file)
         return file
+
+    def _use(self, file: CacheFile) -> None:
+        if self._books.reuse.protects(file.last_used, self._clock()):
+            file.used_again = True
 
     @staticmethod
     def _pin(file: CacheFile) -> bool:
@@ -185,7 +191,8 @@ class Finder:
         nchunks = chunk_count(identity.size, self._chunk_size)
         if nchunks > MAX_CHUNKS:
             raise CacheError(f"cache: a file of {nchunks} chunks is too large for it", errno.EFBIG)
-        file_id, session = self.ids.take(), self._books.session
+        file_id, session, now = self.ids.take(), self._books.session, self._clock()
+        kept = Kept(protected=self._books.reuse.back(identity, now))
         row = FileRow(
             file_id=file_id,
             source=self._source,
@@ -199,8 +206,8 @@ class Finder:
             bytes=0,
             nchunks=nchunks,
             present=0,
-            last_used=self._clock(),
-            pinned=0,
+            last_used=now,
+            pinned=kept.code,
             session_first=session,
             session=session,
         )
@@ -215,9 +222,10 @@ class Finder:
         """Nobody holds ``file`` any more: note the use, and let go of it once the index knows all of it."""
         now, uses = self._clock(), file.uses
         used = None
-        if abs(now - file.last_used) >= TOUCH_SECONDS:
+        if abs(now - file.last_used) >= SAME_USE:  # saves an index write for each open of a busy file
             used = file.last_used = now
-        self._books.writer.put(Touch(file.file_id, used, lambda: self._memory.settle(file, uses)))
+        again, file.used_again = file.used_again, False
+        self._books.writer.put(Touch(file.file_id, used, lambda: self._memory.settle(file, uses), again))
 
     def _any_suspect(self, row: FileRow) -> bool:
         trust = self._books.trust

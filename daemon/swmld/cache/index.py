@@ -23,7 +23,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from swmld.cache.keeping import INDEXES, Kept, Line, Place, line_queries
+from swmld.cache.keeping import (
+    INDEXES,
+    OLD_INDEXES,
+    PROBATION_BYTES,
+    Kept,
+    Line,
+    Place,
+    line_queries,
+)
 from swmld.types import Identity
 
 T = TypeVar("T")
@@ -43,7 +51,13 @@ CREATE UNIQUE INDEX files_identity ON files(source, dev, ino);
     file_id INTEGER NOT NULL, chunk INTEGER NOT NULL, crc INTEGER NOT NULL, session INTEGER NOT NULL,
     PRIMARY KEY(file_id, chunk)) WITHOUT ROWID;
 INSERT INTO meta VALUES ('schema', 1), ('bytes', 0), ('files', 0), ('next_id', 1), ('session', 0),
-    ('clean_session', 0), ('clean', 1), ('boot_id', ''), ('suspect', '[]');
+    ('clean_session', 0), ('clean', 1), ('boot_id', ''), ('suspect', '[]'), ('probation', 0);
+"""
+# From an older version: the lines served by indexes it did not have. Once, about 1 s a million files.
+_TAKE_OVER = f"""
+{"".join(f"DROP INDEX IF EXISTS {name};" for name in OLD_INDEXES)}
+DROP INDEX IF EXISTS files_line; DROP INDEX IF EXISTS files_expiry;
+{INDEXES}INSERT OR REPLACE INTO meta SELECT 'probation', {PROBATION_BYTES} FROM files;
 """
 
 _COLUMNS = (
@@ -139,6 +153,7 @@ class Start:
     unclean: bool
     files: int
     bytes: int
+    probation: int
     first_id: int
     trust: Trust
 
@@ -176,13 +191,13 @@ class Index:
         db.execute("PRAGMA journal_size_limit=67108864")
         if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             db.executescript(f"BEGIN;{SCHEMA}COMMIT;")
-        if not db.execute("SELECT 1 FROM sqlite_master WHERE name='files_keep'").fetchone():
-            # From before files were kept by rule. Once, about 1 s a million files.
-            db.executescript(f"BEGIN;DROP INDEX IF EXISTS files_last_used;{INDEXES}COMMIT;")
+        names = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+        if "files_line" not in names or names.intersection(OLD_INDEXES):
+            db.executescript(f"BEGIN;{_TAKE_OVER}COMMIT;")
         # Touch every table: one that is missing or unreadable must be found now.
         for table in ("sources", "files", "chunks"):
             db.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
-        if db.execute("SELECT count(*) FROM meta").fetchone()[0] < 9:
+        if db.execute("SELECT count(*) FROM meta").fetchone()[0] < 10:
             raise sqlite3.DatabaseError("index has lost its meta rows")
 
     def start(self, source_key: str, boot_id: str) -> Start:
@@ -199,7 +214,8 @@ class Index:
             session, first_id = meta["session"] + 1, meta["next_id"]
             set_meta(db, session=session, clean=0, boot_id=boot_id, suspect=json.dumps(trust.ranges))
             set_meta(db, next_id=first_id + ID_BLOCK)
-        return Start(session, source, unclean, meta["files"], meta["bytes"], first_id, trust)
+        counts = meta["files"], meta["bytes"], meta["probation"]
+        return Start(session, source, unclean, *counts, first_id, trust)
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """``work(connection)`` on a reader of its own. Raises ``sqlite3.Error``."""

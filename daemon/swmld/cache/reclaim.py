@@ -10,7 +10,9 @@ once; of small files a batch at a time, so that a demand read waits for 256 of t
 
 It goes through one line of files after the other (``keeping.Line``): those that are to go first, those whose
 time to live ended, the normal ones, and only then those that are to go last. In each line it goes on from
-where all before it cannot go (``trail``).
+where all before it cannot go (``trail``). Of the normal ones, those on probation go before those that are
+protected, unless they are few (``swmld.plan.reuse``). Which were read again shows here: of uses that C alone
+saw, the index learns when eviction meets the file.
 """
 
 from __future__ import annotations
@@ -21,13 +23,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from swmld.cache.index import FileRow
-from swmld.cache.keeping import Line, Place
+from swmld.cache.keeping import FILE_OVERHEAD, Line, Place, on_probation
 from swmld.cache.trail import Trail
 from swmld.errors import CacheFull
 from swmld.plan.eviction import Candidate, Keep, Policy
-
-# What ext4 and xfs spend at least on a small file: an inode, a directory entry, one block.
-FILE_OVERHEAD = 4096
+from swmld.plan.reuse import Reuse
 
 # Room made beyond what is needed, as a part of the cache: 1/50.
 _SLACK = 50
@@ -97,8 +97,12 @@ class Room(Protocol):
         how it is kept now; NEVER if a job holds it, until that is said to have ended."""
         ...
 
-    def touch(self, file_id: int, last_used: float) -> None:
-        """Note a use that the index did not know of."""
+    def touch(self, file_id: int, last_used: float, *, again: bool) -> None:
+        """Note a use that the index did not know of; ``again``: the file is to be protected."""
+        ...
+
+    def on_probation(self) -> int:
+        """Bytes of files on probation, as the index has them."""
         ...
 
     def settle(self) -> None:
@@ -106,8 +110,8 @@ class Room(Protocol):
         ...
 
     def evict(self, rows: list[FileRow]) -> tuple[int, int]:
-        """Drop those of ``rows`` that are still not in use and kept as they were; returns the bytes freed and
-        the files gone."""
+        """Drop those of ``rows`` (with their latest use) that are still not in use and kept as they were;
+        returns the bytes freed and the files gone."""
         ...
 
 
@@ -131,6 +135,7 @@ class Sorted(NamedTuple):
 
     here: dict[int, Chance]
     late: dict[int, Chance]
+    again: dict[int, Chance]
     in_use: dict[int, FileRow]
 
 
@@ -158,6 +163,7 @@ class Reclaimer:
         limits: Limits,
         room: Room,
         policy: Policy,
+        reuse: Reuse,
         *,
         free_bytes: Callable[[], int],
         clock: Callable[[], float],
@@ -168,6 +174,8 @@ class Reclaimer:
         self._account = account
         self._room = room
         self._policy = policy
+        self._reuse = reuse
+        self._looked_at: int | None = None
         self._free_bytes = free_bytes
         self._clock = clock
         self._one_at_a_time = threading.Lock()
@@ -244,45 +252,86 @@ class Reclaimer:
         later would have it evict all.
         """
         self._room.settle()
+        self._look_at_protected(attempt)
+        self._reuse.measured(self._room.on_probation(), self._account.held)
+        normal = [Line.PROBATION, Line.PROTECTED]
+        if not self._reuse.probation_first:
+            normal.reverse()
         freed = 0
-        for line in Line:
+        for line in (Line.FIRST, Line.EXPIRED, *normal, Line.LAST):
             if freed < need and not attempt.cut:
-                freed += self._evict_line(self._trails[line], need - freed, slack, attempt)
+                spare = line is Line.PROBATION and line is normal[0]
+                freed += self._evict_line(self._trails[line], need - freed, slack, attempt, spare=spare)
         self._room.settle()
         return freed
 
-    def _evict_line(self, trail: Trail, need: int, slack: int, attempt: Attempt) -> int:
-        """Evict from one line, in batches in its order; returns the bytes freed."""
-        freed = 0
+    def _look_at_protected(self, attempt: Attempt) -> None:
+        """Learn since when the protected file that is idle longest has been so, and the latest use of those
+        that seemed to be. One batch, if something was evicted since the last look: it may find too early a
+        moment, never one too late."""
+        if self._looked_at == self.evicted:
+            return
+        self._looked_at = self.evicted
+        rows = self._room.oldest(Place(Line.PROTECTED), _BATCH)
+        attempt.looked_at += len(rows)
+        uses = [rows[-1].last_used] if len(rows) == _BATCH else []
+        for row in rows:
+            candidate = self._room.candidate(row)
+            if candidate.last_used > row.last_used:
+                self._room.touch(row.file_id, candidate.last_used, again=False)
+            if not candidate.stays:
+                uses.append(candidate.last_used)
+                if candidate.last_used <= row.last_used:
+                    break
+        self._reuse.oldest = min(uses, default=None)
+        self._room.settle()
+
+    def _evict_line(self, trail: Trail, need: int, slack: int, attempt: Attempt, *, spare: bool) -> int:
+        """Evict from one line, in batches in its order; returns the bytes freed. ``spare``: what turns out to
+        be protected is met in its own line later."""
         moved: dict[int, Chance] = {}
+        again: dict[int, Chance] = {}
         met: set[int] = set()
-        freed = self._evict_again(trail, need, slack, moved, met, attempt)
+        freed = self._evict_again(trail, need, slack, moved, again, met, attempt)
         after, at_end = trail.after, False
         while freed < need and not (at_end or attempt.cut):
             rows = self._room.oldest(after, _BATCH)
             at_end = not rows
-            here, late, in_use = self._sort(rows, trail.line, met)
+            here, late, promoted, in_use = self._sort(rows, trail.line, met)
             moved |= late
+            again |= promoted
             attempt.looked_at += len(rows)
-            attempt.in_vain += len(rows) - len(here) - len(late)
+            attempt.in_vain += len(rows) - len(here) - len(late) - len(promoted)
             freed += self._evict_some(here, need - freed, slack)
             if rows:
                 after = rows[-1].place(trail.line)
                 crowd = {file_id for file_id, row in in_use.items() if not trail.again(row)}
-                trail.passed(rows, here.keys() | late.keys() | crowd)
+                trail.passed(rows, here.keys() | late.keys() | promoted.keys() | crowd)
             attempt.cut = attempt.in_vain >= _PATIENCE and not trail.stopped
-            if at_end or attempt.cut or len(moved) >= _LOOK:
+            enough = attempt.cut or len(moved) + len(again) >= _LOOK
+            if at_end or enough:
                 freed += self._evict_some(moved, need - freed, slack)
-                moved = {}
+                if again and freed < need:
+                    self._room.settle()  # they are in their line now
+                    freed += 0 if spare and not enough else self._evict_some(again, need - freed, slack)
+                moved, again = {}, {}
         return freed
 
     def _evict_again(
-        self, trail: Trail, need: int, slack: int, moved: dict[int, Chance], met: set[int], attempt: Attempt
+        self,
+        trail: Trail,
+        need: int,
+        slack: int,
+        moved: dict[int, Chance],
+        again: dict[int, Chance],
+        met: set[int],
+        attempt: Attempt,
     ) -> int:
         """Evict from those that earlier attempts passed because they were open."""
         rows = trail.start(self._clock())
-        here, late, in_use = self._sort(rows, trail.line, met)
+        here, late, promoted, in_use = self._sort(rows, trail.line, met)
         moved |= late
+        again |= promoted
         attempt.looked_at += len(rows)
         freed = self._evict_some(here, need, slack)
         for row in in_use.values():
@@ -292,24 +341,41 @@ class Reclaimer:
         return freed
 
     def _sort(self, rows: list[FileRow], line: Line, met: set[int]) -> Sorted:
-        """What may go now; what was used later than the index knew (and is not in ``met``); what is open,
-        with its latest use."""
+        """What may go now; what was used later than the index knew (and is not in ``met``); of that, what is
+        protected from now on; what is open, with its latest use."""
         here: dict[int, Chance] = {}
         late: dict[int, Chance] = {}
+        promoted: dict[int, Chance] = {}
         in_use: dict[int, FileRow] = {}
         for row in rows:
             candidate = self._room.candidate(row)
             moves = candidate.last_used > row.last_used and row.file_id not in met
+            again = moves and self._promote(row, candidate)
             if moves:
                 met.add(row.file_id)
-                self._room.touch(row.file_id, candidate.last_used)
-            if candidate.pinned:
+                self._room.touch(row.file_id, candidate.last_used, again=again)
+            if again:
+                if not candidate.stays:
+                    row = row._replace(pinned=row.kept.used_again().code)
+                    promoted[row.file_id] = Chance(row, candidate)
+            elif candidate.pinned:
                 in_use[row.file_id] = row._replace(last_used=max(row.last_used, candidate.last_used))
             elif candidate.keep is not Keep.NEVER and (
                 line is not Line.EXPIRED or candidate.keep is Keep.FIRST
             ):
                 (late if moves else here)[row.file_id] = Chance(row, candidate)
-        return Sorted(here, late, in_use)
+        return Sorted(here, late, promoted, in_use)
+
+    def _promote(self, row: FileRow, candidate: Candidate) -> bool:
+        """Whether a file that was used again is to be protected, and is not."""
+        held = on_probation(row.pinned, row.bytes)
+        if not held or not self._reuse.protects(row.last_used, candidate.last_used):
+            return False
+        self._reuse.promoted(held)
+        protected = self._trails[Line.PROTECTED]
+        if Place(Line.PROTECTED, candidate.last_used, row.file_id) <= protected.after:
+            protected.stale = True
+        return True
 
     def _evict_some(self, chances: dict[int, Chance], need: int, slack: int) -> int:
         """Evict from ``chances``, and go on with those not picked where a picked one was taken meanwhile."""
@@ -321,7 +387,9 @@ class Reclaimer:
                 picked = self._policy.pick(candidates, need - freed)
             if not picked:
                 break
-            nbytes, files = self._room.evict([chances.pop(file_id).row for file_id in picked])
+            going = [chances.pop(file_id) for file_id in picked]
+            rows = [row._replace(last_used=candidate.last_used) for row, candidate in going]
+            nbytes, files = self._room.evict(rows)
             self.evicted += files
             freed += nbytes
         return freed

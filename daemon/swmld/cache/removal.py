@@ -17,10 +17,9 @@ from typing import NamedTuple
 from swmld.cache.changes import DropFile, Touch
 from swmld.cache.files import Books, CacheFile
 from swmld.cache.index import FileRow
-from swmld.cache.keeping import Place
+from swmld.cache.keeping import FILE_OVERHEAD, Place, on_probation
 from swmld.cache.layout import Layout
 from swmld.cache.memory import Memory, key_of
-from swmld.cache.reclaim import FILE_OVERHEAD
 from swmld.plan.eviction import Candidate, Keep
 from swmld.types import Identity
 
@@ -177,9 +176,13 @@ class Remover:
             log.exception("cache: usage_of failed; the file is kept")
             return 0.0, True
 
-    def touch(self, file_id: int, last_used: float) -> None:
+    def touch(self, file_id: int, last_used: float, *, again: bool) -> None:
         """See ``reclaim.Room``."""
-        self._books.writer.put(Touch(file_id, last_used))
+        self._books.writer.put(Touch(file_id, last_used, again=again))
+
+    def on_probation(self) -> int:
+        """See ``reclaim.Room``."""
+        return self._books.writer.probation
 
     def settle(self) -> None:
         """See ``reclaim.Room``."""
@@ -188,4 +191,8 @@ class Remover:
     def evict(self, rows: list[FileRow]) -> tuple[int, int]:
         """See ``reclaim.Room``."""
         gone = self._drop(rows, even_pinned=False)
+        on_trial = {row.file_id: row.last_used for row in rows if on_probation(row.pinned, row.bytes)}
+        for each in gone:
+            if each.file_id in on_trial:
+                self._books.reuse.gone(each.identity, on_trial[each.file_id])
         return sum(each.bytes + FILE_OVERHEAD for each in gone), len(gone)

@@ -11,7 +11,6 @@ the last three.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sqlite3
@@ -21,19 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swmld.cache import audit, opening
-from swmld.cache.changes import Recount, Rekey, SetKept, SetMeta
+from swmld.cache.changes import Pin, Recount, SetKept, SetMeta
 from swmld.cache.checksum import syncfs
 from swmld.cache.files import Books, CacheFile
 from swmld.cache.finding import Finder, Ids
 from swmld.cache.index import FileRow
 from swmld.cache.keeping import Kept, lines_of
 from swmld.cache.layout import Layout, free_bytes
-from swmld.cache.memory import Memory, key_of
+from swmld.cache.memory import Memory
 from swmld.cache.reclaim import Account, Limits, Reclaimer, Usage
 from swmld.cache.removal import Held, OnEvict, Remover, UsageOf
 from swmld.cache.writer import Writer
-from swmld.errors import CacheError
 from swmld.plan.eviction import Keep, Lru, Policy
+from swmld.plan.reuse import Reuse
 from swmld.types import Identity
 
 log = logging.getLogger(__name__)
@@ -69,13 +68,14 @@ class Cache:
         self._host = host
         self._source = start.source
         self._trouble = opening.Trouble(layout)
-        self._writer = Writer(opened.index.writer_db, self._trouble.note)
+        self._writer = Writer(opened.index.writer_db, self._trouble.note, start.probation)
         account = Account(start.bytes, start.files)
-        self._books = Books(opened.index, self._writer, account, start.trust, start.session)
+        reuse = Reuse()
+        self._books = Books(opened.index, self._writer, account, start.trust, start.session, reuse)
         self._memory = Memory(self._books)
         self._remover = Remover(self._books, self._memory, layout, start.source, host.clock)
         self._reclaimer = Reclaimer(
-            account, limits, self._remover, policy, free_bytes=self._free_bytes, clock=host.clock
+            account, limits, self._remover, policy, reuse, free_bytes=self._free_bytes, clock=host.clock
         )
         self._remover.on_room = self._reclaimer.retry_now
         self._finder = Finder(
@@ -179,25 +179,6 @@ class Cache:
 
     # -- changing and dropping -------------------------------------------------------------------------
 
-    def rekey(self, file_id: int, identity: Identity) -> None:
-        """The same bytes now have ``identity``: our own chmod, rename or link changed the times. Blocks.
-
-        Nothing happens where the file is gone. ``CacheError`` if inode or size differ: other bytes.
-        """
-        key = key_of(identity)
-        with self._memory.stripe(key):
-            file = self._memory.by_id(file_id)
-            row = None if file else self._row_of(file_id)
-            if file is None and row is None:
-                return
-            old = file.identity if file else row.identity  # type: ignore[union-attr]
-            if key_of(old) != key or old.size != identity.size:
-                raise CacheError("cache: rekey to another inode or size", errno.EINVAL)
-            if file is not None:
-                file.identity = identity
-            self._writer.put(Rekey(file_id, identity))
-            self._writer.flush()
-
     def drop(self, file_id: int) -> None:
         """Take a generation out, pinned or not; its holders' fds live on. Blocks."""
         file = self._memory.by_id(file_id)
@@ -230,7 +211,7 @@ class Cache:
 
     def pin(self, file_id: int, pinned: bool = True) -> None:
         """Keep a file from eviction until it is unpinned, by hand and across restarts. Blocks."""
-        self._writer.put(Rekey(file_id, pinned=pinned))
+        self._writer.put(Pin(file_id, pinned))
         self._writer.flush()
         if not pinned:
             self._reclaimer.look_again(room=True)

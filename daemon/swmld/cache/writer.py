@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from swmld.cache.changes import AddChunk, Op
+from swmld.cache.changes import NOTHING, AddChunk, Op
 from swmld.cache.index import transaction
 
 log = logging.getLogger(__name__)
@@ -32,9 +32,13 @@ QUEUE_LIMIT = 65_536
 class Writer:
     """Owns the index's writing connection and the thread that uses it. ``put`` never blocks."""
 
-    def __init__(self, db: sqlite3.Connection, on_damage: Callable[[sqlite3.Error], None]) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, on_damage: Callable[[sqlite3.Error], None], probation: int = 0
+    ) -> None:
         self.lost = 0
         """Operations that could not be remembered since the start."""
+        self.probation = probation
+        """Bytes of files on probation, as the index has them."""
         self._db = db
         self._on_damage = on_damage
         self._cond = threading.Condition()
@@ -149,15 +153,14 @@ class Writer:
                 log.exception("cache index: what follows %s failed", type(op).__name__)
 
     def _commit(self, ops: list[Op]) -> None:
-        nbytes = files = 0
+        total = NOTHING
         with transaction(self._db, durable=any(op.durable for op in ops)):
             for op in ops:
-                more_bytes, more_files = op.apply(self._db)
-                nbytes += more_bytes
-                files += more_files
-            if nbytes or files:
-                change = [(nbytes, "bytes"), (files, "files")]
+                total = total.plus(op.apply(self._db))
+            if any(total):
+                change = [(total.bytes, "bytes"), (total.files, "files"), (total.probation, "probation")]
                 self._db.executemany("UPDATE meta SET value=value+? WHERE key=?", change)
+        self.probation += total.probation
 
     def _failed(self, error: Exception, count: int) -> None:
         if isinstance(error, sqlite3.Error):
