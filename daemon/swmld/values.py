@@ -8,7 +8,8 @@ raises ``ValueError`` with what was expected and what was given instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -48,6 +49,27 @@ def flag(given: Any) -> bool:
     raise expected("true or false", given)
 
 
+@dataclass(frozen=True)
+class Parser(BeforeValidator):
+    """A parser that says as JSON Schema, for editors, what it takes."""
+
+    schema: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        return dict(self.schema)
+
+
+_DIGITS = r"([0-9]+(\.[0-9]+)?|\.[0-9]+)"
+SIZE_TEXT = rf"^\s*{_DIGITS}\s*([KMGTPEkmgtpe]([iI]?[bB])?|[bB])?\s*$"
+TIME_TEXT = rf"^\s*{_DIGITS}\s*([uUmM]?[sS]|[mM]([iI][nN])?|[hH]|[dD])?\s*$"
+"""As ``swmld.units`` reads them, for JSON Schema."""
+
+
+def _any_case(*words: str) -> str:
+    spelt = ("".join(f"[{char}{char.upper()}]" for char in word) for word in sorted(words))
+    return f"^({'|'.join(spelt)})$"
+
+
 def number(given: Any, parse: Callable[[str], float | int], what: str) -> float | int:
     """``given`` if it is a number, or what ``parse`` makes of its text; ``what`` was expected."""
     if isinstance(given, str):
@@ -60,7 +82,7 @@ def number(given: Any, parse: Callable[[str], float | int], what: str) -> float 
     raise expected(what, given)
 
 
-def size(low: int, high: int | None = None, *, power_of_two: bool = False) -> BeforeValidator:
+def size(low: int, high: int | None = None, *, power_of_two: bool = False) -> Parser:
     """A number of bytes between ``low`` and ``high``, both included, such as ``100GiB``."""
     bounds = f"at least {format_size(low)}" if high is None else f"{format_size(low)} to {format_size(high)}"
     what = f"a {'power of two' if power_of_two else 'size'} such as 4MiB ({bounds})"
@@ -72,10 +94,11 @@ def size(low: int, high: int | None = None, *, power_of_two: bool = False) -> Be
             raise expected(what, given)
         return int(value)
 
-    return BeforeValidator(parse)
+    bounds_ = {"minimum": low} if high is None else {"minimum": low, "maximum": high}
+    return Parser(parse, schema=either({"type": "integer", **bounds_}, SIZE_TEXT))
 
 
-def duration(low: float, high: float) -> BeforeValidator:
+def duration(low: float, high: float) -> Parser:
     """Seconds between ``low`` and ``high``, both included; text may carry a unit, such as ``500ms``."""
     what = f"a time such as 500ms, 1s or 2min ({low:g}s to {high:g}s)"
 
@@ -85,10 +108,10 @@ def duration(low: float, high: float) -> BeforeValidator:
             raise expected(what, given)
         return value
 
-    return BeforeValidator(parse)
+    return Parser(parse, schema=either({"type": "number", "minimum": low, "maximum": high}, TIME_TEXT))
 
 
-def count(low: int, high: int) -> BeforeValidator:
+def count(low: int, high: int) -> Parser:
     """A whole number between ``low`` and ``high``, both included."""
     what = f"a whole number from {low} to {high}"
 
@@ -98,10 +121,12 @@ def count(low: int, high: int) -> BeforeValidator:
             raise expected(what, given)
         return int(value)
 
-    return BeforeValidator(parse)
+    return Parser(
+        parse, schema=either({"type": "integer", "minimum": low, "maximum": high}, r"^\s*[+-]?[0-9]+\s*$")
+    )
 
 
-def choice(*words: str) -> BeforeValidator:
+def choice(*words: str) -> Parser:
     """One of a few words."""
     listed = ", ".join(words[:-1]) + " or " + words[-1]
 
@@ -111,7 +136,18 @@ def choice(*words: str) -> BeforeValidator:
             return given.lower()
         raise expected(listed, given)
 
-    return BeforeValidator(parse)
+    # An editor whose YAML is of version 1.1 reads the words of switches as true and false.
+    switches = [{"type": "boolean"}] if FALSE_WORDS & set(words) else []
+    named: dict[str, Any] = {"enum": list(words)}
+    return Parser(parse, schema={"anyOf": [named, *switches]} if switches else named)
 
 
-Flag = Annotated[bool, BeforeValidator(flag)]
+def either(number: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """JSON Schema of a number, or a text of this form."""
+    return {"anyOf": [dict(number), {"type": "string", "pattern": text}]}
+
+
+FLAG_SCHEMA: dict[str, Any] = {
+    "anyOf": [{"type": "boolean"}, {"type": "string", "pattern": _any_case(*TRUE_WORDS, *FALSE_WORDS)}]
+}
+Flag = Annotated[bool, Parser(flag, schema=FLAG_SCHEMA)]

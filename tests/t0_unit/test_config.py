@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ def write(tmp_path: Path) -> Any:
 
 
 def problems(path: Path | None, **options: Any) -> list[str]:
+    """What is wrong, without columns."""
+    return [re.sub(r"^(F:\d+):\d+: ", r"\1: ", line) for line in placed(path, **options)]
+
+
+def placed(path: Path | None, **options: Any) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load(path, options)
     assert caught.value.exit_code == 2
@@ -83,6 +89,19 @@ def test_every_error_is_told_at_once_with_file_and_line(write: Any) -> None:
         "F:7: fetch_parallel: expected a whole number from 1 to 1024, got '0'",
         "F:8: metrics_address: expected HOST:PORT such as 127.0.0.1:9617, or off, got 'localhost'",
         "F:9: fetch_timeout: expected a time such as 500ms, 1s or 2min (0.1s to 86400s), got 'soon'",
+    ]
+
+
+def test_an_error_has_the_column_of_its_value_or_key(write: Any) -> None:
+    path = write(
+        "cache_size:  lots\nmount: /m\npaths: [{glob: a, chek: strict}, {glob: b, check: no}]\ncash: 1\n"
+    )
+    assert [line[: line.index(": ")] for line in placed(path)] == [
+        "F:1:14",
+        "F:3:9",
+        "F:3:19",
+        "F:3:51",
+        "F:4:1",
     ]
 
 
@@ -210,7 +229,7 @@ def test_rules_are_one_path_or_several(write: Any, tmp_path: Path, monkeypatch: 
     assert load(write(text + "[/a]\n"), {"rules": ["/c", "/d"]}).rules == (Path("/c"), Path("/d"))
     assert load(None, {"mount": "/m"}).rules == ()
     what = "expected the path of a file or directory, or a list of such paths, got"
-    assert problems(write(text + "[/a, {b: c}]\n")) == [f"F:3: rules: {what} a mapping"]
+    assert problems(write(text + "[/a, [b]]\n")) == [f"F:3: rules: {what} a list"]
     assert problems(write(text + "\n"), rules=[""]) == [f"--rules: {what} nothing"]
 
 

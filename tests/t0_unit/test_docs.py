@@ -12,7 +12,7 @@ from swmld.api.metrics import METRICS
 from swmld.cli import man
 from swmld.cli.main import app, run
 from swmld.cli.options import PANELS, default_text
-from swmld.config.load import option_name
+from swmld.config.layers import option_name
 from swmld.config.models import Settings
 from swmld.doctor import disk
 from typer.main import get_command

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from swmld.config.load import option_name
+from swmld.config.layers import option_name
 from swmld.config.models import RUN_DIR, Settings
 from swmld.config.values import FreeFloor
 from swmld.units import format_duration, format_size

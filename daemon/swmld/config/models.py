@@ -33,6 +33,10 @@ STATE_DIR = Path("/var/lib/swmld")
 # A socket path holds 107 bytes (sun_path in unix(7)); "/run/swmld/" and ".sock" take 16 of them.
 MAX_NAME = 88
 
+SECTIONS = ("templates", "frameworks", "environments", "hardware_profiles")
+"""Keys of a file that are of its rules; besides ``rules``, where it is a list of rules and not of their
+paths, and ``settings``, which may hold keys of the daemon too."""
+
 Probe = Literal["auto", "ebpf", "btf", "tracepoint", "fentry", "kprobe", "fuse", "off"]
 CheckMode = Annotated[Check, choice("strict", "relaxed", "immutable")]
 Interval = Annotated[float, duration(0, 86400)]

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
-
 from swmld.units import format_size, parse_size
-from swmld.values import FALSE_WORDS, expected, number
+from swmld.values import FALSE_WORDS, Parser, either, expected, number
 
 
 def directory(given: Any) -> Path:
@@ -112,10 +110,18 @@ def free_floor(given: Any) -> FreeFloor:
     return FreeFloor(1.0, int(value))
 
 
-Directory = Annotated[Path, BeforeValidator(directory)]
-Name = Annotated[str, BeforeValidator(name)]
-Paths = Annotated[tuple[Path, ...], BeforeValidator(path_list)]
-MountPoint = Annotated[Path, BeforeValidator(mount_point)]
-Address = Annotated[str, BeforeValidator(address)]
-Glob = Annotated[str, BeforeValidator(glob_text)]
-Floor = Annotated[FreeFloor, BeforeValidator(free_floor)]
+_PATH = {"type": "string", "minLength": 1}
+_LIST = {"anyOf": [_PATH, {"type": "array", "items": _PATH}]}
+# As far as a pattern can say; an editor whose YAML is of version 1.1 reads ``off`` as false.
+_ADDRESS = {"anyOf": [{"type": "string", "pattern": r"^(.+:[0-9]{1,5}|off|no|false)$"}, {"const": False}]}
+_FLOOR = either(
+    {"type": "integer", "minimum": 0}, r"^\s*([aA][uU][tT][oO]|[0-9.]+\s*(%|[KMGTPEkmgtpe]?[iI]?[bB]?))\s*$"
+)
+
+Directory = Annotated[Path, Parser(directory, schema=_PATH)]
+Name = Annotated[str, Parser(name, schema=_PATH)]
+Paths = Annotated[tuple[Path, ...], Parser(path_list, schema=_LIST)]
+MountPoint = Annotated[Path, Parser(mount_point, schema=_PATH)]
+Address = Annotated[str, Parser(address, schema=_ADDRESS)]
+Glob = Annotated[str, Parser(glob_text, schema=_PATH)]
+Floor = Annotated[FreeFloor, Parser(free_floor, schema=_FLOOR)]
