@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import trio
 
 from swmld.documents import DocumentError
-from swmld.head.rulesfiles import Files, State, read_files
+from swmld.head.rulesfiles import Check, Files, State, read_files
 
 if TYPE_CHECKING:
     from swmld.rules.decide import Engine
@@ -47,7 +47,8 @@ class Ruled(Protocol):
 @dataclass(slots=True)
 class Loaded:
     """What the rules in use were read from, and how the latest reading went. Times: seconds since the epoch,
-    0 never. ``error``: why the files as they are now are not in use, a line each problem; "": they are."""
+    0 never. ``error``: why the files as they are now are not in use, a line each problem; "": they are.
+    ``also``: what else the files must pass."""
 
     paths: tuple[Path, ...]
     environment: str | None
@@ -57,15 +58,21 @@ class Loaded:
     errors: int = 0
     error: str = ""
     error_at: float = 0.0
+    also: Check | None = None
 
 
 def first(
-    paths: Iterable[Path], environment: str | None, clock: Callable[[], float] = time.time
+    paths: Iterable[Path],
+    environment: str | None,
+    clock: Callable[[], float] = time.time,
+    *,
+    also: Check | None = None,
 ) -> tuple[RuleSet, Loaded]:
     """The rules at the start, which blocks. Raises RulesError with every problem."""
     paths = tuple(paths)
     files = Files(paths)
-    return read_files(files, environment), Loaded(paths, environment, clock(), files.state)
+    rules = read_files(files, environment, also)
+    return rules, Loaded(paths, environment, clock(), files.state, also=also)
 
 
 def announce(rules: RuleSet) -> None:
@@ -112,7 +119,7 @@ async def _reload(
 ) -> None:
     loaded.seen = files.state
     try:
-        rules, engine = await _blocking(lambda: _compiled(files, environment))
+        rules, engine = await _blocking(lambda: _compiled(files, environment, loaded.also))
     except Exception as error:
         # Whatever is wrong with the files, or with us: the rules in use are not touched.
         unexpected = not isinstance(error, DocumentError)
@@ -132,10 +139,10 @@ async def _reload(
         log.info("files that are excluded now left the cache", extra={"files": gone})
 
 
-def _compiled(files: Files, environment: str | None) -> tuple[RuleSet, Engine]:
+def _compiled(files: Files, environment: str | None, also: Check | None) -> tuple[RuleSet, Engine]:
     from swmld.rules.decide import Engine
 
-    rules = read_files(files, environment)
+    rules = read_files(files, environment, also)
     return rules, Engine(rules.rules)
 
 

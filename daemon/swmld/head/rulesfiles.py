@@ -3,7 +3,10 @@
 A path is a file, whatever its name, or a directory of ``*.yaml``, ``*.yml`` and ``*.json``, at any depth. Of
 two definitions with one id the later counts, so order matters: paths as given; in a directory by name, but
 first ``default``, ``frameworks`` and ``environments``, and ``custom`` last. Names that begin with a dot are
-passed over: editors and mounted configuration volumes keep their own things there.
+passed over: editors and mounted configuration volumes keep their own things there. A file
+``environments/NAME.yaml``, or one below ``environments/NAME/``, counts where that environment is in use.
+
+The files may have keys of the daemon's settings too: ``read`` passes over them, ``swmld.config`` reads them.
 
 The modules of rules take a tenth of a second to import: ``read`` does that, ``Files`` does not need them.
 """
@@ -12,26 +15,32 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swmld import documents
-from swmld.documents import DocumentError, Problem
+from swmld.documents import Document, DocumentError, Problem
 from swmld.errors import UsageError
 from swmld.units import format_size
 
 if TYPE_CHECKING:
+    from swmld.rules.layers import Merged
     from swmld.rules.ruleset import RuleSet
 
 SUFFIXES = (".yaml", ".yml", ".json")
 LAYERS = {"default": 0, "frameworks": 1, "environments": 2, "custom": 4}
 _BESIDE = 3
+_ENVIRONMENTS = "environments"
 
 MOST_FILES = 1000
 MOST_DIRECTORIES = 1000
 DEEPEST = 32
 """Of all paths together; more is another kind of directory."""
+
+Check = Callable[[Iterable[Document]], list[Problem]]
+"""What is wrong with the daemon's settings in documents; ``swmld.config.load.check``."""
 
 State = tuple[tuple[str, ...], ...]
 """What changes when a file is written, replaced, added or removed."""
@@ -44,6 +53,7 @@ class Files:
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self.problems: list[Problem] = []
+        self.environments: dict[Path, str] = {}
         self.directories: dict[Path, None] = {}
         found: dict[Path, os.stat_result] = {}
         try:
@@ -93,10 +103,15 @@ class Files:
             path = directory / name
             try:
                 status = path.stat()
+                found: Iterable[tuple[Path, os.stat_result]] = ()
                 if stat.S_ISDIR(status.st_mode):
-                    yield from self._below(path, status, around | {here})
+                    found = self._below(path, status, around | {here})
                 elif stat.S_ISREG(status.st_mode) and path.suffix.lower() in SUFFIXES:
-                    yield path, status
+                    found = ((path, status),)
+                for file, of in found:
+                    if not around and name == _ENVIRONMENTS:
+                        self.environments[file] = file.relative_to(path).parts[0].removesuffix(file.suffix)
+                    yield file, of
             except OSError as error:
                 if path.suffix.lower() in SUFFIXES:
                     self._complain(path, error.strerror or str(error))
@@ -144,9 +159,24 @@ def read(paths: Iterable[Path], environment: str | None = None) -> RuleSet:
     return read_files(Files(paths), environment)
 
 
-def read_files(files: Files, environment: str | None = None) -> RuleSet:
-    """As ``read``, of files that were looked for before."""
-    from swmld.rules.loading import load
+def read_files(files: Files, environment: str | None = None, also: Check | None = None) -> RuleSet:
+    """As ``read``, of files that were looked for before; ``also`` checks what is not of rules."""
+    from swmld.rules.ruleset import RulesError
+
+    documents, problems = read_documents(files)
+    if also is not None:
+        problems += also(documents)
+    try:
+        rules = load_documents(files, documents, environment)
+    except RulesError as error:
+        problems += error.problems
+    if problems:
+        raise RulesError(dict.fromkeys(problems))
+    return rules
+
+
+def read_documents(files: Files) -> tuple[list[Document], list[Problem]]:
+    """What each file says, in the order in which they count, and what is wrong with the files themselves."""
     from swmld.rules.reading import LIMITS
     from swmld.rules.ruleset import RulesError
 
@@ -156,16 +186,38 @@ def read_files(files: Files, environment: str | None = None) -> RuleSet:
         largest = max(files.sizes, key=files.sizes.__getitem__)
         text = f"expected at most {format_size(most)} in all files of rules, got {format_size(size)}"
         raise RulesError([*problems, Problem(str(largest), 0, "", text)])
-    read = []
+    found = []
     for path in files.found:
         try:
-            read.append(documents.read(path, **LIMITS))
+            found.append(documents.read(path, **LIMITS))
         except UsageError as error:
             problems.append(Problem("", 0, "", str(error)))
-    try:
-        rules = load(read, environment=environment)
-    except RulesError as error:
-        problems += error.problems
-    if problems:
-        raise RulesError(problems)
-    return rules
+    return found, problems
+
+
+def layered(files: Files, found: Iterable[Document], environment: str | None = None) -> Merged:
+    """What documents say of rules, each change of an earlier one made."""
+    from swmld.rules import layers
+    from swmld.rules.loading import built_in
+
+    only = {str(path): name for path, name in files.environments.items()}
+    own = [layers.rules_of(document, environment, only.get(document.name)) for document in found]
+    return layers.merged(own, built_in())
+
+
+def load_documents(files: Files, found: Iterable[Document], environment: str | None = None) -> RuleSet:
+    """The rules of what was read. Raises RulesError with every problem."""
+    from swmld.rules.loading import load
+
+    made = layered(files, found, environment)
+    rules = load(made.documents, environment=environment)
+    said = {f"{n} of {old} is replaced by that of {new}": f"{n} of {old} is changed by {new}"
+            for n, old, new in made.changed}  # fmt: skip
+    return replace(rules, notes=tuple(said.get(note, note) for note in rules.notes))
+
+
+def sections() -> tuple[str, ...]:
+    """The sections of a file of rules, in the order in which they are shown."""
+    from swmld.rules.document import SECTIONS
+
+    return SECTIONS

@@ -14,6 +14,7 @@ reading the package's own built-in rules.
     actions     one frozen dataclass an action: its parameters, their kinds, ranges and defaults
     document    pydantic models of the sections of a file
     reading     raw values into models, conditions and actions; every problem with its place
+    layers      files on top of one another: what a later one changes of an earlier one
     templates   parameters put into rules; the built-in rules
     loading     which rules are active, with which parameters and under which conditions
     ruleset     the rules that are active, as values

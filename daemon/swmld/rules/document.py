@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from swmld.rules.kinds import Kind, parse
-from swmld.values import Flag, count, duration, expected
+from swmld.values import Flag, Parser, count, duration, either, expected
 
 MAX_ID = 200
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]*")
@@ -67,12 +67,15 @@ def _mapping(given: Any) -> dict[str, Any]:
     raise expected("keys with values", given)
 
 
-Identifier = Annotated[str, BeforeValidator(_identifier)]
-Line = Annotated[str, BeforeValidator(_line)]
-Share = Annotated[float, BeforeValidator(_share)]
-Weight = Annotated[float, BeforeValidator(_weight)]
-Items = Annotated[list[Any], BeforeValidator(_list)]
-Mapping = Annotated[dict[str, Any], BeforeValidator(_mapping)]
+_ID_SCHEMA = {"type": "string", "maxLength": MAX_ID, "pattern": f"^{_ID.pattern}$"}
+_SHARE_SCHEMA = either({"type": "number", "minimum": 0, "maximum": 1}, r"^\s*[0-9.eE+-]+\s*%?\s*$")
+
+Identifier = Annotated[str, Parser(_identifier, schema=_ID_SCHEMA)]
+Line = Annotated[str, Parser(_line, schema={"type": ["string", "number", "boolean"], "maxLength": 4096})]
+Share = Annotated[float, Parser(_share, schema=_SHARE_SCHEMA)]
+Weight = Annotated[float, Parser(_weight, schema=_SHARE_SCHEMA)]
+Items = Annotated[list[Any], Parser(_list, schema={"type": "array"})]
+Mapping = Annotated[dict[str, Any], Parser(_mapping, schema={"type": ["object", "null"]})]
 
 
 class ConditionModel(BaseModel):
@@ -159,6 +162,16 @@ class ProfileModel(BaseModel):
     )
     optimizations: Items = Field(description="Names of rules and templates.")
 
+
+DAEMON = frozenset({
+    "mount", "source", "cache_dir", "cache_size", "free_floor", "chunk_size", "read_only",
+    "passthrough", "native", "fuse_uring", "check", "check_interval", "metadata_timeout", "paths",
+    "engine", "fetch_parallel", "prefetch_parallel", "sub_read", "fetch_timeout", "readahead_max",
+    "neighbours", "neighbours_max_files", "rules", "environment", "probe", "state_dir",
+    "metrics_address", "run_dir", "log_level", "log_format", "plugins", "use_plugins",
+})  # fmt: skip
+"""Keys of the daemon's own settings, which may stand in the same files: at the top, in ``settings`` and in an
+environment. They mean nothing to rules. A test holds them to ``config.models.Settings``."""
 
 SECTIONS = ("rules", "templates", "frameworks", "environments", "hardware_profiles", "settings")
 
