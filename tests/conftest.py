@@ -18,6 +18,9 @@ from support.watchdog import watchdog
 
 _numbers = itertools.count(1)
 
+# No daemon or command of a test reads the configuration of the host.
+os.environ["SWMLD_CONFIG"] = "off"
+
 # Where nothing may be skipped nothing may depend on luck either: the same examples each time. Other runs look
 # for new ones.
 settings.register_profile("same", derandomize=True)

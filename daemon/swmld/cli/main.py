@@ -8,18 +8,32 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from swmld import __version__
-from swmld.cli import cache, completion, demo, doctor, explain, history, man, stats, status, trace, warmup
+from swmld.cli import (
+    cache,
+    completion,
+    configuring,
+    demo,
+    doctor,
+    explain,
+    history,
+    man,
+    stats,
+    status,
+    test_rules,
+    trace,
+    validate,
+    warmup,
+)
+from swmld.cli import config as config_command
 from swmld.cli import plugin as plugin_command
 from swmld.cli import rules as rules_command
 from swmld.cli.options import setting
 from swmld.cli.text import prose
-from swmld.config.load import load
 from swmld.config.models import Settings
 from swmld.errors import SwmldError
 
@@ -39,8 +53,8 @@ slow disk), in place, and runs in the foreground until SIGTERM or Ctrl-C. Then t
 
   swmld demo /tmp/swmld-demo                      see it work on a sample
 
-Sizes are written 4MiB, 100GiB or 500GB; times 500ms, 10s or 5min. Options win over the configuration file,
-which wins over the defaults.
+Sizes are written 4MiB, 100GiB or 500GB; times 500ms, 10s or 5min. Options win over environment variables
+(SWMLD_CACHE_SIZE for --cache-size), these over the configuration, which wins over the defaults.
 """
 
 app = typer.Typer(
@@ -53,6 +67,9 @@ for module in (
     warmup,
     cache,
     rules_command,
+    config_command,
+    validate,
+    test_rules,
     plugin_command,
     explain,
     history,
@@ -101,7 +118,11 @@ def serve(
     config: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Read settings from FILE, a YAML file.", rich_help_panel="Operation"
+            metavar="PATH|off",
+            rich_help_panel="Operation",
+            help="Read settings and rules from a YAML file, or "
+            "from a directory with default/, frameworks/, environments/ and custom/. Default: /etc/swmld if "
+            "it has one of these and no --rules are given; off: none.",
         ),
     ] = None,
     probe: Annotated[str | None, setting("probe")] = None,
@@ -122,7 +143,7 @@ def serve(
         return
     options = {key: ctx.params.get(key) for key in Settings.model_fields}
     options |= {"rules": rules or None, "plugins": plugins or None}
-    settings = load(Path(config) if config is not None else None, options)
+    settings = configuring.settled(config, options)[0].settings
     if show_demo:
         demo.run(settings.mount, demo.mode_options(settings.passthrough, settings.native))
         return

@@ -14,6 +14,7 @@ from swmld.api.messages import RulesResult
 from swmld.cli.daemon import pick
 from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
 from swmld.cli.text import printable, prose
+from swmld.cli.validate import Environment, Paths
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,21 +36,6 @@ app = typer.Typer(
 
 def register(root: typer.Typer) -> None:
     root.add_typer(app, name="rules")
-
-
-Files = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="FILE...", help="Rules files, YAML or JSON; of two definitions with one id the later counts.",
-        show_default=False,
-    ),
-]  # fmt: skip
-Environment = Annotated[
-    str | None,
-    typer.Option(
-        "--environment", metavar="NAME", help="Environment of the files that is in use.", show_default=False
-    ),
-]
 
 
 @app.command("ls")
@@ -97,8 +83,8 @@ def _ask(client: Client, params: dict[str, Any]) -> RulesResult:
 
 
 @app.command("check")
-def check(files: Files, environment: Environment = None) -> None:
-    """Read rules files and list what was understood; or every error, with exit code 2.
+def check(paths: Paths, environment: Environment = None) -> None:
+    """Read rules files and list what was understood; or every error, with exit code 2. As swmld validate.
 
     [bold]Example[/bold]
 
@@ -106,13 +92,13 @@ def check(files: Files, environment: Environment = None) -> None:
     """
     from swmld.cli import rules_text
 
-    for line in rules_text.checked(files, environment):
+    for line in rules_text.checked(paths, environment):
         print(printable(line))
 
 
 @app.command("match")
 def match(
-    files: Files,
+    paths: Paths,
     facts: Annotated[
         str,
         typer.Option(
@@ -129,7 +115,7 @@ def match(
     """
     from swmld.cli import rules_text
 
-    for line in rules_text.decided(files, facts, environment):
+    for line in rules_text.decided(paths, facts, environment):
         print(printable(line))
 
 

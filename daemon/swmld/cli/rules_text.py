@@ -1,20 +1,23 @@
-"""What ``swmld rules`` prints. Imported when asked for: the modules of rules take a tenth of a second."""
+"""What ``swmld validate`` and ``swmld rules`` print. Imported when asked for: the modules of rules take a
+tenth of a second."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from swmld import documents
+from swmld.cli.configuring import understood
 from swmld.cli.text import table
-from swmld.documents import Document, DocumentError
+from swmld.documents import DocumentError, Problem
+from swmld.head.rulesfiles import Files
 from swmld.rules import facts as known
 from swmld.rules import reference as pages
 from swmld.rules.compile import ranked
 from swmld.rules.decide import Engine
 from swmld.rules.explain import explanation
-from swmld.rules.loading import load
-from swmld.rules.reading import LIMITS
+from swmld.rules.kinds import Value
 from swmld.rules.ruleset import RulesError, RuleSet
 
 
@@ -23,31 +26,70 @@ def reference() -> str:
     return pages.page()
 
 
-def checked(files: Iterable[str], environment: str | None) -> list[str]:
-    """``listing`` of files; RulesError with all that is wrong with them."""
-    return listing(_load(files, environment))
+def checked(paths: Iterable[str], environment: str | None) -> list[str]:
+    """What files and directories say; RulesError with all that is wrong with them."""
+    found = understood(paths, environment)
+    lines = listing(found.rules)
+    if found.daemon:
+        lines.append("daemon: " + ", ".join(f"{key} {value} ({place})" for key, value, place in found.daemon))
+    return lines
+
+
+def as_json(paths: Iterable[str], environment: str | None) -> dict[str, Any]:
+    """The same for programs: ``problems``, empty if there are none, and what was understood."""
+    try:
+        found = understood(paths, environment)
+    except DocumentError as error:
+        return {"problems": [problem_json(problem) for problem in error.problems]}
+    rules = [
+        {"id": r.id, "title": r.title, "priority": r.priority, "where": r.where} for r in found.rules.rules
+    ]
+    return {
+        "problems": [],
+        "rules": rules,
+        "inactive": [{"title": title, "why": why} for title, why in found.rules.inactive],
+        "notes": list(found.rules.notes),
+        "daemon": [{"key": key, "value": value, "where": place} for key, value, place in found.daemon],
+    }
+
+
+def problem_json(problem: Problem) -> dict[str, Any]:
+    """One problem; ``line`` and ``column`` 0: not known."""
+    return {"file": problem.where, "line": problem.line, "column": problem.column, "key": problem.key,
+            "text": problem.text}  # fmt: skip
 
 
 def decided(files: Iterable[str], facts: str, environment: str | None) -> Iterator[str]:
     """What the rules make of the facts; RulesError with all that is wrong with either."""
-    document = documents.read(Path(facts))
-    problems: list[documents.Problem] = []
-    try:
-        rules = _load(files, environment)
-    except RulesError as error:
-        problems += error.problems
-    try:
-        values = known.read(document)
-    except DocumentError as error:
-        problems += error.problems
-    if problems:
-        raise RulesError(problems)
+    rules, values = with_facts(files, facts, environment)
     yield from explanation(Engine(rules.rules), values)
 
 
-def _load(files: Iterable[str], environment: str | None) -> RuleSet:
-    read: list[Document] = [documents.read(Path(file), **LIMITS) for file in files]
-    return load(read, environment=environment)
+def with_facts(
+    files: Iterable[str], facts: str | None, environment: str | None
+) -> tuple[RuleSet, dict[str, Value]]:
+    """Rules, and what a file of facts says; RulesError with all that is wrong with either."""
+    problems: list[Problem] = []
+    rules, values = None, {}
+    try:
+        rules = understood(files, environment).rules
+    except RulesError as error:
+        problems += error.problems
+    try:
+        values = known.read(documents.read(regular(facts))) if facts is not None else {}
+    except DocumentError as error:
+        problems += error.problems
+    if problems or rules is None:
+        raise RulesError(problems)
+    return rules, values
+
+
+def regular(path: str) -> Path:
+    """A path that can be read without waiting for anybody. Raises DocumentError."""
+    files = Files([Path(path)])
+    if files.problems or files.found != [Path(path)]:
+        raise DocumentError(files.problems or [Problem(path, 0, "", "expected a file")])
+    return Path(path)
 
 
 def listing(rules: RuleSet) -> list[str]:

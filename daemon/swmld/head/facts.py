@@ -23,7 +23,7 @@ from swmld.head.recognition import Recognition
 from swmld.mount.native import Mode, Native
 from swmld.patterns.engine import Patterns
 from swmld.patterns.feed import Process, Processes
-from swmld.patterns.views import StreamView
+from swmld.patterns.views import DatasetView, JobView, StreamView
 from swmld.rules.catalogue import PROPERTIES, XATTR
 from swmld.rules.facts import of_path
 from swmld.rules.kinds import Kind, Value
@@ -113,6 +113,14 @@ def _facts(fields: tuple[_Field, ...], view: Any) -> dict[str, Value]:
     if not found.get("sample_size", 1):
         del found["sample_size"]  # 0: not known
     return found
+
+
+def of_views(
+    stream: StreamView | None, dataset: DatasetView | None, job: JobView | None, process: Process | None
+) -> dict[str, Value]:
+    """What patterns and the process table know of one file and who reads it, of a recorded run too."""
+    known = _facts(_STREAM, stream) | _facts(_PROCESS, process) | _facts(_JOB, job)
+    return known | _facts(_DATASET, dataset)
 
 
 class Facts:

@@ -1,0 +1,162 @@
+"""From what the command line says of files to settings and rules: for the daemon and all commands on files.
+
+``--config`` is a file or a directory with the layers ``default``, ``frameworks``, ``environments`` and
+``custom``. Where neither it nor ``--rules`` is given, ``/etc/swmld`` is taken if it has one of these.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swmld import documents
+from swmld.config import layers
+from swmld.config.load import Resolved, resolve
+from swmld.documents import Document, DocumentError, Problem
+from swmld.head import rulesfiles
+from swmld.head.rulesfiles import Files
+from swmld.values import FALSE_WORDS, shown
+
+if TYPE_CHECKING:
+    from swmld.rules.ruleset import RuleSet
+
+DEFAULT = Path("/etc/swmld")
+VARIABLE = layers.PREFIX + "CONFIG"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """``path``: of the configuration, None without one; ``documents``: its files, in the order in which they
+    count; ``ruled``: whether they say anything of rules."""
+
+    path: Path | None
+    files: Files
+    documents: tuple[Document, ...]
+    ruled: bool
+
+    def layers(self, environment: str | None) -> list[layers.Layer]:
+        """What the files say of the daemon, with an environment in use."""
+        return _counting(self.files, self.documents, environment)
+
+
+def chosen(config: str | None, variables: Mapping[str, str], *, ruled: bool = False) -> Path | None:
+    """Where the configuration is; ``ruled``: rules are given without it. ``off`` stands for none."""
+    given = config if config is not None else variables.get(VARIABLE) or None
+    if given is not None:
+        return None if given.lower() in FALSE_WORDS else Path(os.path.abspath(given))
+    there = not ruled and any((DEFAULT / layer).is_dir() for layer in rulesfiles.LAYERS)
+    return DEFAULT if there else None
+
+
+def find(path: Path | None) -> Found:
+    """Read a configuration. Raises DocumentError with what cannot be read at all; what is wrong with what the
+    files say is in their problems."""
+    files = Files([path] if path is not None else [])
+    if files.problems:
+        raise DocumentError(files.problems)
+    if path is None:
+        return Found(None, files, (), False)
+    if files.found != [path]:
+        read, problems = rulesfiles.read_documents(files)
+        if problems:
+            raise DocumentError(problems)
+        return Found(path, files, tuple(read), True)
+    # The modules of rules, which know the limits of their files, are not needed for settings alone.
+    limited = files.sizes[path] > documents.MAX_BYTES
+    document = None if limited else documents.read(path)
+    if document is not None and not document.problems and not layers.is_mixed(document):
+        return Found(path, files, (document,), False)
+    read, problems = rulesfiles.read_documents(files)
+    if problems:
+        raise DocumentError(problems)
+    return Found(path, files, tuple(read), any(map(layers.is_mixed, read)))
+
+
+def settled(
+    config: str | None, options: Mapping[str, Any], *, anywhere: bool = False
+) -> tuple[Resolved, Found]:
+    """The settings of the command line, the environment variables and the files, and what the files are.
+    ``anywhere``: no mount needs to be given. Raises DocumentError with every problem."""
+    variables = os.environ
+    given = layers.of_options(options), layers.of_variables(variables)
+    found = find(chosen(config, variables, ruled=any("rules" in layer.values for layer in given)))
+    environment = layers.environment_of([*found.layers(None), *reversed(given)])
+    files = found.layers(environment)
+    more: dict[str, Any] = {}
+    if anywhere and not any("mount" in layer.values for layer in (*files, *given)):
+        more["mount"] = "/"
+    if found.ruled and found.path is not None:
+        more["rules"] = _paths(found.path, [*files, *reversed(given)])
+    resolved = resolve(files, options, variables, more)
+    if found.ruled and found.path is not None and resolved.origins["rules"] == "default":
+        resolved = replace(resolved, origins={**resolved.origins, "rules": str(found.path)})
+    return resolved, found
+
+
+def _paths(config: Path, given: Sequence[layers.Layer]) -> list[Any]:
+    """The paths of rules: a directory counts before those that are named beside it, a file after them."""
+    named: Any = next((layer.values["rules"] for layer in reversed(given) if "rules" in layer.values), [])
+    others = named if isinstance(named, list | tuple) else [named]
+    return [config, *others] if config.is_dir() else [*others, config]
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """``daemon``: key, value and place of each of the daemon's settings in the files."""
+
+    rules: RuleSet
+    daemon: tuple[tuple[str, str, str], ...]
+
+
+def understood(paths: Iterable[str | Path], environment: str | None) -> Understood:
+    """What files and directories say; without an environment also what they say of each one is read. Raises
+    RulesError with every problem of all."""
+    from swmld.config.load import check
+    from swmld.rules.ruleset import RulesError
+
+    files = Files([Path(path) for path in paths])
+    problems: list[Problem] = []
+    rules = None
+    try:
+        read, unread = rulesfiles.read_documents(files)
+        problems += [*unread, *check(read)]
+    except RulesError as error:  # too much to be read at all
+        raise error from None
+    names: list[str | None] = [environment]
+    if environment is None:
+        names += sorted(_environments(read) | set(files.environments.values()))
+    for name in names:
+        try:
+            found = rulesfiles.load_documents(files, read, name)
+            rules = rules or found
+        except RulesError as error:
+            problems += error.problems
+    if problems or rules is None:
+        raise RulesError(_in_order(files, problems))
+    own = {
+        key: (layer, value)
+        for layer in _counting(files, read, environment)
+        for key, value in layer.values.items()
+    }
+    return Understood(rules, tuple((key, shown(v), layer.origin(key)) for key, (layer, v) in own.items()))
+
+
+def _in_order(files: Files, problems: Iterable[Problem]) -> list[Problem]:
+    order = {str(path): number for number, path in enumerate(files.found)}
+    return sorted(dict.fromkeys(problems), key=lambda one: (order.get(one.where, -1), one.line, one.column))
+
+
+def _environments(read: Iterable[Document]) -> set[str]:
+    """Every environment that the files define."""
+    sections = (document.values.get("environments") for document in read)
+    return {name for section in sections if isinstance(section, dict) for name in section}
+
+
+def _counting(files: Files, read: Iterable[Document], environment: str | None) -> list[layers.Layer]:
+    """What the files that count say of the daemon, with an environment in use."""
+    only = {str(path): name for path, name in files.environments.items()}
+    counting = (each for each in read if only.get(each.name) in (None, environment))
+    return [layers.of_document(each, environment) for each in counting]
