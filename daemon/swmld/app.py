@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ from swmld.mount import mountpoint
 from swmld.mount.ahead import NeighbourPrefetch
 from swmld.mount.fuse import Fuse
 from swmld.mount.gate import SourceGate
+from swmld.mount.hinting import Hinting
 from swmld.mount.listings import Listings
 from swmld.mount.loading import Loader
 from swmld.mount.mountpoint import SourceDirectory
@@ -264,6 +265,11 @@ class Daemon:
                 fresh=settings.check_interval if settings.check is Check.RELAXED else 3600.0,
                 brought=decider.brought if decider is not None else None,
             )  # fmt: skip
+        if self._plugins is not None:
+            files.hinting = Hinting(
+                self._plugins, native, self._fetcher, self._disk,
+                window=settings.readahead_max, bring=self._bring,
+            )  # fmt: skip
         self._cache.on_evict = lambda file_id, identity: native.evict(
             native.node_of(identity.dev, identity.ino), file_id
         )
@@ -309,6 +315,10 @@ class Daemon:
             self._ahead.on_open(nodeid, prefetched=prefetched, verdict=verdict)
         except Exception:  # a hint: whoever opens the file is not to hear of it
             log.exception("what to fetch next could not be told")
+
+    def _bring(self, nodeid: int, names: Iterable[bytes]) -> None:
+        if self._ahead is not None:
+            self._ahead.bring(nodeid, names, self._settings.readahead_max)
 
     def _first_opened(self, event: Event) -> None:
         """C opened a file that had been fetched ahead: only its name and size were known until now."""
@@ -379,6 +389,8 @@ class Daemon:
                 inner.start_soon(self._observer.run, self._devices())
                 if self._ahead is not None:
                     inner.start_soon(self._ahead.run)
+                if self._files.hinting is not None:
+                    inner.start_soon(self._files.hinting.run)
                 if self._head is not None:
                     inner.start_soon(self._head.run)
                 async with trio.open_nursery() as serving:
@@ -388,6 +400,8 @@ class Daemon:
             self._observer.close()
             if self._plugins is not None:
                 self._plugins.close()
+            if self._files.hinting is not None:
+                self._files.hinting.close()
             self._files.close()
             if self._ahead is not None:
                 self._ahead.close()

@@ -273,6 +273,37 @@ def test_files_that_follow_are_brought_once(file: File) -> None:
     with_tasks(Lab(file, Plugins(hints), window=9), body)
 
 
+def test_a_small_file_may_say_what_follows(file: File) -> None:
+    class Index(Native):
+        def path(self, nodeid: int) -> bytes:
+            return b"data/model.index.json" if nodeid == NODE else b"data/a.known"
+
+    async def body(lab: Lab) -> None:
+        lab.hinting._native = cast(Any, Index())
+        lab.plugins.concerns = lambda path: True  # type: ignore[method-assign]
+        file.present |= set(range(COUNT))
+        lab.hinting.opened(8, cast(Any, lab.target))  # not by its name
+        lab.hinting.opened(NODE, cast(Any, lab.target))
+        await asked(lab, 1)
+        assert [context.path for context in lab.plugins.asked] == ["data/model.index.json"]
+        assert lab.brought == [(NODE, [b"b.known"])]
+        assert lab.asked == []
+
+    with_tasks(Lab(file, Plugins(Hints(whole=True, files=("b.known",))), window=9), body)
+
+
+def test_what_waits_at_the_end_is_given_back(file: File) -> None:
+    async def main() -> None:
+        lab = Lab(file, Plugins(NONE), window=9)
+        for _ in range(100):
+            lab.reading().touched(0, 10)
+        assert (lab.target.holds, lab.hinting.dropped) == (64, 36)
+        lab.hinting.close()
+        assert lab.target.holds == 0
+
+    trio.run(main)
+
+
 def test_a_file_that_was_closed_is_left_alone(file: File) -> None:
     async def body(lab: Lab) -> None:
         closed = lab.reading()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
@@ -17,7 +18,7 @@ from swmld.errors import FetchError
 from swmld.fetch.flights import Target
 from swmld.fetch.scheduler import Fetcher
 from swmld.mount import below, shard_index
-from swmld.mount.asked import LEARNED, Order, Readers, Wanted, What, orders
+from swmld.mount.asked import ANY, LEARNED, NEXT_SHARDS, Order, Readers, Wanted, What, orders
 from swmld.mount.deciding import Brought, wants_files
 from swmld.mount.gate import SourceGate
 from swmld.mount.listings import Listings
@@ -127,6 +128,19 @@ class NeighbourPrefetch:
             self._waiting.add(parent)
             if not self._queue(Wanted(What.LISTING, parent)):
                 self._waiting.discard(parent)
+
+    def bring(self, nodeid: int, names: Iterable[bytes], part: int) -> None:
+        """What a plugin says is read after this file: others of its directory, of each the first ``part``
+        bytes."""
+        try:
+            parent, _ = self._native.parent(nodeid)
+        except OSError:
+            return
+        readers = self._readers(parent)
+        wanted = list(islice(names, NEXT_SHARDS))
+        if readers.plan.listing is not None:
+            wanted = readers.plan.ask(wanted)
+        self._bring_all(parent, readers, wanted, Order(limit=ANY, part=part))
 
     def _readers(self, parent: int) -> Readers:
         readers = self._directories.get(parent)

@@ -7,6 +7,7 @@ costs a window at most.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -34,6 +35,10 @@ WAITING = 64
 
 TOUCHES = 4096
 """Ranges of a file that are remembered; the oldest go first."""
+
+LEADING = (".json", ".index", ".pb", ".onnx")
+"""Endings of small files that say which large ones are read after them: Hugging Face's index of shards,
+TensorFlow's of a checkpoint's data, a SavedModel's graph, an ONNX graph whose weights are outside."""
 
 PAGE = 4096
 """Bytes: the least that a reader is taken to read at a place. The kernel asks for whole pages."""
@@ -81,16 +86,23 @@ class Hinting:
     def begin(self, nodeid: int, target: SourceTarget, ask: Callable[[int], bool]) -> Reading | None:
         """A file is opened whose reads will be told (``Reading.touched``); None: no plugin knows it.
         ``ask(chunk)`` has a chunk fetched ahead; False: it cannot be now."""
-        if self._window <= 0:
-            return None
-        try:
-            path = os.fsdecode(self._native.path(nodeid))
-        except OSError:
-            return None  # it has no name any more
-        if not self._plugins.concerns(path):
+        path = self._path(nodeid)
+        if self._window <= 0 or path is None or not self._plugins.concerns(path):
             return None
         window = max(1, self._window // target.file.chunk_size)
         return Reading(nodeid, path, target, self._fetcher, ask, window, self._queue)
+
+    def opened(self, nodeid: int, target: SourceTarget) -> None:
+        """A small file is opened, all of which is in the cache: it may say what is read after it."""
+        path = self._path(nodeid)
+        if self._window > 0 and path is not None and path.endswith(LEADING) and self._plugins.concerns(path):
+            self._queue(Reading(nodeid, path, target, self._fetcher, lambda chunk: False, 1, self._queue))
+
+    def _path(self, nodeid: int) -> str | None:
+        try:
+            return os.fsdecode(self._native.path(nodeid))
+        except OSError:
+            return None  # it has no name any more
 
     def _queue(self, reading: Reading) -> bool:
         try:
@@ -98,6 +110,7 @@ class Hinting:
         except trio.WouldBlock:
             self.dropped += 1
             return False
+        reading.target.retain()  # until it was asked about: its reader may be gone by then
         return True
 
     async def run(self) -> None:
@@ -108,21 +121,21 @@ class Hinting:
 
     async def _work(self) -> None:
         async for reading in self._receive:
-            await self._ask(reading)
+            try:
+                if not reading.closed:
+                    await self._ask(reading)
+            except OSError as error:  # of the cache's disk
+                log.debug("nothing can be said of a file: %s", error)
+            finally:
+                reading.target.release()
 
     async def _ask(self, reading: Reading) -> None:
         target = reading.target
-        if reading.closed or target.source_fd < 0:
-            return
-        target.retain()
-        try:
-            self.asked += 1
-            head = b""
-            if target.file.state(0) is ChunkState.PRESENT:  # else it would have to be fetched for this
-                head = await self._disk.call(lambda: os.pread(target.file.fd, HEAD, 0))
-            hints = await self._plugins.hints(reading.context(head, self._reader(target)))
-        finally:
-            target.release()
+        self.asked += 1
+        head = b""
+        if target.file.state(0) is ChunkState.PRESENT:  # else it would have to be fetched for this
+            head = await self._disk.call(lambda: os.pread(target.file.fd, HEAD, 0))
+        hints = await self._plugins.hints(reading.context(head, self._reader(target)))
         if reading.closed:
             return
         self.answered += hints != NONE
@@ -130,6 +143,12 @@ class Hinting:
         if names and reading.tell_files:
             self._bring(reading.nodeid, names)
         reading.answer(hints)
+
+    def close(self) -> None:
+        """Gives back what waits."""
+        with contextlib.suppress(trio.WouldBlock):
+            while True:
+                self._receive.receive_nowait().target.release()
 
     def _reader(self, target: SourceTarget) -> Callable[[int, int], bytes]:
         """For a worker thread: bytes of the file, through the cache."""

@@ -55,9 +55,9 @@ _CHECKS = {Check.STRICT: 0, Check.RELAXED: 1, Check.IMMUTABLE: 2}
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One message of C; ``chunk`` and ``stop`` are half-open chunk numbers, ``arg`` the first byte that is read.
-    Of OPENED ``arg`` is the number of the cache file, ``chunk`` the thread that opens it and ``stop`` its
-    user."""
+    """One message of C; ``chunk`` and ``stop`` are half-open chunk numbers, ``arg`` the first byte that is
+    read. Of OPENED ``arg`` is the number of the cache file, ``chunk`` the thread that opens it and ``stop``
+    its user."""
 
     kind: EventKind
     nodeid: int
@@ -293,6 +293,10 @@ class Native:
     def forget_attributes(self, nodeid: int) -> None:
         """Blocking. The kernel's copy of the attributes is old."""
         lib.sw_notify_inode(self._s, nodeid, -1, 0)
+
+    def forget_pages(self, nodeid: int, offset: int, length: int) -> None:
+        """Blocking. The kernel lets go of its own copy of these bytes (0: to the end), mapped ones too."""
+        lib.sw_notify_inode(self._s, nodeid, offset, length)
 
     def told_old(self, nodeid: int) -> bool:
         """Whether the kernel was told attributes that have changed since; says so once."""

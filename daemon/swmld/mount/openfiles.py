@@ -308,6 +308,8 @@ class OpenFiles:
         except BaseException:
             target.release()
             raise
+        if self.hinting is not None and target.source_fd >= 0:
+            self.hinting.opened(file.nodeid, target)
         return self._open_whole(file, entry, target)
 
     async def _load(self, nodeid: int) -> tuple[Entry, SourceTarget | None]:
