@@ -342,8 +342,11 @@ async def test_http_keeps_commands_and_urls_to_itself() -> None:
         assert all(f"secret{number}" in found for number in (1, 2, 3))
 
 
-def test_no_rules_are_imported_where_there_are_none() -> None:
-    code = "import sys, swmld.api.rules; print([m for m in sys.modules if m.startswith('swmld.rules')])"
+def test_no_rules_are_imported_where_there_are_none_and_no_server_before_it_is_asked() -> None:
+    code = (
+        "import sys, swmld.api.rules, swmld.api.http\n"
+        "print([m for m in sys.modules if m.startswith(('swmld.rules', 'hypercorn', 'h11', 'h2'))])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )

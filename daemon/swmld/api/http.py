@@ -197,18 +197,26 @@ def _load(application: Application) -> _Loaded:
 
 
 class _Stream:
-    """A connection as hypercorn wants it, that gives a client up which takes too long to read."""
+    """A connection as hypercorn wants it, that gives a client up which takes too long to read.
+
+    hypercorn may end it while another of its tasks still sends: that waits here.
+    """
 
     def __init__(self, connection: trio.socket.SocketType) -> None:
         self.socket = connection
         self._stream = trio.SocketStream(connection)
         self.receive_some = self._stream.receive_some
-        self.send_eof = self._stream.send_eof
         self.aclose = self._stream.aclose
+        self._sending = trio.Lock()
+
+    async def send_eof(self) -> None:
+        async with self._sending:
+            await self._stream.send_eof()
 
     async def send_all(self, data: bytes) -> None:
         with trio.move_on_after(EXCHANGE_TIMEOUT) as scope:
-            await self._stream.send_all(data)
+            async with self._sending:
+                await self._stream.send_all(data)
         if scope.cancelled_caught:
             # Who waits for more from this client is woken, too.
             self.socket.close()
