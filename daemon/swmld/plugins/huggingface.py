@@ -7,7 +7,7 @@ import re
 from itertools import chain
 
 from swmld.plugins import arrow_layout, pytorch, safetensors_layout
-from swmld.plugins.interface import API, NONE, Context, Hints
+from swmld.plugins.interface import API, MOST_FILES, NONE, Context, Hints
 from swmld.plugins.parquet import Parquet
 from swmld.plugins.parquet_layout import MAGIC
 from swmld.plugins.parsing import LONGEST, Malformed, Pieces, merged, names, sequential, tolerant
@@ -18,7 +18,8 @@ its hash: what is opened may have no other name."""
 
 _INDEX = re.compile(r"\.(safetensors|bin)\.index\.json$")
 _MAP = re.compile(rb'"weight_map"\s*:\s*\{')
-_PAIR = re.compile(rb'\s*"(?:[^"\\]|\\.)*"\s*:\s*("(?:[^"\\]|\\.)*")\s*([,}])', re.DOTALL)
+_PAIR = re.compile(rb'\s*"[^"\\]*"\s*:\s*("(?:[^"\\]|\\.){0,4096}")\s*([,}])', re.DOTALL)
+"""A tensor, whose name has nothing to be escaped, and a file's name, which may have."""
 _ARROW = (".arrow", ".feather")
 
 
@@ -40,7 +41,7 @@ def shards(text: bytes) -> tuple[str, ...]:
         raise Malformed("no weight_map")
     tokens: set[bytes] = set()
     at, end = start.end(), b","
-    while end == b"," and (pair := _PAIR.match(text, at)) is not None:
+    while end == b"," and len(tokens) < MOST_FILES and (pair := _PAIR.match(text, at)) is not None:
         tokens.add(pair[1])
         at, end = pair.end(), pair[2]
     return names(sorted(map(json.loads, tokens), key=_natural))

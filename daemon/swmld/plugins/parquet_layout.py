@@ -26,6 +26,10 @@ AHEAD = 4
 """Row groups that are hinted when only the first was read: a reader may want no more than a look at it."""
 
 
+_TOUCHED = 8192
+"""Ranges that were touched: more than are told of; the latest are looked at."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """``chunks``: of the row groups one after the other, each with ``columns`` of them, as many as could be
@@ -128,11 +132,13 @@ def progress(found: Layout, touched: Sequence[Range], end: int) -> Progress:
     starts = [found.chunks[index].offset for index in order]
     covered: Counter[int] = Counter()
     met: dict[int, None] = {}
-    for each in touched:
+    looks = len(order) + 2 * _TOUCHED  # more only where ranges overlap
+    for each in touched[-_TOUCHED:]:
         stop = min(each.end, end)
         # One chunk that began before it, and all that begin in it.
         at = max(bisect_left(starts, each.offset + 1) - 1, 0)
-        for index in order[at : bisect_left(starts, stop)]:
+        for index in order[at : min(bisect_left(starts, stop), at + looks)]:
+            looks -= 1
             chunk = found.chunks[index]
             covered[index] += max(min(stop, chunk.end) - max(each.offset, chunk.offset), 0)
             begins = chunk.offset - PAGE < each.offset <= chunk.offset

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Callable, Iterable
-from itertools import islice
 from typing import TypeVar
 
 from swmld.plugins.interface import HEAD, MOST_FILES, MOST_RANGES, NONE, Context, Hints, Range
@@ -134,7 +133,13 @@ def sequential(context: Context, why: str, *, compressed: bool | None = None, su
 
 def names(given: Iterable[str]) -> tuple[str, ...]:
     """Those that an answer may have, each once: names in a file's directory or below it."""
-    return tuple(islice(dict.fromkeys(name for name in given if _may_be_named(name)), MOST_FILES))
+    found: dict[str, None] = {}
+    for name in given:
+        if len(found) == MOST_FILES:
+            break
+        if _may_be_named(name):
+            found.setdefault(name)
+    return tuple(found)
 
 
 def _may_be_named(name: str) -> bool:

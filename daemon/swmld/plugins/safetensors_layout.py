@@ -10,7 +10,7 @@ from swmld.plugins.parsing import Malformed, Pieces, merged, span
 LONGEST_HEADER = 100_000_000
 """Bytes of the longest that safetensors reads (MAX_HEADER_SIZE in its tensor.rs)."""
 
-PARSED_HEADER = 4 << 20
+PARSED_HEADER = 1 << 20
 """Bytes of a header that is looked into; json keeps the interpreter lock for some 10 ms a MiB. A model of
 a thousand tensors has 100 kB."""
 

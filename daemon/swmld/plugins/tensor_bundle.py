@@ -6,6 +6,7 @@ tensorflow/core/lib/io/table_format.txt; tensorflow/core/protobuf/tensor_bundle.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from swmld.plugins.parsing import Malformed, Pieces
 from swmld.plugins.protobuf import VARINT, Message
@@ -66,9 +67,9 @@ def _entry(block: bytes) -> tuple[int, bytes, bytes]:
     return end, block[at + key : end], block[at : at + key]
 
 
-def data_files(prefix: str, count: int, first: int = 0) -> list[str]:
+def data_files(prefix: str, count: int, first: int = 0) -> Iterator[str]:
     """Names from the one with the number ``first``: tensorflow/core/util/tensor_bundle/naming.cc."""
-    return [f"{prefix}.data-{number:05}-of-{count:05}" for number in range(first, min(count, 100_000))]
+    return (f"{prefix}.data-{number:05}-of-{count:05}" for number in range(first, count))
 
 
 def shard_of(name: str) -> tuple[str, int, int] | None:

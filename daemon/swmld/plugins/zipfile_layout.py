@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from swmld.plugins.interface import MOST_RANGES, Range
+from swmld.plugins.interface import Range
 from swmld.plugins.parsing import LONGEST, Malformed, Pieces, span
 
 _END = struct.Struct("<4s4H2IH")
@@ -16,6 +16,9 @@ _LONGEST_END = _END.size + 0xFFFF
 """The record at the end with its comment."""
 
 STORED = 0
+
+MOST_MEMBERS = 16384
+"""That are looked at, in 0.3 s; the last is taken to go on to the directory, which covers the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,8 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """``directory``: the central directory and all after it. ``members`` in its order, as many as an answer
-    may have ranges; of a directory longer than ``LONGEST`` those at its start."""
+    """``directory``: the central directory and all after it. ``members`` in its order, ``MOST_MEMBERS`` of
+    them at most."""
 
     directory: Range
     members: tuple[Member, ...]
@@ -88,7 +91,7 @@ def _entries(directory: bytes) -> list[tuple[str, int, int]]:
     """Name, method and offset of the local header; up to where they are malformed."""
     found: list[tuple[str, int, int]] = []
     at = 0
-    while at + _ENTRY.size <= len(directory) and len(found) < MOST_RANGES:
+    while at + _ENTRY.size <= len(directory) and len(found) < MOST_MEMBERS:
         magic, _, _, _, method, _, _, _, packed, unpacked, *lengths, _, _, _, offset = _ENTRY.unpack_from(
             directory, at
         )
