@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -352,3 +353,108 @@ def test_what_came_unopened_is_kept_by_its_name_and_then_by_its_reader(ruled: Ca
         here.until(lambda: bool(here.history(path="m/c.txt")), "its first open is decided about")
     (decision,) = here.history(path="m/c.txt")
     assert (decision["rules"], decision["pid"]) == (["scans"], reader.pid)
+
+
+FRAMEWORKS = """
+rules:
+  - id: torch
+    conditions: ["framework == 'pytorch'"]
+    actions: [{type: cache, parameters: {strategy: aggressive}}]
+  - id: seen
+    conditions: [{type: workload_context, property: libraries, operator: contains, value: libc}]
+    actions: [{type: cache, parameters: {strategy: lazy}}]
+  - id: mine
+    conditions: ["file_framework == 'mine'"]
+    actions: [{type: cache, parameters: {pin: true}}]
+"""
+PLUGIN = """
+from swmld.plugins.interface import API, NONE
+class Mine:
+    api, libraries, extensions = API, (), (".mine", ".more")
+    def framework_name(self): return "{name}"
+    def detect(self, path, head): {detect}
+    def hints(self, context): return NONE
+    def default_rules(self): return ""
+    def default_templates(self): return ""
+"""
+READER = """
+import mmap, sys
+if sys.argv[1:]:
+    library = open(sys.argv[1], "rb")
+    mapped = mmap.mmap(library.fileno(), 0, prot=mmap.PROT_READ)
+for line in sys.stdin:
+    with open(line.rstrip(), "rb") as file:
+        file.read()
+    print(flush=True)
+"""
+
+
+@pytest.mark.parametrize("daemon_mode", ["native"], indirect=True)
+def test_frameworks_are_known_and_plugins_that_fail_are_disabled(
+    ruled: Callable[..., Ruled], base: Path
+) -> None:
+    plugins = base / "plugins"
+    plugins.mkdir(mode=0o755)
+    for name, detect in (
+        ("mine", "return float(path.endswith('.mine'))"),
+        ("raising", "raise ValueError('no such file')"),
+        ("hanging", "\n        while True: pass"),
+    ):
+        (plugins / f"{name}.py").write_text(PLUGIN.format(name=name, detect=detect))
+        (plugins / f"{name}.py").chmod(0o644)
+    (plugins / "refused.py").symlink_to("mine.py")
+    here = ruled(FRAMEWORKS, "--plugins", str(plugins))
+    here.daemon.expect_log("a plugin is not used: .*/refused.py: it is a symbolic link")
+    here.daemon.expect_log("plugin (raising|hanging) is not used any more")
+
+    def disabled() -> dict[str, str]:
+        found = here.daemon.call("plugins")["plugins"]
+        return {each["name"]: each["disabled"] for each in found if each["disabled"]}
+
+    here.make("first.mine")
+    here.read("first.mine")
+    files = (f"{number}.bin" for number in range(1000))
+    library = base / "libtorch_cpu.so"
+    library.write_bytes(bytes(4096))
+
+    def matched(reader: subprocess.Popen[str]) -> list[str]:
+        """The rules about a new file that it reads, once its libraries are known."""
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        rules: list[str] = []
+
+        def known() -> bool:
+            here.make(name := next(files))
+            reader.stdin.write(f"{here.mount / name}\n")  # type: ignore[union-attr]
+            reader.stdin.flush()  # type: ignore[union-attr]
+            reader.stdout.readline()  # type: ignore[union-attr]
+            found = here.history(path=name)
+            rules[:] = found[0]["rules"] if found else []
+            assert not found or found[0]["pid"] == reader.pid
+            return "seen" in rules
+
+        here.until(known, "its libraries are not known")
+        return rules
+
+    for mapped, wanted in (((str(library),), ["torch", "seen"]), ((), ["seen"])):
+        command = [sys.executable, "-c", READER, *mapped]
+        with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+            assert sorted(matched(reader)) == sorted(wanted)
+            assert reader.stdin is not None
+            reader.stdin.close()
+
+    here.until(lambda: set(disabled()) == {"raising", "hanging"}, "they are not disabled")
+    assert disabled()["raising"].startswith("detect raised ValueError: no such file")
+    assert disabled()["hanging"].startswith("detect took longer than")
+    more = [f"{number}.mine" for number in range(3)]
+    here.make(*more, "other.more")
+    here.read("other.more", *more)
+    here.until(lambda: "mine" in rules_of(here, more[0]), "what is sound is asked still")
+
+
+def rules_of(here: Ruled, name: str) -> list[str]:
+    """The rules that matched the file when it was opened last, which is asked for again by a change."""
+    here.make(name)
+    here.read(name)
+    found = here.history(path=name)
+    return list(found[0]["rules"]) if found else []
