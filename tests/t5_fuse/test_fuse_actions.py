@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -11,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from support.mount import Daemon
+from support.pages import forget, resident
 from support.slowfs import SlowFs
-from support.tree import require_mode, work_dir
+from support.tree import DISK, modes, require_mode, work_dir
 from swmld.mount import prioritizing
 from test_fuse_rules import CHUNK, LIMIT, Ruled
 
@@ -26,6 +30,12 @@ RULES: dict[str, tuple[str, str]] = {
     "soon": ("prioritize", "priority: 5"),
     "back": ("prioritize", "fetch_class: prefetch"),
     "part": ("prioritize", "bandwidth_share: 20%"),
+    "willneed": ("advise", "advice: willneed"),
+    "dontneed": ("advise", "advice: dontneed"),
+    "random": ("advise", "advice: random"),
+    "sequential": ("advise", "advice: sequential"),
+    "readahead": ("advise", "readahead: 512KiB"),
+    "none": ("advise", "readahead: 0"),
 }
 """By directory, which is also the rule's id."""
 
@@ -36,6 +46,16 @@ class Acting(Ruled):
     def __init__(self, daemon: Daemon, rules: Path, slow: SlowFs) -> None:
         super().__init__(daemon, rules)
         self.slow, self.source = slow, slow.backing
+
+    def pages(self, name: str) -> int:
+        """Of its cache file, in memory."""
+        return resident(self.cache_file(name))
+
+    def cache_file(self, name: str) -> Path:
+        self.until(lambda: name in self.cached(), f"{name} in the index")
+        with contextlib.closing(sqlite3.connect(self.daemon.cache / "index.db", timeout=LIMIT)) as index:
+            ((number,),) = index.execute("SELECT file_id FROM files WHERE path = ?", (name.encode(),))
+        return self.daemon.cache / "data" / f"{number % 256:02x}" / str(number)
 
     def queued(self, count: int) -> None:
         """Until so many fetches wait."""
@@ -60,6 +80,14 @@ def one_at_a_time() -> Iterator[Acting]:
     """The source is asked for one chunk at a time: who comes first is seen. Modes serve what has come."""
     require_mode("passthrough")
     with acting("passthrough", "--fetch-parallel", "1", "--prefetch-parallel", "1") as here:
+        yield here
+
+
+@pytest.fixture(scope="module", params=[mode for mode in modes() if mode != DISK])
+def everywhere(request: pytest.FixtureRequest) -> Iterator[Acting]:
+    """In each mode, with reads of the source as usual."""
+    require_mode(request.param)
+    with acting(request.param) as here:
         yield here
 
 
@@ -203,3 +231,78 @@ def test_readers_have_the_io_class_of_the_rule_while_they_have_the_file_open(one
         first.close()
         second.open(here.mount / "idle/b")
         assert prioritizing.get(second.pid) == idle
+
+
+# ---- what the kernel is told
+
+PAGES = CHUNK // 4096
+
+
+def test_pages_are_loaded_when_the_file_is_opened(everywhere: Acting) -> None:
+    here = everywhere
+    names = ["usual/w", "willneed/w", "readahead/w"]
+    here.make(*names, size=12 * CHUNK)
+    here.read(*names)
+    forget(here.mount / names[0])  # what the mount has of it by itself
+    for name in names:
+        forget(here.cache_file(name))
+        assert here.pages(name) == 0
+    for name, expected in zip(names, (0, 12 * PAGES, 8 * PAGES), strict=True):
+        with (here.mount / name).open("rb", buffering=0) as file:
+            here.until(lambda: here.pages(name) == expected, f"{expected} pages of {name}")  # noqa: B023
+            assert file.read(CHUNK) == (here.source / name).read_bytes()[:CHUNK]
+    assert 0 < here.pages(names[0]) < 12 * PAGES
+
+
+def test_pages_are_let_go_when_the_file_is_closed(everywhere: Acting) -> None:
+    here = everywhere
+    names = [f"{kind}/{size}" for kind in ("usual", "dontneed") for size in ("small", "large")]
+    here.make(*names[::2], size=CHUNK)
+    here.make(*names[1::2], size=4 * CHUNK)
+    for _ in range(2):  # the second time all is cached
+        here.read(*names)
+        here.until(lambda: not any(here.pages(name) for name in names[2:]), "their pages stay")
+        assert [here.pages(name) for name in names[:2]] == [PAGES, 4 * PAGES]
+
+
+def test_readers_that_jump_get_no_readahead_from_the_cache_s_disk(everywhere: Acting) -> None:
+    """Where the daemon reads the cache file. A file that is passed through is read ahead by the kernel as it
+    reads any file; nothing can tell it of one."""
+    here = everywhere
+    names = ["usual/j", "random/j"]
+    here.make(*names, size=12 * CHUNK)
+    here.read(*names)
+    found = []
+    for name in names:
+        forget(here.mount / name)
+        forget(here.cache_file(name))
+        with (here.mount / name).open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            assert file.read(4096) == (here.source / name).read_bytes()[:4096]
+            found.append(here.pages(name))
+    assert found[0] > 1
+    assert (found[1] == 1) == (here.daemon.mode != "passthrough")
+
+
+@pytest.mark.parametrize(
+    ("kind", "read", "chunks"),
+    [
+        ("usual", 1, 1),
+        ("sequential", 1, 3),
+        ("usual", 2, 4),
+        ("readahead", 2, 10),
+        ("random", 2, 2),
+        ("none", 2, 2),
+    ],
+)
+def test_how_much_is_fetched_ahead(everywhere: Acting, kind: str, read: int, chunks: int) -> None:
+    here = everywhere
+    name = f"{kind}/ahead-{read}"
+    here.make(name, size=20 * CHUNK)
+    with (here.mount / name).open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        for chunk in range(read):
+            file.seek(chunk * CHUNK)
+            assert file.read(10) == (here.source / name).read_bytes()[chunk * CHUNK :][:10]
+        here.until(lambda: here.cached()[name] == chunks * CHUNK, f"{chunks} chunks")
+    here.read(name)

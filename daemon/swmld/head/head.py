@@ -35,12 +35,14 @@ NOT_ACTING: Mapping[type[actions.Effect], frozenset[str]] = {
     actions.Stream: frozenset(),
     actions.Coordinate: frozenset(),
     actions.Compress: frozenset(),
-    actions.Advise: frozenset(),
     actions.Cache: frozenset({"pin_fraction"}),
 }
 """What rules may ask for and nothing acts on yet: these parameters; none named: the whole action."""
 
-AT_OPENS: Mapping[type[actions.Effect], frozenset[str]] = {actions.Prioritize: frozenset({"io_priority"})}
+AT_OPENS: Mapping[type[actions.Effect], frozenset[str]] = {
+    actions.Prioritize: frozenset({"io_priority"}),
+    actions.Advise: frozenset({"advice", "readahead"}),
+}
 """Parameters whose effect is on an open file, also on one that is whole in the cache."""
 
 HELD = 1 << 20

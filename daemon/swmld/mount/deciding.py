@@ -45,6 +45,9 @@ class Decider(Protocol):
 REQUEST_ALIGNMENT = 4096
 """Bytes: requests of other sizes are refused where the source is read with O_DIRECT."""
 
+USUAL_REQUEST = 1 << 20
+"""Bytes: what one read of the source takes where nobody says otherwise (``--sub-read``)."""
+
 _CLASSES = {None: None, "demand": FetchClass.DEMAND, "prefetch": FetchClass.PREFETCH}
 
 
@@ -69,8 +72,12 @@ def fetch_terms(verdict: Verdict | None) -> Terms | None:
 
 def acts_at_opens(verdict: Verdict) -> bool:
     """Whether something is done at each open of the file, also where all of it is cached."""
-    first = verdict.prioritize
-    return first is not None and first.io_priority is not None
+    first, told, stream = verdict.prioritize, verdict.advise, verdict.stream
+    return (
+        (first is not None and first.io_priority is not None)
+        or (told is not None and (told.advice != "normal" or told.readahead is not None))
+        or (stream is not None and stream.drop_behind)
+    )
 
 
 def wants_files(prefetch: Prefetch) -> bool:
@@ -89,6 +96,39 @@ def readahead_limits(prefetch: Prefetch, usual: Limits, chunk_size: int) -> Limi
     return replace(
         usual, max_window=window, max_chunks=max(usual.max_chunks, chunks), first_window=min(first, chunks)
     )
+
+
+def file_limits(verdict: Verdict | None, usual: Limits, chunk_size: int) -> Limits:
+    """The limits of a file's streams as all rules want them; what says how much is fetched ahead comes
+    first, then what the kernel is told, then how many requests are to be under way."""
+    if verdict is None:
+        return usual
+    limits, told, stream, prefetch = usual, verdict.advise, verdict.stream, verdict.prefetch
+    if stream is not None and stream.parallel_streams is not None and limits.max_window:
+        request = min(stream.chunk_size or USUAL_REQUEST, chunk_size)
+        chunks = -(-stream.parallel_streams * request // chunk_size)
+        limits = replace(
+            limits, first_window=max(limits.first_window, chunks), max_chunks=max(limits.max_chunks, chunks),
+            max_window=max(limits.max_window, chunks * chunk_size),
+        )  # fmt: skip
+    if told is not None and told.advice == "random":
+        limits = replace(limits, max_window=0)
+    elif told is not None and told.readahead is not None:
+        chunks = max(1, -(-told.readahead // chunk_size))
+        limits = replace(
+            limits, max_window=told.readahead, first_window=chunks, max_chunks=max(limits.max_chunks, chunks)
+        )
+    return readahead_limits(prefetch, limits, chunk_size) if prefetch is not None else limits
+
+
+def at_once(verdict: Verdict, size: int, chunk_size: int, limits: Limits) -> list[int]:
+    """The chunks that are fetched when the file is opened."""
+    prefetch, told = verdict.prefetch, verdict.advise
+    chunks = chunks_at_once(prefetch, size, chunk_size) if prefetch is not None else []
+    if told is not None and told.advice == "sequential" and limits.max_window:
+        first = 1 + min(limits.first_window, limits.window(chunk_size))
+        chunks = sorted({*chunks, *range(min(first, -(-size // chunk_size)))})
+    return chunks
 
 
 def chunks_at_once(prefetch: Prefetch, size: int, chunk_size: int) -> list[int]:

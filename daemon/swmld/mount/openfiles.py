@@ -32,7 +32,7 @@ from swmld.fetch.scheduler import Fetcher
 from swmld.fetch.threads import Workers
 from swmld.mount import native as nat
 from swmld.mount.acting import Acts
-from swmld.mount.deciding import Decider, chunks_at_once, fetch_terms, readahead_limits
+from swmld.mount.deciding import Decider, at_once, file_limits
 from swmld.mount.gate import UNREACHABLE, SourceGate
 from swmld.mount.hinting import Hinting, Reading
 from swmld.mount.loading import Loader, unload
@@ -292,7 +292,8 @@ class OpenFiles:
             return await self._open_from_source(file)
         if self._decider is not None:
             self._decider.caching(verdict, entry.identity, target.file.file_id)
-            target.terms = fetch_terms(verdict)
+        if verdict is not None and self._acts is not None:
+            file.acted |= self._acts.loaded(file.nodeid, verdict, target)
         self._on_open(file.nodeid, verdict=verdict)
         if target.source_fd >= 0 and entry.size > self._whole_limit:
             return self._open_partial(file, entry, target, verdict)
@@ -363,13 +364,15 @@ class OpenFiles:
         self._by_key[target.key] = file
         cached = target.file
         rule = verdict.prefetch if verdict is not None else None
-        limits = readahead_limits(rule, self._limits, cached.chunk_size) if rule is not None else self._limits
+        limits = file_limits(verdict, self._limits, cached.chunk_size)
         file.streams = Streams(cached.chunk_size, entry.size, limits)
         self._native.set_cfile(file.nodeid, cached.fd, entry.size, cached.chunk_size, cached.bitmap())
-        if verdict is not None and rule is not None:
+        if verdict is not None:
             file.decision = verdict.id
-            until = trio.current_time() + rule.deadline if rule.deadline is not None else None
-            for chunk in chunks_at_once(rule, entry.size, cached.chunk_size):
+            until = None
+            if rule is not None and rule.deadline is not None:
+                until = trio.current_time() + rule.deadline
+            for chunk in at_once(verdict, entry.size, cached.chunk_size, limits):
                 self._ahead(file, target, chunk, until)
         if self.hinting is not None and target.source_fd >= 0 and (rule is None or rule.enabled):
             file.reading = self.hinting.begin(file.nodeid, target, partial(self._ahead, file, target))
@@ -606,6 +609,9 @@ class OpenFiles:
         streams, target = file.streams, file.target
         if streams is None or target is None:
             return
+        if file.acted and self._acts is not None:
+            chunks = tuple(chunks)
+            self._acts.touched(file.nodeid, chunks)
         for chunk in chunks:
             if chunk in file.ahead:
                 file.ahead.discard(chunk)
@@ -647,6 +653,8 @@ class OpenFiles:
         if chunk in file.coming:
             file.coming.discard(chunk)
             self._brought(file, fetched=file.target.file.extent(chunk)[1])
+        if file.acted and self._acts is not None:
+            self._acts.landed(file.nodeid, file.target, chunk)
         if not file.from_source:
             self._native.landed(file.nodeid, chunk)
             if file.target.file.complete:
