@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from support.cachekit import CHUNK, OVERHEAD, Machine, aged, cached, fill, flip_bit, identity, left
-from swmld.cache import reclaim
+from swmld.cache import evicting, reclaim
 from swmld.cache.files import CacheFile
 from swmld.cache.index import FileRow
 from swmld.cache.keeping import Kept, Line
@@ -52,7 +52,7 @@ def order_of_going(cache: Cache) -> list[int]:
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches smaller than the cache, and no file goes but what must."""
-    monkeypatch.setattr(reclaim, "_BATCH", 4)
+    monkeypatch.setattr(evicting, "_BATCH", 4)
     monkeypatch.setattr(reclaim, "_SLACK", 1 << 40)
 
 
@@ -272,8 +272,8 @@ def test_the_end_of_a_hold_ends_a_full_cache_at_once(machine: Machine) -> None:
 def test_a_full_cache_of_held_files_is_passed_in_short_steps(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reclaim, "_BATCH", 4)
-    monkeypatch.setattr(reclaim, "_PATIENCE", 8)
+    monkeypatch.setattr(evicting, "_BATCH", 4)
+    monkeypatch.setattr(evicting, "_PATIENCE", 8)
     cache = machine.open(size_limit=31 * ONE)
     ids = age(machine, cache, 31)
     cache.set_keep(ids[0], Keep.LAST)
@@ -403,7 +403,7 @@ class KeepModel(RuleBasedStateMachine):
     def start(self) -> None:
         self.scratch = tempfile.TemporaryDirectory()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(reclaim, "_BATCH", 2)
+        self.patch.setattr(evicting, "_BATCH", 2)
         self.patch.setattr(reclaim, "_SLACK", 1 << 40)
         self.machine = Machine(Path(self.scratch.name))
         self.kept: dict[int, Kept] = {}

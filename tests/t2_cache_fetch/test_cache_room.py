@@ -18,7 +18,7 @@ from support.cachekit import (
     left,
     right_bytes,
 )
-from swmld.cache import reclaim
+from swmld.cache import evicting, reclaim
 from swmld.cache.files import CacheFile
 from swmld.errors import CacheError, CacheFull
 from swmld.plan.eviction import Candidate, Lru
@@ -143,8 +143,8 @@ def test_files_that_only_the_mount_saw_in_use(machine: Machine) -> None:
 def test_where_all_are_hot_the_oldest_of_those_seen_go(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reclaim, "_LOOK", 8)
-    monkeypatch.setattr(reclaim, "_BATCH", 4)
+    monkeypatch.setattr(evicting, "_LOOK", 8)
+    monkeypatch.setattr(evicting, "_BATCH", 4)
     cache = machine.open(size_limit=40 * WHOLE)
     aged(machine, cache, 40)
     asked: list[int] = []

@@ -7,47 +7,22 @@ counts against both limits, so that several fetches together cannot fill the dis
 
 When room is short, one thread evicts to a low-water mark 2 % below, so that the next fetches find room at
 once; of small files a batch at a time, so that a demand read waits for 256 of them at most (20 ms on ext4).
-
-It goes through one line of files after the other (``keeping.Line``): those that are to go first, those whose
-time to live ended, the normal ones, and only then those that are to go last. In each line it goes on from
-where all before it cannot go (``trail``). Of the normal ones, those on probation go before those that are
-protected, unless they are few (``swmld.plan.reuse``). Which were read again shows here: of uses that C alone
-saw, the index learns when eviction meets the file.
+What goes is the business of ``evicting``.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from swmld.cache.index import FileRow
-from swmld.cache.keeping import FILE_OVERHEAD, Line, Place, on_probation
-from swmld.cache.trail import Trail
+from swmld.cache.evicting import BACKOFF_MAX, Evictor
+from swmld.cache.keeping import FILE_OVERHEAD
 from swmld.errors import CacheFull
-from swmld.plan.eviction import Candidate, Keep, Policy
-from swmld.plan.reuse import Reuse
 
 # Room made beyond what is needed, as a part of the cache: 1/50.
 _SLACK = 50
-
-# Candidates looked at together; dropping one costs about 80 µs.
-_BATCH = 256
-
-# Files that turn out to have been used later than the index knew go back in the order. When so many have, the
-# oldest of them go: an exact order would mean asking about every file of a large cache.
-_LOOK = 2048
-
-# An attempt looks at so many files in vain, about 0.1 s; the next goes on from there.
-_PATIENCE = 8192
-
-# After a vain attempt the cache stays full for ten times of what the attempt took: about 20 µs a file, and as
-# much as 16 files for the attempt itself. For once of it, if there is more to look at: that ends.
-_PER_FILE = 20e-6
-_FILES_AN_ATTEMPT = 16
-_BACKOFF = 10
-_BACKOFF_MAX = 1.0
 
 
 class Usage(NamedTuple):
@@ -85,73 +60,12 @@ class Account:
             self.in_flight = max(0, self.in_flight - nbytes)
 
 
-class Room(Protocol):
-    """What eviction needs of the cache."""
-
-    def oldest(self, after: Place, limit: int) -> list[FileRow]:
-        """Files of one line, from after a place in it."""
-        ...
-
-    def candidate(self, row: FileRow) -> Candidate:
-        """``row`` with what is known beyond the index: the latest use, whether it is open (``pinned``), and
-        how it is kept now; NEVER if a job holds it, until that is said to have ended."""
-        ...
-
-    def touch(self, file_id: int, last_used: float, *, again: bool) -> None:
-        """Note a use that the index did not know of; ``again``: the file is to be protected."""
-        ...
-
-    def on_probation(self) -> int:
-        """Bytes of files on probation, as the index has them."""
-        ...
-
-    def settle(self) -> None:
-        """Return when all touches, and all that was decided before, are in the index."""
-        ...
-
-    def evict(self, rows: list[FileRow]) -> tuple[int, int]:
-        """Drop those of ``rows`` (with their latest use) that are still not in use and kept as they were;
-        returns the bytes freed and the files gone."""
-        ...
-
-
 @dataclass(slots=True)
 class Limits:
     """``limit``: bytes the cache may hold. ``floor``: bytes to leave free on its file system."""
 
     limit: int
     floor: int
-
-
-class Chance(NamedTuple):
-    """A row that may be evicted, and what is known of it."""
-
-    row: FileRow
-    candidate: Candidate
-
-
-class Sorted(NamedTuple):
-    """A batch, by what may become of it; see ``Reclaimer._sort``."""
-
-    here: dict[int, Chance]
-    late: dict[int, Chance]
-    again: dict[int, Chance]
-    in_use: dict[int, FileRow]
-
-
-@dataclass(slots=True)
-class Attempt:
-    """Files looked at, those of them that cannot go, and whether it ended for the sake of its length."""
-
-    looked_at: int = 0
-    in_vain: int = 0
-    cut: bool = False
-
-    @property
-    def backoff(self) -> float:
-        """Seconds for which no other is worth making."""
-        cost = (self.looked_at + _FILES_AN_ATTEMPT) * _PER_FILE
-        return cost if self.cut else min(_BACKOFF_MAX, cost * _BACKOFF)
 
 
 class Reclaimer:
@@ -161,27 +75,19 @@ class Reclaimer:
         self,
         account: Account,
         limits: Limits,
-        room: Room,
-        policy: Policy,
-        reuse: Reuse,
+        evictor: Evictor,
         *,
         free_bytes: Callable[[], int],
         clock: Callable[[], float],
     ) -> None:
         self.limits = limits
-        self.evicted = 0
-        """Files evicted since the start."""
         self._account = account
-        self._room = room
-        self._policy = policy
-        self._reuse = reuse
-        self._looked_at: int | None = None
+        self._evictor = evictor
         self._free_bytes = free_bytes
         self._clock = clock
         self._one_at_a_time = threading.Lock()
         self._full_until = 0.0
         self._retry = False
-        self._trails = {line: Trail(line, _LOOK) for line in Line}
 
     def reserve(self, nbytes: int) -> None:
         """Count ``nbytes`` as in flight, evicting first if need be. ``CacheFull`` if there is no room."""
@@ -202,13 +108,9 @@ class Reclaimer:
         """Something was dropped: forget that the cache was full. Loop-safe."""
         self._full_until = 0.0
 
-    def look_again(self, lines: Iterable[Line] = Line, *, room: bool) -> None:
-        """Files came into ``lines`` at any place, or those there that could not go may go now. ``room``: so
-        there may be room now, also if an attempt under way does not find it. Loop-safe."""
-        for line in lines:
-            self._trails[line].stale = True
-        if room:
-            self._retry = True
+    def retry(self) -> None:
+        """There may be room now, also if an attempt under way does not find it. Loop-safe."""
+        self._retry = True
 
     def _lacking(self, nbytes: int) -> int:
         """Bytes that must go before ``nbytes`` more may come; 0 or less if none."""
@@ -234,162 +136,12 @@ class Reclaimer:
         # Where even an empty cache would not do, evicting would only lose data. A clock that was set back
         # must not keep the cache full for hours, hence both bounds.
         hopeless = lacking > self._account.held
-        if hopeless or (not self._retry and now < self._full_until <= now + _BACKOFF_MAX):
+        if hopeless or (not self._retry and now < self._full_until <= now + BACKOFF_MAX):
             return False
         self._retry = False
         slack = min(self.limits.limit, self._account.held) // _SLACK
-        attempt = Attempt()
-        if self._evict(lacking, slack, attempt) < lacking:
+        attempt = self._evictor.evict(lacking, slack, self._account.held)
+        if attempt.freed < lacking:
             self._full_until = now + attempt.backoff
             return False
         return True
-
-    def _evict(self, need: int, slack: int, attempt: Attempt) -> int:
-        """Evict ``need`` bytes, by the policy, from one line after the other; returns the bytes freed.
-
-        Up to ``slack`` more go with the batch that fills the need, never a batch for their own sake: a
-        demand read may be waiting. It does not watch the free space meanwhile: file systems that free blocks
-        later would have it evict all.
-        """
-        self._room.settle()
-        self._look_at_protected(attempt)
-        self._reuse.measured(self._room.on_probation(), self._account.held)
-        normal = [Line.PROBATION, Line.PROTECTED]
-        if not self._reuse.probation_first:
-            normal.reverse()
-        freed = 0
-        for line in (Line.FIRST, Line.EXPIRED, *normal, Line.LAST):
-            if freed < need and not attempt.cut:
-                spare = line is Line.PROBATION and line is normal[0]
-                freed += self._evict_line(self._trails[line], need - freed, slack, attempt, spare=spare)
-        self._room.settle()
-        return freed
-
-    def _look_at_protected(self, attempt: Attempt) -> None:
-        """Learn since when the protected file that is idle longest has been so, and the latest use of those
-        that seemed to be. One batch, if something was evicted since the last look: it may find too early a
-        moment, never one too late."""
-        if self._looked_at == self.evicted:
-            return
-        self._looked_at = self.evicted
-        rows = self._room.oldest(Place(Line.PROTECTED), _BATCH)
-        attempt.looked_at += len(rows)
-        uses = [rows[-1].last_used] if len(rows) == _BATCH else []
-        for row in rows:
-            candidate = self._room.candidate(row)
-            if candidate.last_used > row.last_used:
-                self._room.touch(row.file_id, candidate.last_used, again=False)
-            if not candidate.stays:
-                uses.append(candidate.last_used)
-                if candidate.last_used <= row.last_used:
-                    break
-        self._reuse.oldest = min(uses, default=None)
-        self._room.settle()
-
-    def _evict_line(self, trail: Trail, need: int, slack: int, attempt: Attempt, *, spare: bool) -> int:
-        """Evict from one line, in batches in its order; returns the bytes freed. ``spare``: what turns out to
-        be protected is met in its own line later."""
-        moved: dict[int, Chance] = {}
-        again: dict[int, Chance] = {}
-        met: set[int] = set()
-        freed = self._evict_again(trail, need, slack, moved, again, met, attempt)
-        after, at_end = trail.after, False
-        while freed < need and not (at_end or attempt.cut):
-            rows = self._room.oldest(after, _BATCH)
-            at_end = not rows
-            here, late, promoted, in_use = self._sort(rows, trail.line, met)
-            moved |= late
-            again |= promoted
-            attempt.looked_at += len(rows)
-            attempt.in_vain += len(rows) - len(here) - len(late) - len(promoted)
-            freed += self._evict_some(here, need - freed, slack)
-            if rows:
-                after = rows[-1].place(trail.line)
-                crowd = {file_id for file_id, row in in_use.items() if not trail.again(row)}
-                trail.passed(rows, here.keys() | late.keys() | promoted.keys() | crowd)
-            attempt.cut = attempt.in_vain >= _PATIENCE and not trail.stopped
-            enough = attempt.cut or len(moved) + len(again) >= _LOOK
-            if at_end or enough:
-                freed += self._evict_some(moved, need - freed, slack)
-                if again and freed < need:
-                    self._room.settle()  # they are in their line now
-                    freed += 0 if spare and not enough else self._evict_some(again, need - freed, slack)
-                moved, again = {}, {}
-        return freed
-
-    def _evict_again(
-        self,
-        trail: Trail,
-        need: int,
-        slack: int,
-        moved: dict[int, Chance],
-        again: dict[int, Chance],
-        met: set[int],
-        attempt: Attempt,
-    ) -> int:
-        """Evict from those that earlier attempts passed because they were open."""
-        rows = trail.start(self._clock())
-        here, late, promoted, in_use = self._sort(rows, trail.line, met)
-        moved |= late
-        again |= promoted
-        attempt.looked_at += len(rows)
-        freed = self._evict_some(here, need, slack)
-        for row in in_use.values():
-            trail.again(row)
-        for row, candidate in (*here.values(), *late.values()):
-            trail.again(row._replace(last_used=candidate.last_used))
-        return freed
-
-    def _sort(self, rows: list[FileRow], line: Line, met: set[int]) -> Sorted:
-        """What may go now; what was used later than the index knew (and is not in ``met``); of that, what is
-        protected from now on; what is open, with its latest use."""
-        here: dict[int, Chance] = {}
-        late: dict[int, Chance] = {}
-        promoted: dict[int, Chance] = {}
-        in_use: dict[int, FileRow] = {}
-        for row in rows:
-            candidate = self._room.candidate(row)
-            moves = candidate.last_used > row.last_used and row.file_id not in met
-            again = moves and self._promote(row, candidate)
-            if moves:
-                met.add(row.file_id)
-                self._room.touch(row.file_id, candidate.last_used, again=again)
-            if again:
-                if not candidate.stays:
-                    row = row._replace(pinned=row.kept.used_again().code)
-                    promoted[row.file_id] = Chance(row, candidate)
-            elif candidate.pinned:
-                in_use[row.file_id] = row._replace(last_used=max(row.last_used, candidate.last_used))
-            elif candidate.keep is not Keep.NEVER and (
-                line is not Line.EXPIRED or candidate.keep is Keep.FIRST
-            ):
-                (late if moves else here)[row.file_id] = Chance(row, candidate)
-        return Sorted(here, late, promoted, in_use)
-
-    def _promote(self, row: FileRow, candidate: Candidate) -> bool:
-        """Whether a file that was used again is to be protected, and is not."""
-        held = on_probation(row.pinned, row.bytes)
-        if not held or not self._reuse.protects(row.last_used, candidate.last_used):
-            return False
-        self._reuse.promoted(held)
-        protected = self._trails[Line.PROTECTED]
-        if Place(Line.PROTECTED, candidate.last_used, row.file_id) <= protected.after:
-            protected.stale = True
-        return True
-
-    def _evict_some(self, chances: dict[int, Chance], need: int, slack: int) -> int:
-        """Evict from ``chances``, and go on with those not picked where a picked one was taken meanwhile."""
-        freed = 0
-        while freed < need and chances:
-            candidates = [chance.candidate for chance in chances.values()]
-            picked = self._policy.pick(candidates, need - freed + slack)
-            if len(picked) > _BATCH:
-                picked = self._policy.pick(candidates, need - freed)
-            if not picked:
-                break
-            going = [chances.pop(file_id) for file_id in picked]
-            rows = [row._replace(last_used=candidate.last_used) for row, candidate in going]
-            nbytes, files = self._room.evict(rows)
-            self.evicted += files
-            freed += nbytes
-        return freed

@@ -39,7 +39,7 @@ class Gone(NamedTuple):
 
 
 class Remover:
-    """Drops files; is the ``Room`` that reclaim evicts from. All methods block: worker threads alone."""
+    """Drops files; is the ``Room`` that ``evicting`` evicts from. All methods block: worker threads alone."""
 
     def __init__(
         self, books: Books, memory: Memory, layout: Layout, source: int, clock: Callable[[], float]
@@ -134,14 +134,14 @@ class Remover:
         now = self._books.index.by_id(row.file_id)
         return now if now is None or even_pinned or now.pinned == row.pinned else None
 
-    # -- the room that reclaim evicts from -------------------------------------------------------------
+    # -- the room that files are evicted from -------------------------------------------------------------
 
     def oldest(self, after: Place, limit: int) -> list[FileRow]:
-        """See ``reclaim.Room``."""
+        """See ``evicting.Room``."""
         return self._books.index.oldest(after, limit, self._clock())
 
     def candidate(self, row: FileRow) -> Candidate:
-        """See ``reclaim.Room``."""
+        """See ``evicting.Room``."""
         last_used, in_use, held = row.last_used, False, False
         if row.source == self._source:
             identity = row.identity
@@ -177,19 +177,19 @@ class Remover:
             return 0.0, True
 
     def touch(self, file_id: int, last_used: float, *, again: bool) -> None:
-        """See ``reclaim.Room``."""
+        """See ``evicting.Room``."""
         self._books.writer.put(Touch(file_id, last_used, again=again))
 
     def on_probation(self) -> int:
-        """See ``reclaim.Room``."""
+        """See ``evicting.Room``."""
         return self._books.writer.probation
 
     def settle(self) -> None:
-        """See ``reclaim.Room``."""
+        """See ``evicting.Room``."""
         self._books.writer.flush()
 
     def evict(self, rows: list[FileRow]) -> tuple[int, int]:
-        """See ``reclaim.Room``."""
+        """See ``evicting.Room``."""
         gone = self._drop(rows, even_pinned=False)
         on_trial = {row.file_id: row.last_used for row in rows if on_probation(row.pinned, row.bytes)}
         for each in gone:

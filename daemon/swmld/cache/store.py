@@ -2,7 +2,7 @@
 
 Truth about a file that somebody holds is its ``CacheFile``; of all others it is the index. The reading
 order of the room is: this facade, ``finding``, ``memory``, ``files``, ``index``, ``writer``, ``removal``,
-``keeping``, ``reclaim``, ``trail``, ``audit``.
+``keeping``, ``reclaim``, ``evicting``, ``trail``, ``audit``.
 
 Locks, in the order in which they may be taken: the stripe of a source inode (held during I/O, in worker
 threads alone), ``Memory._lock``, ``CacheFile.lock``, ``Account.lock``, the writer's. The event loop takes
@@ -22,6 +22,7 @@ from pathlib import Path
 from swmld.cache import audit, opening
 from swmld.cache.changes import Pin, Recount, SetKept, SetMeta
 from swmld.cache.checksum import syncfs
+from swmld.cache.evicting import Evictor
 from swmld.cache.files import Books, CacheFile
 from swmld.cache.finding import Finder, Ids
 from swmld.cache.index import FileRow
@@ -74,8 +75,9 @@ class Cache:
         self._books = Books(opened.index, self._writer, account, start.trust, start.session, reuse)
         self._memory = Memory(self._books)
         self._remover = Remover(self._books, self._memory, layout, start.source, host.clock)
+        self._evictor = Evictor(self._remover, policy, reuse, host.clock)
         self._reclaimer = Reclaimer(
-            account, limits, self._remover, policy, reuse, free_bytes=self._free_bytes, clock=host.clock
+            account, limits, self._evictor, free_bytes=self._free_bytes, clock=host.clock
         )
         self._remover.on_room = self._reclaimer.retry_now
         self._finder = Finder(
@@ -214,7 +216,7 @@ class Cache:
         self._writer.put(Pin(file_id, pinned))
         self._writer.flush()
         if not pinned:
-            self._reclaimer.look_again(room=True)
+            self.released()
 
     def set_keep(self, file_id: int, keep: Keep, ttl: float | None = None) -> None:
         """What rules decided about a file's eviction; it holds across restarts. Loop-safe.
@@ -226,11 +228,14 @@ class Cache:
         self._writer.put(SetKept(file_id, Kept.decided(keep, ttl), self._kept_anew))
 
     def _kept_anew(self, before: Kept, now: Kept) -> None:
-        self._reclaimer.look_again(lines_of(now), room=before.keep is Keep.NEVER)
+        self._evictor.look_again(lines_of(now))
+        if before.keep is Keep.NEVER:
+            self._reclaimer.retry()
 
     def released(self) -> None:
         """A job's hold on files has ended: ``held`` is asked again about all. Loop-safe."""
-        self._reclaimer.look_again(room=True)
+        self._evictor.look_again()
+        self._reclaimer.retry()
 
     def _row_of(self, file_id: int) -> FileRow | None:
         try:
@@ -267,7 +272,7 @@ class Cache:
     @property
     def evicted(self) -> int:
         """Files evicted for room since the start."""
-        return self._reclaimer.evicted
+        return self._evictor.evicted
 
     @property
     def lost_rows(self) -> int:

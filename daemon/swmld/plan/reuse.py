@@ -7,9 +7,10 @@ which the protected file idle longest has been so: what a scan reads once, or a 
 cache holds, drives out nothing that is read again. A file that went from probation is remembered (a *ghost*):
 if it comes back soon enough, it is protected at once. So a new working set takes the place of an old one.
 
-Chosen by simulation (``tests/bench/evictions.py``): it keeps a working set through scans, as SIEVE, SLRU and
-ARC do; unlike them and LRU it hits in loops and shuffled epochs larger than the cache; and it takes over a
-new working set, where SIEVE and SLRU stay with the old one.
+Chosen by simulation (``tests/bench/evictions.py``), against LRU, SIEVE, S3-FIFO, 2Q, SLRU and ARC: it keeps a
+working set through scans, as SIEVE, SLRU and ARC do, and hits in shuffled epochs and loops larger than the
+cache, each of which only some of them do. A new working set takes it some passes, where LRU needs one and
+SIEVE and SLRU stay with the old one.
 
 Pure: times come in, seconds since the epoch; in memory alone.
 """
