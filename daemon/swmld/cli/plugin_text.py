@@ -10,7 +10,7 @@ from rich.text import Text
 from swmld.api.plugins import PluginsResult
 from swmld.cli.text import plain, printable, table
 from swmld.errors import UsageError
-from swmld.plugins import bounded, conformance, registry
+from swmld.plugins import conformance, registry
 from swmld.rules import plugged
 
 NONE = "the daemon uses no plugins (--no-plugins)"
@@ -45,7 +45,11 @@ def checked(file: Path, samples: Sequence[Path]) -> Iterator[tuple[Text, bool]]:
             shown.append(conformance.sample(path))
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}") from None
-    for loaded in _loaded(file):
+    try:
+        plugins = registry.load_file(file)
+    except registry.Refused as error:
+        raise UsageError(f"{file}: {error}") from None
+    for loaded in plugins:
         extensions = " ".join(loaded.extensions) or "any file"
         yield Text.assemble((loaded.name, "bold"), f" ({extensions})"), True
         for result in conformance.run(loaded, shown):
@@ -54,20 +58,6 @@ def checked(file: Path, samples: Sequence[Path]) -> Iterator[tuple[Text, bool]]:
         others = registry.find((), packages=False)
         problem = "another plugin has this name" if _known(others, loaded) else _rules(others, loaded)
         yield _line("rules and templates", problem, "load" if loaded.rules or loaded.templates else "none")
-
-
-def _loaded(file: Path) -> list[registry.Loaded]:
-    try:
-        return bounded.call(
-            lambda: [registry.loaded(kind, str(file)) for kind in registry.classes(file)],
-            registry.LOAD_SECONDS,
-        )
-    except (registry.Refused, bounded.TooLong) as error:
-        raise UsageError(f"{file}: {error}") from None
-    except BaseException as error:  # whatever the file raises, SystemExit too
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise UsageError(f"{file}: {registry.told(error)}") from None
 
 
 def _known(others: registry.Found, loaded: registry.Loaded) -> bool:

@@ -99,23 +99,40 @@ def find(
     return found
 
 
-def _add(found: Found, origin: str, load: Callable[[], list[type]]) -> None:
+def _add(found: Found, origin: str, classes: Callable[[], list[type]]) -> None:
     """Load the classes of one place; what is wrong with one of them is told."""
     try:
-        made = bounded.call(lambda: [loaded(each, origin) for each in load()], LOAD_SECONDS, "swmld-load")
-        for each in made:
+        for each in load(origin, classes):
             before = next((other for other in found.plugins if other.name == each.name), None)
             if before is not None:
                 raise Refused(f"{each.name} is the name of another plugin already ({before.origin})")
             if len(found.plugins) >= MOST_PLUGINS:
                 raise Refused(f"expected at most {MOST_PLUGINS} plugins")
             found.plugins.append(each)
-    except (Refused, bounded.TooLong) as error:
+    except Refused as error:
         found.problems.append(f"{origin}: {error}")
-    except BaseException as error:  # whatever an import raises, SystemExit too: the others are loaded
-        if isinstance(error, KeyboardInterrupt):
+
+
+def load(origin: str, classes: Callable[[], list[type]]) -> list[Loaded]:
+    """The plugins that these classes make, within ``LOAD_SECONDS``; Refused for all that goes wrong."""
+
+    def made() -> list[Loaded]:
+        try:
+            return [loaded(each, origin) for each in classes()]
+        except (Refused, bounded.Ended):
             raise
-        found.problems.append(f"{origin}: {told(error)}")
+        except BaseException as error:  # whatever an import raises, SystemExit too: the others are loaded
+            raise Refused(told(error)) from None
+
+    try:
+        return bounded.call(made, LOAD_SECONDS, "swmld-load")
+    except bounded.TooLong as error:
+        raise Refused(str(error)) from None
+
+
+def load_file(path: Path) -> list[Loaded]:
+    """As ``load``, of the classes in a file."""
+    return load(str(path), lambda: classes(path))
 
 
 def told(error: BaseException) -> str:
