@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.formats import Asked, assert_foretold, damaged, hints, knows, traced
+from swmld.plugins import arrow_layout, parsing
 from swmld.plugins.huggingface import HuggingFace
-from swmld.plugins.interface import NONE, Context
+from swmld.plugins.interface import NONE, Context, Hints, Range
+from swmld.plugins.parsing import Pieces
 
 pa = pytest.importorskip("pyarrow")
 np = pytest.importorskip("numpy")
@@ -56,6 +58,29 @@ def test_what_arrow_reads_of_a_file_is_hinted_in_its_order(tmp_path: Path) -> No
     assert not found.whole
     assert found.why == "a footer and 7 record batches"  # six, and a dictionary
     assert_foretold(found.ranges, reads)
+
+
+def test_a_file_larger_than_memory_may_be_mapped_until_two_batches_were_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = arrow("file")
+    batches = arrow_layout.blocks(Pieces(Asked(data).context))[1][1:]
+    monkeypatch.setattr(parsing, "SURE", len(data) - 1)
+
+    def after(*touched: Range) -> Hints:
+        return hints(PLUGIN, "x.arrow", data, touched)
+
+    assert after() == after(batches[0])
+    assert after().again
+    assert [each.end for each in after().ranges] == [len(data)]
+    assert after(batches[0], batches[1]).ranges == (
+        Range(batches[2].offset, batches[-1].end - batches[2].offset),
+    )
+    assert after(Range(batches[0].offset, batches[3].end - batches[0].offset)).ranges == (
+        Range(batches[4].offset, batches[-1].end - batches[4].offset),
+    )
+    # The end is read first of any file.
+    assert after(Range(len(data) - 65536, 65536)) == after()
 
 
 def test_a_stream_of_arrow_is_read_whole() -> None:

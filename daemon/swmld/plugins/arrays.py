@@ -6,7 +6,7 @@ import re
 
 from swmld.plugins import hdf5_layout
 from swmld.plugins.interface import API, NONE, Context, Hints
-from swmld.plugins.parsing import Pieces, merged, names, sequential, tolerant
+from swmld.plugins.parsing import Pieces, merged, names, parts, sequential, tolerant
 from swmld.plugins.zipfile_layout import archive
 
 _NPY = b"\x93NUMPY"
@@ -72,9 +72,9 @@ class Arrays:
             return sequential(context, "one array", compressed=False)
         if head.startswith(_ZIP):
             found = archive(pieces)
-            ranges = merged([found.directory, *(member.data for member in found.members)], context.size)
-            why = f"{len(found.members)} arrays, directory first"
-            return Hints(ranges, compressed=found.compressed, why=why)
+            order = [member.data for member in found.members]
+            why = f"{len(order)} arrays, directory first"
+            return parts(context, found.directory, order, why, compressed=found.compressed)
         if hdf5_layout.place(head) is not None:
             version, first = hdf5_layout.first_ranges(pieces)
             return Hints(merged(first, context.size), why=f"superblock {version} and the root group")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import chain
 
 from swmld.plugins import arrow_layout, pytorch, safetensors_layout
 from swmld.plugins.interface import API, MOST_FILES, NONE, Context, Hints
 from swmld.plugins.parquet import Parquet
 from swmld.plugins.parquet_layout import MAGIC
-from swmld.plugins.parsing import LONGEST, Malformed, Pieces, merged, names, sequential, tolerant
+from swmld.plugins.parsing import LONGEST, Malformed, Pieces, names, parts, sequential, tolerant
 
 _HUB = re.compile(r"(^|/)(models|datasets|spaces)--[^/]+/(snapshots|blobs)/")
 """huggingface_hub, "Understand caching". Names in a snapshot are links to blobs, and a blob is named by
@@ -53,7 +52,7 @@ def _arrow(context: Context) -> Hints:
         return sequential(context, "record batches, a stream")
     footer, blocks = arrow_layout.blocks(pieces)
     why = f"a footer and {len(blocks)} record batches"
-    return Hints(merged(chain([footer], blocks), context.size), why=why)
+    return parts(context, footer, blocks, why)
 
 
 class HuggingFace:

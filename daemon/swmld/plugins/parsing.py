@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import TypeVar
 
 from swmld.plugins.interface import HEAD, MOST_FILES, MOST_RANGES, NONE, Context, Hints, Range
@@ -119,6 +121,30 @@ def in_steps(context: Context) -> bool:
     inner = [each for each in touched if each.end < context.size - TAIL] or touched
     between = max(each.end for each in inner) - min(each.offset for each in inner)
     return sum(each.length for each in inner) * 2 < between
+
+
+def parts(
+    context: Context, directory: Range, order: Sequence[Range], why: str, *, compressed: bool | None = None
+) -> Hints:
+    """Of a format with a directory, whose parts are mostly read in this order: all parts of a file that fits
+    into memory, and of a larger one those that follow, once two were read."""
+    if context.size <= SURE:
+        return Hints(merged(chain([directory], order), context.size), compressed=compressed, why=why)
+    following = order[_reached(context, order) :]
+    ranges = merged(following or [directory], context.size)
+    return Hints(ranges, again=not following, compressed=compressed, why=why)
+
+
+def _reached(context: Context, order: Sequence[Range]) -> int:
+    """After how many parts a reader is who read two; all of them: not known."""
+    places = {part.offset: number for number, part in enumerate(order)}
+    starts = sorted(places)
+    read: list[int] = []
+    for each in context.touched:
+        if each.offset < context.size - TAIL:  # where directories are
+            begun = starts[bisect_left(starts, each.offset - PAGE + 1) : bisect_left(starts, each.end)]
+            read += [places[start] for start in begun[-2:]]
+    return max(read) + 1 if len(read) > 1 else len(order)
 
 
 def sequential(context: Context, why: str, *, compressed: bool | None = None, sure: int = SURE) -> Hints:
