@@ -54,6 +54,8 @@ def snapshot() -> Snapshot:
         open_files=18,
         known_nodes=19,
         rules=RuleFigures(23, 24, 25, {"images": 26}, {"started": 27}, {("webhook", "failed"): 28}),
+        plugins={"disabled": 29},
+        plugin_calls={"onnx": 30},
     )
 
 
@@ -123,6 +125,8 @@ def test_each_value_is_exported_under_its_name() -> None:
         "swmld_rule_applied_total{rule=images}": 26,
         "swmld_events_total{event=started}": 27,
         "swmld_notifications_total{how=webhook,result=failed}": 28,
+        "swmld_plugins{state=disabled}": 29,
+        "swmld_plugin_calls_total{plugin=onnx}": 30,
     }
     assert {name: found.get(name) for name in expected} == expected
     assert {name.partition("{")[0] for name in expected} >= {

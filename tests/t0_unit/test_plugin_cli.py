@@ -111,6 +111,14 @@ def test_the_list() -> None:
         list(plugin_text.listing(api.result(None)))
 
 
+def test_what_is_counted() -> None:
+    plugins = Plugins(Found([Loaded("a", None, "x"), Loaded("b", None, "x")], ["c: wrong"]))  # type: ignore[arg-type]
+    plugins._guards[0].disable("why")
+    assert api.states(plugins) == {"in use": 1, "disabled": 1, "refused": 1}
+    assert api.calls(plugins) == {"a": 0, "b": 0}
+    assert (api.states(None), api.calls(None)) == ({}, {})
+
+
 class Daemon:
     """A daemon that answers."""
 

@@ -66,6 +66,8 @@ class Snapshot:
     open_files: int | None = None
     known_nodes: int | None = None
     rules: RuleFigures | None = None
+    plugins: Mapping[str, int] = field(default_factory=dict)
+    plugin_calls: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def hit_ratio(self) -> float | None:
@@ -194,6 +196,9 @@ METRICS: tuple[Definition, ...] = (
                _one(lambda s: s.open_files)),
     Definition("swmld_known_nodes", "gauge", "Files and directories that the daemon knows.", (),
                _one(lambda s: s.known_nodes)),
+    Definition("swmld_plugins", "gauge", "Plugins, by state.", ("state",), _worded(lambda s: s.plugins)),
+    Definition("swmld_plugin_calls_total", "counter", "Questions to a plugin.", ("plugin",),
+               _worded(lambda s: s.plugin_calls)),
     Definition("swmld_rules", "gauge", "Rules that are active.", (), _ruled(lambda r: {(): r.active})),
     Definition("swmld_rule_decisions_total", "counter", "Opens of files about which rules decided.", (),
                _ruled(lambda r: {(): r.decisions})),

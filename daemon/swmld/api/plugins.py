@@ -48,6 +48,21 @@ def result(plugins: Plugged | None) -> PluginsResult:
     return {"used": True, "plugins": views, "problems": list(plugins.problems)}
 
 
+def states(plugins: Plugged | None) -> dict[str, int]:
+    """How many there are of each state, for the metrics."""
+    if plugins is None:
+        return {}
+    disabled = [bool(each.disabled) for each in plugins.states()]
+    return {
+        "in use": disabled.count(False), "disabled": disabled.count(True), "refused": len(plugins.problems),
+    }  # fmt: skip
+
+
+def calls(plugins: Plugged | None) -> dict[str, int]:
+    """How often each was asked."""
+    return {each.name: each.calls for each in plugins.states()} if plugins is not None else {}
+
+
 def handlers(plugins: Plugged | None) -> Mapping[str, Handler]:
     """Methods of the control socket."""
 

@@ -28,6 +28,7 @@ from swmld.api.messages import (
     WarmupResult,
 )
 from swmld.api.metrics import Snapshot
+from swmld.api.plugins import Plugged, calls, states
 from swmld.api.rules import RulesApi
 from swmld.api.warm import Warmup
 from swmld.cache.audit import VerifyReport
@@ -68,6 +69,7 @@ class Service:
     rules: RulesApi
     mount_id: int
     metrics_address: str = "off"
+    plugins: Plugged | None = None
 
     @property
     def mode(self) -> str:
@@ -210,6 +212,8 @@ class Service:
             prefetch_used_bytes=own.prefetch_used * self.settings.chunk_size,
             prefetch_wasted_bytes=own.prefetch_wasted * self.settings.chunk_size,
             rules=self.rules.figures(),
+            plugins=states(self.plugins),
+            plugin_calls=calls(self.plugins),
         )
 
     # ---- the cache
