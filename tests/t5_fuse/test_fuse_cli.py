@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -10,8 +11,10 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from support import gates, posix, tree
 from support.mount import STOP_SECONDS, Daemon, command, swmld
 
@@ -57,6 +60,40 @@ def test_status_says_how_it_serves(daemon: Start, daemon_mode: str) -> None:
     assert ready is not None
     where = f"http://{status['metrics']}/metrics"
     assert ready.groups() == (str(one.mount), str(one.source), str(one.cache), daemon_mode, where)
+    assert (status["health"]["status"], status["health"]["problems"]) == ("ok", [])
+    (one.source / "file").write_bytes(b"x")
+    (one.mount / "file").read_bytes()
+    # Left open: the end of the daemon waits for nobody.
+    connection = http.client.HTTPConnection(status["metrics"], timeout=30)
+    served_as_described(connection)
+    told_when_it_does_not_serve(one, connection)
+
+
+def get(connection: http.client.HTTPConnection, path: str) -> tuple[int, Any]:
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def served_as_described(connection: http.client.HTTPConnection) -> None:
+    """Every answer in JSON is as ``/openapi.json`` says."""
+    described = get(connection, "/openapi.json")[1]
+    for path in ("/healthz", "/ml/patterns", "/ml/rules", "/ml/history"):
+        status, answer = get(connection, path)
+        (content,) = described["paths"][path]["get"]["responses"][str(status)]["content"].values()
+        schema = {**content["schema"], "components": described["components"]}
+        assert [error.message for error in Draft202012Validator(schema).iter_errors(answer)] == []
+
+
+def told_when_it_does_not_serve(one: Daemon, connection: http.client.HTTPConnection) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "none", one.mount], check=True, timeout=30)
+    try:
+        status, health = get(connection, "/healthz")
+    finally:
+        subprocess.run(["umount", one.mount], check=True, timeout=30)
+    assert (status, health["status"], health["ready"]) == (503, "down", False)
+    assert health["problems"] == [f"something else is mounted over {one.mount}"]
+    assert get(connection, "/healthz?ready=1")[0] == 200
 
 
 def test_warmup_fetches_once_and_the_reads_are_right(daemon: Start) -> None:
