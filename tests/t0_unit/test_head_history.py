@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from swmld.documents import parse
-from swmld.head.history import History, Tally
+from swmld.head.history import Brought, History, Tally
 from swmld.rules.decide import Engine
 from swmld.rules.facts import of_path
 from swmld.rules.loading import load
@@ -74,12 +74,13 @@ def test_each_rule_has_an_account(decide: Deciding) -> None:
 def test_bytes_go_to_the_rules_that_wanted_them_fetched(decide: Deciding) -> None:
     number = decide("d/a.tar")
     decide.history.brought(number, asked=30, fetched=20)
-    decide.history.brought(number, used=10)
+    decide.history.brought(number, used=10, late=4)
+    decide.history.brought(number, wasted=7)
     found = decide.history.find(number)
     assert found is not None
     for brought in (found.brought, decide.tally("ahead").brought, decide.tally("more").brought):
-        assert (brought.asked, brought.fetched, brought.used) == (30, 20, 10)
-    assert decide.tally("kept").brought.asked == 0
+        assert brought == Brought(asked=30, fetched=20, used=10, late=4, wasted=7)
+    assert decide.tally("kept").brought == Brought()
 
 
 def test_a_rule_that_is_gone_has_no_account(decide: Deciding) -> None:

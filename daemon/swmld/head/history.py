@@ -16,16 +16,21 @@ MOST = 10_000
 @dataclass(slots=True)
 class Brought:
     """Bytes that a decision had fetched ahead: ``asked`` for, ``fetched``, and ``used``, which is opened or
-    read after that."""
+    read after that. ``late``: the reader came while they were on their way. ``wasted``: they went from the
+    cache, or nobody waits for their use any more, before there was one."""
 
     asked: int = 0
     fetched: int = 0
     used: int = 0
+    late: int = 0
+    wasted: int = 0
 
-    def add(self, asked: int, fetched: int, used: int) -> None:
-        self.asked += asked
-        self.fetched += fetched
-        self.used += used
+    def add(self, more: Brought) -> None:
+        self.asked += more.asked
+        self.fetched += more.fetched
+        self.used += more.used
+        self.late += more.late
+        self.wasted += more.wasted
 
 
 @dataclass(slots=True)
@@ -95,19 +100,29 @@ class History:
         """Newest first; none may be added meanwhile."""
         return reversed(self._kept)
 
-    def brought(self, decision: int, *, asked: int = 0, fetched: int = 0, used: int = 0) -> None:
+    def brought(
+        self,
+        decision: int,
+        *,
+        asked: int = 0,
+        fetched: int = 0,
+        used: int = 0,
+        late: int = 0,
+        wasted: int = 0,
+    ) -> None:
         """Bytes that were fetched ahead because of a decision: to its account, and to those of the rules that
         had them fetched."""
         decided = self.find(decision)
         if decided is None:
             return
-        decided.brought.add(asked, fetched, used)
+        more = Brought(asked, fetched, used, late, wasted)
+        decided.brought.add(more)
         for each in decided.outcome.decisions:
             if each.action == "prefetch":
                 for rule in each.rules:
                     tally = self._tallies.get(rule.title)
                     if tally is not None:  # else it was loaded when that was decided and is not any more
-                        tally.brought.add(asked, fetched, used)
+                        tally.brought.add(more)
 
     def forget_but(self, titles: set[str]) -> None:
         """Only rules that are loaded have an account."""
