@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 from support.programs import Run, Table, shuffled
+from swmld import documents
 from swmld.cache.reclaim import Usage
 from swmld.fetch.stats import FetchStats
 from swmld.head import facts as head_facts
@@ -20,7 +21,7 @@ from swmld.head.facts import FROM_OPENING, NOT_PRODUCED, Facts, Opening
 from swmld.head.filetype import HEAD, SAFETENSORS_HEADER, format_of, type_of
 from swmld.head.host import Host
 from swmld.head.meters import Openings, Source
-from swmld.head.recognition import ASKED, Recognition
+from swmld.head.recognition import ALL, ASKED, OF_FILES, OF_PROCESSES, Recognition, wanted
 from swmld.mount import native as nat
 from swmld.mount.native import Config, Mode, Native, Want
 from swmld.observe.libraries import Program
@@ -29,6 +30,8 @@ from swmld.patterns.feed import Process
 from swmld.plugins.known import Match
 from swmld.rules import catalogue
 from swmld.rules.kinds import Kind, Value, parse
+from swmld.rules.loading import load
+from swmld.rules.reading import LIMITS
 from swmld.types import FetchClass
 
 MIB = 1 << 20
@@ -132,6 +135,7 @@ class World:
         self.now = 2e9
         self.host = KnownHost(base)
         self.recognizer = Recognizer()
+        self.wants = ALL
         self.facts = Facts(
             self.native,
             self.run.patterns,
@@ -140,7 +144,7 @@ class World:
             lambda: self.usage,
             self.stats,
             "production",
-            recognition=Recognition(self.recognizer, self.recognizer),
+            recognition=Recognition(self.recognizer, self.recognizer, lambda: self.wants),
             clock=lambda: self.now,
             monotonic=lambda: self.run.now,
         )
@@ -444,6 +448,34 @@ def test_what_was_not_known_is_asked_for_the_next_opening(world: World) -> None:
     assert frameworks(world, nodeid) == {}
     trio.run(ticks, world, clock=trio.testing.MockClock(autojump_threshold=0))
     assert frameworks(world, nodeid) == {"file_framework": "keras"}
+
+
+def test_nobody_is_asked_for_what_no_rule_asks(world: World) -> None:
+    nodeid, pid = world.file("a.jpg"), world.people.add(70)
+    for wants in (frozenset[str](), OF_PROCESSES, OF_FILES):
+        world.recognizer.known.clear()
+        world.recognizer.looked.clear()
+        world.wants = wants
+        prepare(world, (nodeid, pid))
+        assert set(frameworks(world, nodeid, pid)) == wants
+        assert bool(world.recognizer.known) == (wants is OF_FILES)
+        assert bool(world.recognizer.looked) == (wants is OF_PROCESSES)
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("rules: [{id: a, conditions: [type == model], actions: [{type: exclude}]}]", set()),
+        ("rules: [{id: a, conditions: [{not: {any: [framework == jax]}}], actions: [{type: exclude}]}]",
+         {"framework"}),
+        ("rules: [{id: a, enabled: false, conditions: [framework == jax], actions: [{type: exclude}]}]",
+         set()),
+        ("{frameworks: {jax: {rules: [a]}}, rules: [{id: a, conditions: [], actions: [{type: exclude}]}]}",
+         {"framework", "file_framework"}),
+    ],
+)  # fmt: skip
+def test_what_rules_ask_for(text: str, asked: set[str]) -> None:
+    assert wanted(load([documents.parse("r.yaml", text.encode(), **LIMITS)])) == asked
 
 
 def test_an_opening_does_not_wait_for_ever(world: World) -> None:

@@ -199,16 +199,18 @@ class Facts:
             known["user"] = user
         return known
 
-    async def prepare(self, opening: Opening) -> None:
+    async def prepare(self, opening: Opening, *, everything: bool = False) -> None:
         """Wait for what worker threads alone can tell of the file and the process, so that ``of`` tells it;
-        ``recognition.WAIT`` seconds at most, mostly a millisecond, and only before the first opening."""
+        ``recognition.WAIT`` seconds at most, mostly a millisecond, and only before the first opening.
+        ``everything``: also what no rule asks for."""
         if self._recognition is None:
             return
         try:
             path = os.fsdecode(self._native.path(opening.nodeid))
         except OSError:
             path = ""
-        await self._recognition.prepare(path, opening.head, self._process(opening.pid))
+        process = self._process(opening.pid)
+        await self._recognition.prepare(path, opening.head, process, everything=everything)
 
     # ---- the file
 

@@ -7,6 +7,7 @@ it, and ``prepare`` waits for that where an opening can wait.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import trio
@@ -15,6 +16,12 @@ from swmld.observe.libraries import Program
 from swmld.patterns.feed import Process
 from swmld.plugins.known import Match
 from swmld.rules.kinds import Value
+from swmld.rules.ruleset import RuleSet
+
+OF_FILES = frozenset({"file_framework"})
+OF_PROCESSES = frozenset({"framework", "libraries"})
+ALL = OF_FILES | OF_PROCESSES
+"""The properties that are found here."""
 
 WAIT = 0.2
 """Seconds that an opening waits at most. A look takes a millisecond; what takes longer is known to the next
@@ -41,34 +48,54 @@ class Programs(Protocol):
     async def run(self) -> None: ...
 
 
-class Recognition:
-    """Loop-only. ``run`` must run for what is not known to be asked."""
+def wanted(rules: RuleSet) -> frozenset[str]:
+    """Which of the properties active rules ask for."""
+    nodes = [node for rule in rules.rules for _, node in rule.conditions]
+    nodes += [rule.guard for rule in rules.rules if rule.guard is not None]
+    return ALL & {test.what.name for node in nodes for test in node.tests()}
 
-    def __init__(self, files: Files, programs: Programs) -> None:
+
+class Recognition:
+    """Loop-only. ``run`` must run for what is not known to be asked. ``wants``: the properties that somebody
+    asks for now; for others no plugin and no process is looked at, as thousands of files a second are opened.
+    """
+
+    def __init__(
+        self, files: Files, programs: Programs, wants: Callable[[], frozenset[str]] = lambda: ALL
+    ) -> None:
         self._files = files
         self._programs = programs
+        self._wants = wants
         self._wanted: dict[str, tuple[bytes, trio.Event]] = {}
         self._woken = trio.Event()
 
     def of(self, path: str, head: bytes, process: Process | None) -> dict[str, Value]:
         """What is known now. ``path`` "" and ``process`` None: not known. Some microseconds."""
         known: dict[str, Value] = {}
-        if path and self._asks(path, head) is None:
+        wants = self._wants()
+        if path:
+            if OF_FILES & wants:
+                self._asks(path, head)
             match = self._files.recall(path)
             if match is not None:
                 known["file_framework"] = match.framework
-        program = self._programs.of(process) if process is not None else None
-        if program is not None:
-            known["libraries"] = program.libraries
-            if program.frameworks:
-                known["framework"] = program.frameworks[0]
+        if process is not None and OF_PROCESSES & wants:
+            program = self._programs.of(process)
+            if program is not None:
+                known["libraries"] = program.libraries
+                if program.frameworks:
+                    known["framework"] = program.frameworks[0]
         return known
 
-    async def prepare(self, path: str, head: bytes, process: Process | None) -> None:
-        """Wait until ``of`` knows, ``WAIT`` seconds at most; where it does already, this does not wait."""
+    async def prepare(
+        self, path: str, head: bytes, process: Process | None, *, everything: bool = False
+    ) -> None:
+        """Wait until ``of`` knows, ``WAIT`` seconds at most; where it does already, this does not wait.
+        ``everything``: also what no rule asks for."""
+        wants = ALL if everything else self._wants()
         with trio.move_on_after(WAIT):
-            event = self._asks(path, head) if path else None
-            if process is not None and self._programs.of(process) is None:
+            event = self._asks(path, head) if path and OF_FILES & wants else None
+            if process is not None and OF_PROCESSES & wants and self._programs.of(process) is None:
                 await self._programs.look(process)
             if event is not None:
                 await event.wait()

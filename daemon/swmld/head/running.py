@@ -17,7 +17,7 @@ from swmld.head.head import Head
 from swmld.head.history import History
 from swmld.head.host import Host
 from swmld.head.notify import Notifier
-from swmld.head.recognition import Recognition
+from swmld.head.recognition import Recognition, wanted
 from swmld.head.reload import Loaded
 from swmld.mount.gate import SourceGate
 from swmld.mount.native import ROOT, Native
@@ -53,9 +53,10 @@ class Running:
         self._cache = cache
         self.loaded = loaded
         self.notifier = Notifier(mount)
+        self._asked: tuple[RuleSet, frozenset[str]] = rules, wanted(rules)
         recognition = None
         if plugins is not None:
-            recognition = Recognition(plugins, Programs(plugins.frameworks_of))
+            recognition = Recognition(plugins, Programs(plugins.frameworks_of), self._wanted)
         self._facts = Facts(
             native, observer.patterns, observer.people, Host(cache_dir), cache.usage, fetch_stats,
             loaded.environment, recognition=recognition,
@@ -65,6 +66,12 @@ class Running:
             alive=_alive, tell=self.notifier.tell,
         )  # fmt: skip
         cache.held = self.head.held
+
+    def _wanted(self) -> frozenset[str]:
+        """What the rules in use ask for of frameworks."""
+        if self._asked[0] is not self.head.rules:
+            self._asked = self.head.rules, wanted(self.head.rules)
+        return self._asked[1]
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -96,7 +103,7 @@ class Running:
                 entry = await self._gate.call(lambda at=nodeid, name=name: self._native.lookup(at, name))  # type: ignore[misc]
                 held.append(entry.nodeid)
                 nodeid = entry.nodeid
-            await self.prepare(nodeid)
+            await self._facts.prepare(Opening(nodeid), everything=True)
             return self._facts.of(Opening(nodeid))
         finally:
             for each in held:
