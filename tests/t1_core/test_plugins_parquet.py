@@ -69,6 +69,11 @@ def kernel(reads: Sequence[Range], size: int) -> list[Range]:
     return found
 
 
+def _in_order(file: Any, columns: list[str]) -> None:
+    """Without reads in other threads, whose order is not always the same."""
+    pq.read_table(file, columns=columns, use_threads=False, pre_buffer=False)
+
+
 def following(data: bytes, reads: Sequence[Range], *, ahead: bool) -> tuple[set[int], list[bool]]:
     """The pages that were hinted in the course of these reads; and of each read whether it was foretold."""
     plugin = Parquet()
@@ -88,7 +93,7 @@ def test_the_same_columns_of_the_next_row_groups(tmp_path: Path, columns: list[s
     data = table(rows=rows)
     path = tmp_path / "x.parquet"
     path.write_bytes(data)
-    reads = traced(path, lambda file: pq.read_table(file, columns=columns, use_threads=False))
+    reads = traced(path, lambda file: _in_order(file, columns))
     assert reads[0].end == len(data)
     hinted, foretold = following(data, reads[1:], ahead=ahead)
     first = len(columns)
@@ -144,6 +149,18 @@ def test_columns_that_were_read_before_are_read_of_this_row_group_too() -> None:
     of = chunks(data)
     found = hints(Parquet(), "x.parquet", data, [of[0][3], of[0][1], of[1][3]])
     assert list(found.ranges[:3]) == [of[1][1], of[2][3], of[2][1]]
+
+
+def test_a_column_counts_from_its_first_page_on_or_once_half_of_it_was_read() -> None:
+    data = table()
+    of = chunks(data)
+    one = of[0][2]
+    next_ones = [of[group][2] for group in range(1, 5)]
+    assert list(hints(Parquet(), "x.parquet", data, [Range(one.offset - 100, 4096)]).ranges) == next_ones
+    assert list(hints(Parquet(), "x.parquet", data, [Range(one.offset + 8192, 4096)]).ranges) != next_ones
+    inner = [Range(one.offset + n, one.length // 4 + 1) for n in (one.length // 2, one.length // 8)]
+    assert list(hints(Parquet(), "x.parquet", data, inner[:1]).ranges) != next_ones
+    assert list(hints(Parquet(), "x.parquet", data, inner).ranges) == next_ones
 
 
 def test_a_touch_of_the_end_is_no_read_of_columns() -> None:

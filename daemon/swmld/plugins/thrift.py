@@ -63,13 +63,10 @@ class Reader:
             yield number, head & 15
 
     def elements(self) -> tuple[int, int]:
-        """Number and kind of the elements of a list or set. There may be fewer, never more than bytes."""
+        """Number and kind of the elements of a list or set; there may be fewer."""
         head = self._data[self._at]
         self._at += 1
-        count = head >> 4 if head >> 4 < 15 else self.varint()
-        if count > len(self._data) - self._at:
-            count = len(self._data) - self._at
-        return count, head & 15
+        return (head >> 4 if head >> 4 < 15 else self.varint()), head & 15
 
     def skip(self, kind: int, deep: int = 0) -> None:
         if deep > _DEEPEST:
@@ -148,7 +145,7 @@ class Reader:
             return
         kinds = self._data[self._at]
         self._at += 1
-        for _ in range(min(count, len(self._data))):
+        for _ in range(count):
             self._skip_elements(1, kinds >> 4, deep + 1)
             self._skip_elements(1, kinds & 15, deep + 1)
             self._spend(1)
