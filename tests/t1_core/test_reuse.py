@@ -52,11 +52,11 @@ def test_those_on_probation_go_first_unless_they_are_few() -> None:
 
 def test_a_file_that_comes_back_soon_is_protected_at_once() -> None:
     reuse = full(0.0)
-    reuse.gone("a", 2900.0)
-    reuse.gone("b", 1000.0)
-    assert reuse.back("a", 3000.0)
-    assert not reuse.back("b", 3000.0)  # too long ago
-    assert not reuse.back("c", 3000.0)  # never here
+    reuse.gone(1, 2900.0)
+    reuse.gone(2, 1000.0)
+    assert reuse.back(1, 3000.0)
+    assert not reuse.back(2, 3000.0)  # too long ago
+    assert not reuse.back(3, 3000.0)  # never here
     assert not reuse.back(0, 3000.0)  # whose hash is that of an empty slot
 
 
