@@ -31,6 +31,7 @@ from swmld.fetch.flights import Target
 from swmld.fetch.scheduler import Fetcher
 from swmld.fetch.stats import FetchStats
 from swmld.fetch.threads import Workers
+from swmld.head import plugged
 from swmld.mount import mountpoint
 from swmld.mount.ahead import NeighbourPrefetch
 from swmld.mount.fuse import Fuse
@@ -45,7 +46,6 @@ from swmld.mount.openfiles import OpenFiles
 from swmld.observe.observer import Devices, Observer
 from swmld.observe.probe import device_of, kernel_device
 from swmld.plan.readahead import Limits
-from swmld.plugins import registry
 from swmld.plugins.known import Plugins
 from swmld.types import Check
 
@@ -90,11 +90,7 @@ def _find_plugins(settings: Settings) -> Plugins | None:
     """Before the rules are read, as these may name what plugins bring."""
     if not settings.use_plugins:
         return None
-    found = registry.find((registry.DIRECTORY, *settings.plugins))
-    if settings.rules:
-        from swmld.rules import plugged
-
-        found = plugged.vetted(found)
+    found = plugged.find(settings.plugins, ruled=bool(settings.rules))
     for problem in found.problems:
         log.warning("a plugin is not used: %s", problem)
     return Plugins(found)

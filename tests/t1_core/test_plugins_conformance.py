@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,12 @@ def test_all_are_found_and_their_rules_are_sound() -> None:
     assert found.problems == []
     assert len(found.plugins) == len(SHIPPED)
     assert all(each.origin == registry.SHIPPED_ORIGIN for each in found.plugins)
+
+
+def test_the_readme_has_each() -> None:
+    readme = (EXAMPLE.parents[2] / "README.md").read_text()
+    table = readme[readme.index("| plugin | knows |") : readme.index("**Your own.**")]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [named(name).name for name in SHIPPED]
 
 
 def test_the_example() -> None:

@@ -11,6 +11,7 @@ from swmld import documents
 from swmld.cli.configuring import understood
 from swmld.cli.text import table
 from swmld.documents import DocumentError, Problem
+from swmld.head import plugged
 from swmld.head.rulesfiles import Files
 from swmld.rules import facts as known
 from swmld.rules import reference as pages
@@ -28,6 +29,7 @@ def reference() -> str:
 
 def checked(paths: Iterable[str], environment: str | None) -> list[str]:
     """What files and directories say; RulesError with all that is wrong with them."""
+    plugged.find()
     found = understood(paths, environment)
     lines = listing(found.rules)
     if found.daemon:
@@ -37,6 +39,7 @@ def checked(paths: Iterable[str], environment: str | None) -> list[str]:
 
 def as_json(paths: Iterable[str], environment: str | None) -> dict[str, Any]:
     """The same for programs: ``problems``, empty if there are none, and what was understood."""
+    plugged.find()
     try:
         found = understood(paths, environment)
     except DocumentError as error:
@@ -69,6 +72,7 @@ def with_facts(
     files: Iterable[str], facts: str | None, environment: str | None
 ) -> tuple[RuleSet, dict[str, Value]]:
     """Rules, and what a file of facts says; RulesError with all that is wrong with either."""
+    plugged.find()
     problems: list[Problem] = []
     rules, values = None, {}
     try:

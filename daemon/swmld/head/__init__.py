@@ -3,6 +3,8 @@
     facts     what is known of the file, its readers and the host, by the names that rules use
     host      memory, CPU, disks and GPUs, looked at now and then
     filetype  what a file holds, by its name and first bytes
+    recognition   which framework a file and a process are of
+    plugged   the plugins that there are, with their rules built in
     meters    what is counted for facts: opens of a file, the source's rate and latency
     head      asks the rules, remembers what was decided, tells the rooms that act
     history   the latest decisions and what each rule did so far
