@@ -210,6 +210,7 @@ def test_entry_points_and_the_order(directory: Path, tmp_path: Path, monkeypatch
     assert names(found) == ["mine", "packaged", "pytorch"], "what users have comes first"
     assert [each.origin for each in found.plugins[1:]] == ["entry point a", "shipped"]
     assert [line for line in found.problems if not line.startswith("entry point b: raised ImportError")] == [
+        "shipped: raised ModuleNotFoundError: No module named 'swmld.plugins.nowhere'",
         "entry point c: expected a class, got 'no class'",
         f"{directory}/b.py: pytorch is the name of another plugin already (shipped)",
     ]

@@ -17,7 +17,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,8 +84,7 @@ def find(
     entry points too. Only ``DIRECTORY`` may be missing. Raises nothing."""
     found = Found()
     for name in shipped:
-        if find_spec(name.partition(":")[0]) is not None:
-            _add(found, SHIPPED_ORIGIN, lambda name=name: [_named(name)])  # type: ignore[misc]
+        _add(found, SHIPPED_ORIGIN, lambda name=name: [_named(name)])  # type: ignore[misc]
     for entry in _entries() if packages else ():
         _add(found, ENTRY_POINT + entry.name, lambda entry=entry: [entry.load()])  # type: ignore[misc]
     for directory in dict.fromkeys(directories):
@@ -142,7 +140,7 @@ def told(error: BaseException) -> str:
     while at is not None:
         name = at.tb_frame.f_code.co_filename
         # The first line that is not ours, not where some library noticed.
-        if not name.startswith("<frozen") and name not in _OURS:
+        if not name.startswith("<frozen") and name not in (*_OURS, importlib.__file__):
             own = own or f" (line {at.tb_lineno} of {os.path.basename(name)})"
         at = at.tb_next
     line = " ".join(text.split())
