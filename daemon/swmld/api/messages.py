@@ -72,7 +72,7 @@ class Probe(TypedDict):
     """Where the findings come from."""
 
     how: str  # btf, tracepoint, fentry, kprobe, fuse or off
-    why: str
+    why: str  # "": not known yet, the probes are being loaded
     lost: Lost
 
 
