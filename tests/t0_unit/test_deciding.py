@@ -1,0 +1,125 @@
+"""What an answer of the rules means for the fetches and the readahead of a file."""
+
+from __future__ import annotations
+
+import queue
+import time
+from pathlib import Path
+
+import pytest
+from support.pages import resident
+from swmld.fetch.sharing import Terms
+from swmld.mount.advising import PageCache
+from swmld.mount.deciding import acts_at_opens, at_once, fetch_terms, file_limits
+from swmld.plan.readahead import Limits
+from swmld.rules.actions import Advise, Cache, Prefetch, Prioritize, Stream
+from swmld.rules.verdict import Verdict
+from swmld.types import FetchClass
+
+CHUNK = 1 << 20
+USUAL = Limits()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "terms"),
+    [
+        (None, None),
+        (Verdict(1, 7, cache=Cache()), None),
+        (Verdict(1, 7, prioritize=Prioritize()), None),
+        (Verdict(1, 7, prioritize=Prioritize(io_priority="idle")), None),
+        (Verdict(1, 7, stream=Stream(drop_behind=True)), None),
+        (Verdict(1, 7, prioritize=Prioritize("demand", -3)), Terms(FetchClass.DEMAND, -3, 7)),
+        (Verdict(1, 7, prioritize=Prioritize(bandwidth_share=25.0)), Terms(job=7, share=0.25)),
+        (Verdict(1, 7, prioritize=Prioritize(bandwidth_share=100.0)), None),
+        (Verdict(1, 7, prioritize=Prioritize(bandwidth_share=0.0)), Terms(job=7, share=0.001)),
+        (Verdict(1, 7, stream=Stream(5000, 3)), Terms(job=7, request=8192, parallel=3)),
+    ],
+)
+def test_terms(verdict: Verdict | None, terms: Terms | None) -> None:
+    assert fetch_terms(verdict) == terms
+
+
+@pytest.mark.parametrize(
+    ("verdict", "first", "window"),
+    [
+        (None, 2, 32),
+        (Verdict(1, cache=Cache()), 2, 32),
+        (Verdict(1, advise=Advise("random")), 2, 0),
+        (Verdict(1, advise=Advise(readahead=0)), 1, 0),
+        (Verdict(1, advise=Advise(readahead=5 * CHUNK)), 5, 5),
+        (Verdict(1, stream=Stream(4096, 16)), 2, 32),
+        (Verdict(1, stream=Stream(parallel_streams=200)), 200, 200),
+        (Verdict(1, stream=Stream(parallel_streams=200), advise=Advise("random")), 200, 0),
+        (Verdict(1, advise=Advise(readahead=0), prefetch=Prefetch(window=3 * CHUNK)), 1, 3),
+        (Verdict(1, advise=Advise(readahead=5 * CHUNK), prefetch=Prefetch(enabled=False)), 5, 0),
+    ],
+)
+def test_readahead(verdict: Verdict | None, first: int, window: int) -> None:
+    limits = file_limits(verdict, USUAL, CHUNK)
+    assert (limits.first_window, limits.window(CHUNK)) == (first, window)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "chunks"),
+    [
+        (Verdict(1, advise=Advise("sequential")), [0, 1, 2]),
+        (Verdict(1, advise=Advise("sequential"), prefetch=Prefetch(footer=1)), [0, 1, 2, 9]),
+        (Verdict(1, advise=Advise("sequential"), prefetch=Prefetch(enabled=False)), []),
+        (Verdict(1, advise=Advise("willneed")), []),
+        (Verdict(1, stream=Stream(4096, 16)), []),
+    ],
+)
+def test_what_is_fetched_at_the_open(verdict: Verdict, chunks: list[int]) -> None:
+    assert at_once(verdict, 10 * CHUNK, CHUNK, file_limits(verdict, USUAL, CHUNK)) == chunks
+
+
+@pytest.mark.parametrize(
+    ("verdict", "acts"),
+    [
+        (Verdict(1, prioritize=Prioritize("prefetch", 3), stream=Stream(4096, 2)), False),
+        (Verdict(1, advise=Advise()), False),
+        (Verdict(1, prioritize=Prioritize(io_priority="idle")), True),
+        (Verdict(1, advise=Advise("dontneed")), True),
+        (Verdict(1, advise=Advise(readahead=0)), True),
+        (Verdict(1, stream=Stream(drop_behind=True)), True),
+    ],
+)
+def test_what_is_done_at_each_open(verdict: Verdict, acts: bool) -> None:
+    assert acts_at_opens(verdict) == acts
+
+
+class Native:
+    """Notes what the kernel would be told."""
+
+    def __init__(self) -> None:
+        self.told: queue.Queue[tuple[int, ...]] = queue.Queue()
+
+    def forget_pages(self, *what: int) -> None:
+        self.told.put(what)
+
+
+def test_pages_are_loaded_and_let_go(tmp_path: Path) -> None:
+    """Also dirty ones, and those of the source, whose descriptor is closed at once."""
+    path, native = tmp_path / "cached", Native()
+    path.write_bytes(bytes(16 * 4096))
+    assert resident(path) == 16
+    pages = PageCache(native)  # type: ignore[arg-type]
+
+    def until_done() -> None:
+        """What comes later is begun when all before it is done."""
+        pages.forget(7, str(tmp_path / "evicted"))
+        assert native.told.get(timeout=10) == (7, 0, 0)
+
+    pages.forget(5, str(path))
+    assert native.told.get(timeout=10) == (5, 0, 0)
+    until_done()
+    assert resident(path) == 0
+    pages.load(str(path), [(0, 0)])
+    deadline = time.monotonic() + 10
+    while resident(path) < 16:  # they are on their way
+        assert time.monotonic() < deadline
+    with path.open("rb") as source:
+        pages.forget_source(source.fileno(), 0, 0)
+    until_done()
+    assert resident(path) == 0
+    pages.close()
