@@ -44,7 +44,7 @@ rules:
     cool_down: 60s
     actions:
       - {type: prefetch, parameters: {next_files: 2}}
-      - {type: coordinate}
+      - {type: compress}
   - {id: secret, conditions: [path glob "secret/*"], actions: [{type: exclude}]}
   - {id: off, enabled: no, conditions: [], actions: [{type: exclude}]}
 """
@@ -121,7 +121,7 @@ async def test_rules_are_listed_by_rank_with_what_came_of_them(head: FakeHead) -
     }  # fmt: skip
     assert found["rules"][1]["applied"] == found["rules"][1]["last"] == 0
     assert found["inactive"] == [{"title": "off", "why": "disabled"}]
-    assert found["not_acting"] == ["r.yaml:12: all: nothing acts on this yet: coordinate"]
+    assert found["not_acting"] == ["r.yaml:12: all: nothing acts on this yet: compress"]
     assert (found["active"], found["left_out"], found["decisions"]) == (3, 0, 1)
     assert (found["paths"], found["environment"], found["loaded_at"]) == (["/r.yaml"], "test", 500.0)
     assert (found["errors"], found["error"], found["error_at"]) == (2, "one\ntwo", 600.0)
@@ -164,7 +164,8 @@ async def test_history_is_newest_first_and_says_who_decided_what(head: FakeHead)
         "overruled": [{"parameter": "next_files", "value": 2, "shown": "2", "rule": "all", "by": "images"}],
     }  # fmt: skip
     assert [(one["action"], one["dropped"]) for one in older["decisions"]] == [
-        ("notify", ""), ("cache", ""), ("coordinate", ""), ("prefetch", "the file is not cached"),
+        ("notify", ""), ("cache", ""), ("compress", "the file is not cached"),
+        ("prefetch", "the file is not cached"),
     ]  # fmt: skip
 
 

@@ -316,13 +316,13 @@ def test_the_log_says_what_nothing_acts_on(
     monkeypatch.undo()
     path = tmp_path / "r.yaml"
     path.write_text("rules:\n" + "".join(
-        f"  - {{id: r{number}, conditions: [], actions: [{{type: coordinate}}]}}\n" for number in range(22)
+        f"  - {{id: r{number}, conditions: [], actions: [{{type: compress}}]}}\n" for number in range(22)
     ))  # fmt: skip
     rules, _ = first([path], None)
     with caplog.at_level(logging.INFO):
         reload.announce(rules)
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == "rules are in use"
-    assert lines[1] == f"{path}:2: r0: nothing acts on this yet: coordinate"
+    assert lines[1] == f"{path}:2: r0: nothing acts on this yet: compress"
     assert lines[-1] == "nothing acts on what 2 more rules ask for; swmld rules ls"
     assert len(lines) == 22

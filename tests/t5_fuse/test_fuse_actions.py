@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import select
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from support.pages import forget, resident
 from support.slowfs import SlowFs
 from support.tree import DISK, modes, require_mode, work_dir
 from swmld.mount import prioritizing
+from swmld.mount.acting import KEPT_BEHIND
 from test_fuse_rules import CHUNK, LIMIT, Ruled
 
 RULE = """
@@ -36,6 +39,13 @@ RULES: dict[str, tuple[str, str]] = {
     "sequential": ("advise", "advice: sequential"),
     "readahead": ("advise", "readahead: 512KiB"),
     "none": ("advise", "readahead: 0"),
+    "stream": ("stream", "chunk_size: 16KiB, parallel_streams: 2"),
+    "behind": ("stream", "drop_behind: true"),
+    "once": ("coordinate", "mode: single_fetch"),
+    "meet": ("coordinate", "mode: barrier, processes: 2"),
+    "alone": ("coordinate", "mode: barrier, processes: 5, timeout: 50ms"),
+    "one": ("coordinate", "mode: single_writer"),
+    "busy": ("coordinate", "mode: single_writer, timeout: 50ms"),
 }
 """By directory, which is also the rule's id."""
 
@@ -168,20 +178,23 @@ def test_a_job_takes_its_share_while_others_read(one_at_a_time: Acting) -> None:
 OPENS = """
 import sys
 for name in sys.stdin:
-    with open(name.strip(), "rb") as file:
-        print("open", flush=True)
-        sys.stdin.readline()
-    print("closed", flush=True)
+    try:
+        with open(name.strip(), sys.argv[1]) as file:
+            print("open", flush=True)
+            sys.stdin.readline()
+        print("closed", flush=True)
+    except OSError as error:
+        print(error.strerror, flush=True)
 """
 
 
 class Opener:
     """A process that has a file open while it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, mode: str = "rb") -> None:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
-            [sys.executable, "-Sc", OPENS], stdin=pipe, stdout=pipe, stderr=pipe, text=True
+            [sys.executable, "-Sc", OPENS, mode], stdin=pipe, stdout=pipe, stderr=pipe, text=True
         )
         self.pid = self.process.pid
 
@@ -200,6 +213,10 @@ class Opener:
     def hear(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
+
+    def silent(self) -> bool:
+        """Nothing is heard for a moment: long enough for an open that waits for nobody."""
+        return not select.select([self.process.stdout], [], [], 0.2)[0]
 
     def open(self, path: Path) -> None:
         self.say(path)
@@ -306,3 +323,119 @@ def test_how_much_is_fetched_ahead(everywhere: Acting, kind: str, read: int, chu
             assert file.read(10) == (here.source / name).read_bytes()[chunk * CHUNK :][:10]
         here.until(lambda: here.cached()[name] == chunks * CHUNK, f"{chunks} chunks")
     here.read(name)
+
+
+# ---- how a file is fetched while it is read
+
+
+def test_size_and_number_of_requests(everywhere: Acting) -> None:
+    here = everywhere
+    asked, parallel = {"usual": 1, "stream": 4}, {"usual": 8, "stream": 2}
+    here.make(*(f"{kind}/requests" for kind in asked), size=8 * CHUNK)
+    for kind, each in asked.items():
+        name, before, reads = f"{kind}/requests", here.slow.stats(), Reads(here)
+        here.slow.set("hang-read")
+        try:
+            reads.start(name)
+            here.until(lambda: here.slow.stats()["in_flight"] == parallel[kind], "requests")  # noqa: B023
+        finally:
+            here.slow.set("ok")
+        assert reads.end() == [name]
+        after = here.slow.stats()
+        assert after["bytes_read"] - before["bytes_read"] == 8 * CHUNK
+        assert after["reads"] - before["reads"] == 8 * each
+
+
+def test_memory_forgets_what_was_read(everywhere: Acting) -> None:
+    here = everywhere
+    names = ["usual/long", "behind/long"]
+    here.make(*names, size=96 * CHUNK)
+    for name in names:
+        forgets = name == names[1]
+        for again in (False, True):
+            with (here.mount / name).open("rb") as file:
+                assert file.read() == (here.source / name).read_bytes()
+                if not forgets:
+                    assert here.pages(name) == 96 * PAGES
+                elif not again:
+                    most = 3 * KEPT_BEHIND // 2 // 4096
+                    here.until(lambda: here.pages(names[1]) <= most, "what lies behind stays")  # noqa: B023
+            here.until(lambda: not forgets or here.pages(names[1]) == 0, "it was closed")  # noqa: B023
+    assert here.pages(names[0]) == 96 * PAGES
+
+
+# ---- processes that use the same file
+
+
+def test_readers_of_one_file_fetch_it_once(everywhere: Acting) -> None:
+    here = everywhere
+    here.make("once/a", size=12 * CHUNK)
+    before = here.slow.stats()["bytes_read"]
+    here.slow.set("hang-read")
+    try:
+        readers = [
+            subprocess.Popen(["sha256sum", here.mount / "once/a"], stdout=subprocess.PIPE) for _ in range(3)
+        ]
+        here.until(lambda: here.slow.stats()["in_flight"] > 0, "requests")
+    finally:
+        here.slow.set("ok")
+    sums = {reader.communicate(timeout=LIMIT)[0].split()[0] for reader in readers}
+    assert len(sums) == 1
+    here.until(lambda: here.cached()["once/a"] == 12 * CHUNK, "all of it")
+    assert here.slow.stats()["bytes_read"] - before == 12 * CHUNK
+
+
+def test_readers_wait_until_all_have_come(everywhere: Acting) -> None:
+    here = everywhere
+    here.make("meet/small", "meet/alone", "alone/a")
+    here.make("meet/large", size=3 * CHUNK)
+    with Opener() as first, Opener() as second, Opener() as killed:
+        for name in ("meet/small", "meet/large", "meet/small", "meet/large"):  # then whole in the cache
+            first.say(here.mount / name)
+            assert first.silent()
+            second.open(here.mount / name)
+            assert first.hear() == "open"
+            first.close()
+            second.close()
+        killed.say(here.mount / "meet/alone")
+        assert killed.silent()
+        killed.process.kill()
+        assert killed.process.wait(LIMIT) < 0
+        first.open(here.mount / "alone/a")  # nobody else comes: at its timeout
+        first.close()
+
+
+def test_one_writer_at_a_time(everywhere: Acting) -> None:
+    here = everywhere
+    here.make("one/a", "busy/a", "usual/both")
+    with Opener("r+b") as first, Opener("r+b") as second:
+        first.open(here.mount / "one/a")
+        second.say(here.mount / "one/a")
+        assert second.silent()
+        here.read("one/a")  # readers do not wait
+        first.close()
+        assert second.hear() == "open"
+        second.close()
+        for opener in (first, second):
+            opener.open(here.mount / "usual/both")
+        for opener in (first, second):
+            opener.close()
+        first.open(here.mount / "busy/a")
+        second.say(here.mount / "busy/a")
+        assert second.hear() == os.strerror(errno.EBUSY)
+        first.close()
+        here.until(lambda: opens(second, here.mount / "busy/a"), "it was closed")
+    with Opener("wb") as maker, Opener("r+b") as second:
+        maker.open(here.mount / "one/new")
+        second.say(here.mount / "one/new")
+        assert second.silent()
+        maker.process.kill()
+        assert second.hear() == "open"
+
+
+def opens(opener: Opener, path: Path) -> bool:
+    opener.say(path)
+    if opener.hear() != "open":
+        return False
+    opener.close()
+    return True

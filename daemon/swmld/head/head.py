@@ -7,6 +7,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from swmld.cache.store import Cache
@@ -32,8 +33,6 @@ KEEPS = {
 """By the strategies of ``actions.Cache``."""
 
 NOT_ACTING: Mapping[type[actions.Effect], frozenset[str]] = {
-    actions.Stream: frozenset(),
-    actions.Coordinate: frozenset(),
     actions.Compress: frozenset(),
     actions.Cache: frozenset({"pin_fraction"}),
 }
@@ -42,6 +41,8 @@ NOT_ACTING: Mapping[type[actions.Effect], frozenset[str]] = {
 AT_OPENS: Mapping[type[actions.Effect], frozenset[str]] = {
     actions.Prioritize: frozenset({"io_priority"}),
     actions.Advise: frozenset({"advice", "readahead"}),
+    actions.Stream: frozenset({"drop_behind"}),
+    actions.Coordinate: frozenset({"mode"}),
 }
 """Parameters whose effect is on an open file, also on one that is whole in the cache."""
 
@@ -89,7 +90,8 @@ class Head:
         self.rules = rules
         self.engine = engine or Engine(rules.rules)
         self.watches = any(_at_opens(each) for rule in rules.rules for each in rule.actions)
-        self._caching = any(each.effect is actions.Cache for rule in rules.rules for each in rule.actions)
+        effects = {each.effect for rule in rules.rules for each in rule.actions}
+        self.coordinates, self._caching = actions.Coordinate in effects, actions.Cache in effects
         self.history.forget_but({rule.title for rule in rules.rules})
 
     # ---- one file is opened
@@ -117,7 +119,11 @@ class Head:
         decided = self.history.add(path, pid, outcome)
         self._tell(decided)
         job = known.get("job")
-        return Verdict.of(decided.id, outcome, int(job) if isinstance(job, int | float) else pid)
+        verdict = Verdict.of(decided.id, outcome, int(job) if isinstance(job, int | float) else pid)
+        wanted, reading = verdict.coordinate, known.get("processes")
+        if wanted is not None and not wanted.processes and isinstance(reading, int | float):
+            verdict = replace(verdict, coordinate=replace(wanted, processes=int(reading)))
+        return verdict
 
     def _decide(self, path: str, known: dict[str, Value]) -> Outcome:
         now = self._clock()

@@ -11,12 +11,14 @@ from swmld.cache.files import CacheFile
 from swmld.fetch.flights import Target
 from swmld.mount import native as nat
 from swmld.mount.advising import PageCache, advise
-from swmld.mount.deciding import acts_at_opens, fetch_terms
+from swmld.mount.coordinating import Coordinator
+from swmld.mount.deciding import acts_at_opens, barrier_of, fetch_terms
 from swmld.mount.native import Native
 from swmld.mount.prioritizing import IoPriorities
 from swmld.mount.target import SourceTarget
 
 if TYPE_CHECKING:
+    from swmld.rules.actions import Coordinate
     from swmld.rules.verdict import Verdict
 
 KEPT_BEHIND = 2 << 20
@@ -44,6 +46,8 @@ class Acts:
         self._priorities = IoPriorities()
         self._pages = PageCache(native)
         self._open: dict[int, _Open] = {}
+        self._coordinator = Coordinator()
+        self._barriers: dict[int, Coordinate] = {}
 
     def loaded(self, nodeid: int, verdict: Verdict, target: SourceTarget) -> bool:
         """It is going to be served from this. True: the other methods are to be told of it."""
@@ -65,12 +69,30 @@ class Acts:
     def opened(self, nodeid: int, fh: int, verdict: Verdict, thread: int) -> bool:
         """A thread has opened the file to read it. Answers as ``loaded``, which may not have been told: the
         file may be read from the source."""
+        barrier = barrier_of(verdict)
+        if barrier is not None:
+            self._barriers[nodeid] = barrier
         first = verdict.prioritize
         passed = self._native.open_flags(fh) & nat.FOPEN_PASSTHROUGH
         if not passed or first is None or first.io_priority is None:
-            return False
+            return barrier is not None
         self._priorities.opened(nodeid, thread, first.io_priority)
         return True
+
+    async def meet(self, nodeid: int, thread: int) -> None:
+        """Before the open is answered: waits for the others, where the rule wants that."""
+        barrier = self._barriers.get(nodeid)
+        if barrier is not None:
+            await self._coordinator.meet(nodeid, thread, barrier)
+
+    async def begin_write(self, nodeid: int, thread: int, verdict: Verdict) -> int:
+        """Before it is opened for writing; OSError EBUSY."""
+        assert verdict.coordinate is not None
+        return await self._coordinator.begin_write(nodeid, thread, verdict.coordinate)
+
+    def end_write(self, nodeid: int, process: int) -> None:
+        """What ``begin_write`` answered has closed it, or could not open it."""
+        self._coordinator.end_write(nodeid, process)
 
     def touched(self, nodeid: int, chunks: Iterable[int]) -> None:
         """Readers went to these chunks."""
@@ -82,7 +104,11 @@ class Acts:
             file.touched.move_to_end(chunk)
         while len(file.touched) > max(2, KEPT_BEHIND // file.chunk_size):
             chunk, _ = file.touched.popitem(last=False)
-            self._pages.forget(nodeid, file.path, chunk * file.chunk_size, file.chunk_size)
+            # All around it up to what is kept: the kernel drops no part of a folio, which may be larger.
+            first = max((kept for kept in file.touched if kept < chunk), default=-1) + 1
+            stop = min((kept for kept in file.touched if kept > chunk), default=chunk + 1)
+            size = file.chunk_size
+            self._pages.forget(nodeid, file.path, first * size, (stop - first) * size)
 
     def landed(self, nodeid: int, target: Target, chunk: int) -> None:
         """A chunk was read from the source."""
@@ -94,6 +120,7 @@ class Acts:
         """Nobody has it open any more."""
         self._native.forget_complete(nodeid)
         self._priorities.closed(nodeid)
+        self._barriers.pop(nodeid, None)
         file = self._open.pop(nodeid, None)
         if file is not None and file.forget:
             self._pages.forget(nodeid, file.path)

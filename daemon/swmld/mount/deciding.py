@@ -10,7 +10,7 @@ from swmld.plan.readahead import Limits
 from swmld.types import FetchClass, Identity
 
 if TYPE_CHECKING:  # a tenth of a second of imports, for mounts that have no rules
-    from swmld.rules.actions import Prefetch
+    from swmld.rules.actions import Coordinate, Prefetch
     from swmld.rules.verdict import Verdict
 
 
@@ -38,6 +38,9 @@ class Decider(Protocol):
     watches: bool
     """Whether rules may want something done at each open, so that C is to answer none alone of which nothing
     was decided yet."""
+
+    coordinates: bool
+    """Whether rules may want writers to wait for each other: then they are decided about, too."""
 
     brought: Brought
 
@@ -77,7 +80,19 @@ def acts_at_opens(verdict: Verdict) -> bool:
         (first is not None and first.io_priority is not None)
         or (told is not None and (told.advice != "normal" or told.readahead is not None))
         or (stream is not None and stream.drop_behind)
+        or barrier_of(verdict) is not None
     )
+
+
+def barrier_of(verdict: Verdict) -> Coordinate | None:
+    """The barrier that its readers meet at."""
+    found = verdict.coordinate
+    return found if found is not None and found.mode == "barrier" else None
+
+
+def single_writer(verdict: Verdict) -> bool:
+    """Whether one process at a time may have it open for writing."""
+    return verdict.coordinate is not None and verdict.coordinate.mode == "single_writer"
 
 
 def wants_files(prefetch: Prefetch) -> bool:

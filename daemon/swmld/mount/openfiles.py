@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -32,7 +32,7 @@ from swmld.fetch.scheduler import Fetcher
 from swmld.fetch.threads import Workers
 from swmld.mount import native as nat
 from swmld.mount.acting import Acts
-from swmld.mount.deciding import Decider, at_once, file_limits
+from swmld.mount.deciding import Decider, at_once, file_limits, single_writer
 from swmld.mount.gate import UNREACHABLE, SourceGate
 from swmld.mount.hinting import Hinting, Reading
 from swmld.mount.loading import Loader, unload
@@ -96,11 +96,13 @@ class OpenFile:
 @dataclass(slots=True)
 class Handle:
     """One open that Python answered. ``fd`` is the writer's own descriptor of the source, else -1; ``uid`` is
-    who opened it (root keeps set-id bits where others clear them)."""
+    who opened it (root keeps set-id bits where others clear them). ``writer``: the process of a writer that
+    others wait for, 0: nobody does."""
 
     file: OpenFile
     fd: int = -1
     uid: int = 0
+    writer: int = 0
 
 
 class OnOpen(Protocol):
@@ -160,21 +162,49 @@ class OpenFiles:
         self.counters.opens += 1
         file = self._hold(nodeid)
         try:
-            async with file.lock:
-                if not flags & (_WRITING | os.O_TRUNC):
-                    return await self._open_reader(file, uid, pid)
-                fd = await self._gate.open(lambda: self._open_writable(nodeid, flags))
-                return await self._open_writer(file, fd, uid, truncate=bool(flags & os.O_TRUNC))
+            if not flags & (_WRITING | os.O_TRUNC):
+                async with file.lock:
+                    fh = await self._open_reader(file, uid, pid)
+                if file.acted and self._acts is not None:
+                    await self._acts.meet(nodeid, pid)
+                return fh
+
+            async def write() -> int:
+                async with file.lock:
+                    fd = await self._gate.open(lambda: self._open_writable(nodeid, flags))
+                    return await self._open_writer(file, fd, uid, truncate=bool(flags & os.O_TRUNC))
+
+            return await self._one_writer(nodeid, uid, pid, write)
         finally:
             self._let_go(file)
 
-    async def adopt(self, nodeid: int, fd: int, uid: int) -> int:
+    async def _one_writer(self, nodeid: int, uid: int, pid: int, write: Callable[[], Awaitable[int]]) -> int:
+        """Where rules want one writer at a time: ``write`` when nobody else does, or OSError EBUSY."""
+        verdict = None
+        if self._decider is not None and self._decider.coordinates:
+            verdict = self._decider.opening(nodeid, pid, uid)
+        if verdict is None or self._acts is None or not single_writer(verdict):
+            return await write()
+        process = await self._acts.begin_write(nodeid, pid, verdict)
+        try:
+            fh = await write()
+        except BaseException:
+            self._acts.end_write(nodeid, process)
+            raise
+        self._handles[fh].writer = process
+        return fh
+
+    async def adopt(self, nodeid: int, fd: int, uid: int, pid: int = 0) -> int:
         """The handle of a file that was just created and is open as ``fd``, which is taken over."""
         self.counters.opens += 1
         file = self._hold(nodeid)
         try:
-            async with file.lock:
-                return await self._open_writer(file, fd, uid, truncate=False)
+
+            async def write() -> int:
+                async with file.lock:
+                    return await self._open_writer(file, fd, uid, truncate=False)
+
+            return await self._one_writer(nodeid, uid, pid, write)
         finally:
             self._let_go(file)
 
@@ -367,7 +397,7 @@ class OpenFiles:
         limits = file_limits(verdict, self._limits, cached.chunk_size)
         file.streams = Streams(cached.chunk_size, entry.size, limits)
         self._native.set_cfile(file.nodeid, cached.fd, entry.size, cached.chunk_size, cached.bitmap())
-        if verdict is not None:
+        if verdict is not None and (rule or verdict.advise or verdict.stream):
             file.decision = verdict.id
             until = None
             if rule is not None and rule.deadline is not None:
@@ -397,6 +427,8 @@ class OpenFiles:
     async def release(self, fh: int) -> None:
         """The kernel closed this handle; C's books know already."""
         handle = self._handles.pop(fh, None)
+        if handle is not None and handle.writer and self._acts is not None:
+            self._acts.end_write(handle.file.nodeid, handle.writer)
         if handle is not None and handle.fd >= 0:
             self._native.end_write(handle.file.nodeid)
             fd = handle.fd

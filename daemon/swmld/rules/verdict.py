@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-from swmld.rules.actions import TARGETS, Advise, Cache, Effect, Prefetch, Prioritize, Stream
+from swmld.rules.actions import TARGETS, Advise, Cache, Coordinate, Effect, Prefetch, Prioritize, Stream
 from swmld.rules.decide import Outcome
 
 E = TypeVar("E", bound=Effect)
@@ -23,6 +23,7 @@ class Verdict:
     stream: Stream | None = None
     prioritize: Prioritize | None = None
     advise: Advise | None = None
+    coordinate: Coordinate | None = None
 
     @property
     def cached(self) -> bool:
@@ -46,4 +47,5 @@ class Verdict:
             nearest(Stream),
             nearest(Prioritize),
             nearest(Advise),
+            nearest(Coordinate),
         )

@@ -1,0 +1,116 @@
+"""Processes that wait for each other at an open: a barrier until all have come, one writer at a time.
+
+Every wait ends: with what it waits for, at its timeout, or when the open is cancelled. A waiting open holds
+one of the tasks that answer requests, so only so many may wait; who comes then waits for nobody. Readers that
+are killed meanwhile are let go by C as from any request.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from swmld.mount.processes import process_of
+
+if TYPE_CHECKING:
+    from swmld.rules.actions import Coordinate
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING = 128
+"""Opens that wait at once: half of the requests that Python works on (``app.FUSE_TASKS``), so that others are
+answered meanwhile."""
+
+
+@dataclass(slots=True, eq=False)
+class _Barrier:
+    """One round: those that came, until all have."""
+
+    processes: set[int] = field(default_factory=set)
+    passed: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(slots=True, eq=False)
+class _Writing:
+    """A file that is being written: by whom, how often it has it open, and what its end is told to."""
+
+    process: int
+    opens: int = 1
+    done: trio.Event = field(default_factory=trio.Event)
+
+
+class Coordinator:
+    """Loop-only. ``process``: of a thread, None where it cannot be known."""
+
+    def __init__(self, process: Callable[[int], int | None] = process_of) -> None:
+        self._process = process
+        self._barriers: dict[int, _Barrier] = {}
+        self._writing: dict[int, _Writing] = {}
+        self.waiting = 0
+
+    async def meet(self, nodeid: int, thread: int, rule: Coordinate) -> None:
+        """A reader has opened the file: returns when so many processes have, or at the timeout, after which
+        the ones that have waited do so no more and the next round begins."""
+        process = self._process(thread)
+        if process is None or rule.processes < 2:
+            return
+        barrier = self._barriers.setdefault(nodeid, _Barrier())
+        barrier.processes.add(process)
+        if len(barrier.processes) >= rule.processes or self.waiting >= MOST_WAITING:
+            self._pass(nodeid, barrier)
+            return
+        self.waiting += 1
+        try:
+            with trio.move_on_after(rule.timeout) as scope:
+                await barrier.passed.wait()
+        finally:
+            self.waiting -= 1
+            if not barrier.passed.is_set():
+                self._pass(nodeid, barrier)
+        if scope.cancelled_caught:
+            log.info("%d of %d processes came to a barrier in time", len(barrier.processes), rule.processes)
+
+    def _pass(self, nodeid: int, barrier: _Barrier) -> None:
+        barrier.passed.set()
+        if self._barriers.get(nodeid) is barrier:
+            del self._barriers[nodeid]
+
+    async def begin_write(self, nodeid: int, thread: int, rule: Coordinate) -> int:
+        """Waits until nobody else writes the file; the process, for ``end_write``. OSError EBUSY at the
+        timeout, or where too many wait already."""
+        process = self._process(thread) or -thread
+        until = trio.current_time() + rule.timeout
+        while (writing := self._writing.get(nodeid)) is not None:
+            if writing.process == process:
+                writing.opens += 1
+                return process
+            if self.waiting >= MOST_WAITING or not await self._wait(writing.done, until):
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        self._writing[nodeid] = _Writing(process)
+        return process
+
+    async def _wait(self, event: trio.Event, until: float) -> bool:
+        self.waiting += 1
+        try:
+            with trio.move_on_at(until):
+                await event.wait()
+                return True
+            return False
+        finally:
+            self.waiting -= 1
+
+    def end_write(self, nodeid: int, process: int) -> None:
+        """One of its opens has ended."""
+        writing = self._writing.get(nodeid)
+        if writing is None or writing.process != process:
+            return
+        writing.opens -= 1
+        if not writing.opens:
+            del self._writing[nodeid]
+            writing.done.set()
