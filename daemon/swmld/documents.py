@@ -23,6 +23,9 @@ MAX_DEPTH = 8
 # A configuration has some 40 keys; more than this is another kind of file.
 MAX_BYTES = 1 << 20
 MAX_VALUES = 100_000
+# Levels below max_depth that are passed over for what comes after them. The parser's time grows with the
+# square of the depth: deeper files are given up.
+MAX_SKIPPED = 100
 # Refusals beyond these would not be read.
 MAX_PROBLEMS = 1000
 
@@ -144,10 +147,16 @@ def parse(
         document.complain(line, "", f"not YAML: {error.problem or error.context}", column)
     except (yaml.YAMLError, UnicodeError) as error:
         document.complain(1, "", f"not YAML: {str(error).splitlines()[0]}")
+    except _TooDeep:
+        document.values = {}
     except _TooMuch as error:
         document.values = {}
         document.complain(error.line, "", f"expected at most {max_values} values, aliases written out")
     return document
+
+
+class _TooDeep(Exception):
+    """Nested so deeply that what comes after it is not read; that it is too deep is told already."""
 
 
 class _TooMuch(Exception):
@@ -244,6 +253,8 @@ class _Builder:
             event = next(self.events)
             self._take(1, event.start_mark.line + 1)
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_SKIPPED:
+                raise _TooDeep
 
     def _sequence(self, place: Place, location: Location) -> list[Any]:
         values: list[Any] = []
