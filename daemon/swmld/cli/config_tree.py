@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from swmld.cli.options import PANELS, SIZES, TIMES
 from swmld.config.load import Resolved
 from swmld.config.models import PathRule, Settings
 from swmld.documents import Location
+from swmld.errors import UsageError
 from swmld.head import rulesfiles
 from swmld.head.rulesfiles import Files
 from swmld.units import format_duration, format_size, parse_duration, parse_size
@@ -166,7 +166,10 @@ def _path_rule(rule: PathRule) -> dict[str, str]:
 
 
 def _exact(value: float, text: str, parse: Callable[[str], float]) -> str:
-    return text if parse(text) == value else repr(value)
+    try:
+        return text if parse(text) == value else repr(value)
+    except UsageError:  # 1m40s is for people
+        return repr(value)
 
 
 def _leaves(raw: Any, at: Location) -> Iterator[Location]:
@@ -191,17 +194,38 @@ def _scalar(value: Any) -> str:
     if value is None:
         return ""
     text = str(value)
-    return text if _PLAIN.fullmatch(text) and text not in _NOTHING else json.dumps(text)
+    return text if _PLAIN.fullmatch(text) and text not in _NOTHING else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    """YAML's double quotes; JSON's differ beyond U+FFFF."""
+    escaped = (
+        f"\\{char}" if char in '"\\' else char if char.isprintable() else _escape(ord(char)) for char in text
+    )
+    return '"' + "".join(escaped) + '"'
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _inline(raw: Any) -> str:
+    """Any value in one line."""
+    if isinstance(raw, list):
+        return "[" + ", ".join(map(_inline, raw)) + "]"
+    if isinstance(raw, dict):
+        return "{" + ", ".join(f"{_scalar(key)}: {_inline(value)}" for key, value in raw.items()) + "}"
+    return _scalar(raw) or "null"
 
 
 def _flow(raw: Any) -> str | None:
     """A short list of single values, in one line."""
-    if raw in ([], {}):
-        return "[]" if raw == [] else "{}"
+    if raw == {}:
+        return "{}"
     if not isinstance(raw, list) or any(isinstance(item, dict | list) for item in raw):
         return None
-    text = "[" + ", ".join(_scalar(item) or '""' for item in raw) + "]"
-    return text if len(text) <= FLOW else None
+    text = _inline(raw)
+    return text if len(text) <= FLOW or not raw else None
 
 
 def _written(
@@ -227,8 +251,7 @@ def _item(raw: Any, origin: Origin, said: bool, depth: int, at: Location = ()) -
     """One entry of a list."""
     pad = "  " * depth
     if not isinstance(raw, Mapping) or not raw:
-        flow = _flow(raw)
-        yield _placed(f"{pad}- {flow if flow is not None else _scalar(raw)}", origin(at), said)
+        yield _placed(f"{pad}- {_inline(raw)}", origin(at), said)
         return
     dash = "- "
     for name, value in raw.items():

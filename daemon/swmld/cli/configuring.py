@@ -18,7 +18,7 @@ from swmld.config.load import Resolved, resolve
 from swmld.documents import Document, DocumentError, Problem
 from swmld.head import rulesfiles
 from swmld.head.rulesfiles import Files
-from swmld.values import FALSE_WORDS, shown
+from swmld.values import FALSE_WORDS
 
 if TYPE_CHECKING:
     from swmld.rules.ruleset import RuleSet
@@ -127,7 +127,7 @@ def understood(paths: Iterable[str | Path], environment: str | None) -> Understo
         raise error from None
     names: list[str | None] = [environment]
     if environment is None:
-        names += sorted(_environments(read) | set(files.environments.values()))
+        names += sorted(_environments(files, read))
     for name in names:
         try:
             found = rulesfiles.load_documents(files, read, name)
@@ -141,18 +141,26 @@ def understood(paths: Iterable[str | Path], environment: str | None) -> Understo
         for layer in _counting(files, read, environment)
         for key, value in layer.values.items()
     }
-    return Understood(rules, tuple((key, shown(v), layer.origin(key)) for key, (layer, v) in own.items()))
+    return Understood(rules, tuple((key, _text(v), layer.origin(key)) for key, (layer, v) in own.items()))
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)
 
 
 def _in_order(files: Files, problems: Iterable[Problem]) -> list[Problem]:
+    """By place, one of each: with another environment in use the same may read a little differently."""
     order = {str(path): number for number, path in enumerate(files.found)}
-    return sorted(dict.fromkeys(problems), key=lambda one: (order.get(one.where, -1), one.line, one.column))
+    first = {(one.where, one.line, one.column, one.key or one.text): one for one in reversed(list(problems))}
+    return sorted(first.values(), key=lambda one: (order.get(one.where, -1), one.line, one.column))
 
 
-def _environments(read: Iterable[Document]) -> set[str]:
+def _environments(files: Files, read: Iterable[Document]) -> set[str]:
     """Every environment that the files define."""
-    sections = (document.values.get("environments") for document in read)
-    return {name for section in sections if isinstance(section, dict) for name in section}
+    own = set(map(str, files.environments))
+    sections = (each.values.get("environments") for each in read if each.name not in own)
+    named = {name for section in sections if isinstance(section, dict) for name in section}
+    return named | set(files.environments.values())
 
 
 def _counting(files: Files, read: Iterable[Document], environment: str | None) -> list[layers.Layer]:
