@@ -70,8 +70,10 @@ def kernel(reads: Sequence[Range], size: int) -> list[Range]:
 
 
 def _in_order(file: Any, columns: list[str]) -> None:
-    """Without reads in other threads, whose order is not always the same."""
-    pq.read_table(file, columns=columns, use_threads=False, pre_buffer=False)
+    """As pyarrow's scanner does, but without its threads, whose order is not always the same."""
+    opened = pq.ParquetFile(file, pre_buffer=False)
+    for group in range(opened.num_row_groups):
+        opened.read_row_group(group, columns=columns, use_threads=False)
 
 
 def following(data: bytes, reads: Sequence[Range], *, ahead: bool) -> tuple[set[int], list[bool]]:
@@ -101,6 +103,14 @@ def test_the_same_columns_of_the_next_row_groups(tmp_path: Path, columns: list[s
     assert foretold[first:] == [True] * first * 7
     read = pages(reads)
     assert len(hinted - read) <= 0.1 * len(hinted)
+
+
+def test_a_column_of_all_row_groups_and_then_the_next() -> None:
+    data = table()
+    of = chunks(data)
+    reads = [of[group][column] for column in (1, 4) for group in range(8)]
+    _, foretold = following(data, reads, ahead=False)
+    assert foretold == ([False] + [True] * 7) * 2
 
 
 def test_of_the_open_file_only_the_footer_is_known() -> None:

@@ -83,7 +83,9 @@ def test_in_gzip_there_is_only_one_way_to_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"text" * 500, bytes(1024), shard()[1:]], ids=["", "text", "zeros", "off"]
+    "data",
+    [b"", b"text" * 500, bytes(1024), shard()[1:], b"x" + shard()[1:]],
+    ids=["", "text", "zeros", "off", "changed"],
 )
 def test_others_are_not_known(data: bytes) -> None:
     assert PLUGIN.detect("x.tar", data) == (0.6 if not data else 0)

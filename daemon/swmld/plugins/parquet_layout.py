@@ -46,11 +46,13 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """``columns`` and ``groups`` that were read, in the order in which they were met, and the chunks."""
+    """``columns`` and ``groups`` that were read, in the order in which they were met, and the chunks; the
+    row group of the ``last`` one."""
 
     columns: tuple[int, ...]
     groups: tuple[int, ...]
     chunks: frozenset[int]
+    last: int
 
 
 def footer(pieces: Pieces) -> tuple[Range, bytes]:
@@ -146,7 +148,8 @@ def progress(found: Layout, touched: Sequence[Range], end: int) -> Progress:
                 met.setdefault(index)
     columns = dict.fromkeys(index % found.columns for index in met)
     groups = dict.fromkeys(index // found.columns for index in met)
-    return Progress(tuple(columns), tuple(groups), frozenset(met))
+    last = next(reversed(met), 0) // max(found.columns, 1)
+    return Progress(tuple(columns), tuple(groups), frozenset(met), last)
 
 
 def step(groups: Sequence[int]) -> int:
@@ -161,13 +164,13 @@ def step(groups: Sequence[int]) -> int:
 
 
 def following(found: Layout, read: Progress) -> Iterable[Range]:
-    """The same columns of the last row group and of those that come next, in the order of reading."""
+    """The same columns of the last row group and of those that come next, in the order of reading. Whoever
+    reads a column of all row groups, and then the next, begins again with the first."""
     by = step(read.groups)
-    last = min(read.groups) if by < 0 else max(read.groups) if by else read.groups[-1]
     limit = MOST_RANGES
     if len(read.groups) == 1:
         limit = AHEAD if read.groups[0] == 0 else 1
-    group, ahead = last, 0
+    group, ahead = read.last, 0
     while 0 <= group < found.groups and ahead <= limit:
         for column in read.columns:
             index = group * found.columns + column
