@@ -74,8 +74,9 @@ def test_each_rule_has_an_account(decide: Deciding) -> None:
 def test_bytes_go_to_the_rules_that_wanted_them_fetched(decide: Deciding) -> None:
     number = decide("d/a.tar")
     decide.history.brought(number, asked=30, fetched=20)
-    decide.history.brought(number, used=10, late=4)
-    decide.history.brought(number, wasted=7)
+    decide.history.brought(number, used=10)
+    decide.history.missed(number, late=4)
+    decide.history.missed(number, wasted=7)
     found = decide.history.find(number)
     assert found is not None
     for brought in (found.brought, decide.tally("ahead").brought, decide.tally("more").brought):

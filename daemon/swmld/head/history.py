@@ -100,22 +100,19 @@ class History:
         """Newest first; none may be added meanwhile."""
         return reversed(self._kept)
 
-    def brought(
-        self,
-        decision: int,
-        *,
-        asked: int = 0,
-        fetched: int = 0,
-        used: int = 0,
-        late: int = 0,
-        wasted: int = 0,
-    ) -> None:
+    def brought(self, decision: int, *, asked: int = 0, fetched: int = 0, used: int = 0) -> None:
         """Bytes that were fetched ahead because of a decision: to its account, and to those of the rules that
         had them fetched."""
+        self._account(decision, Brought(asked, fetched, used))
+
+    def missed(self, decision: int, *, late: int = 0, wasted: int = 0) -> None:
+        """As ``brought``, of bytes that came too late, or to no use."""
+        self._account(decision, Brought(late=late, wasted=wasted))
+
+    def _account(self, decision: int, more: Brought) -> None:
         decided = self.find(decision)
         if decided is None:
             return
-        more = Brought(asked, fetched, used, late, wasted)
         decided.brought.add(more)
         for each in decided.outcome.decisions:
             if each.action == "prefetch":
