@@ -94,6 +94,25 @@ def test_an_index_says_which_shards_are_read_and_in_which_order() -> None:
     assert found.whole
 
 
+def test_a_footer_of_arrow_that_lies_is_not_believed() -> None:
+    data = bytearray(arrow("file"))
+    length = int.from_bytes(data[-10:-6], "little")
+    start = len(data) - 10 - length
+    block = arrow_layout.blocks(Pieces(Asked(bytes(data)).context))[1][0]
+    at = data.index(block.offset.to_bytes(8, "little"), start)
+    for offset in (-8, 1 << 62, start + 8):
+        data[at : at + 8] = offset.to_bytes(8, "little", signed=True)
+        found = hints(PLUGIN, "x.arrow", bytes(data))
+        assert found.why == "a footer and 6 record batches"
+    data[start : start + 4] = (0xFFFFFFF0).to_bytes(4, "little")
+    assert hints(PLUGIN, "x.arrow", bytes(data)) == NONE
+    data[start : start + 4] = (8).to_bytes(4, "little")
+    data[start + 8 : start + 12] = (length + 100).to_bytes(
+        4, "little", signed=True
+    )  # a vtable before the start
+    assert hints(PLUGIN, "x.arrow", bytes(data)) == NONE
+
+
 @pytest.mark.parametrize(
     ("text", "files"),
     [

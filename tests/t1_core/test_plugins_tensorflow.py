@@ -68,9 +68,9 @@ def block(entries: list[tuple[bytes, bytes]], compression: int = 0) -> bytes:
 
 
 @functools.cache
-def index(shards: int = 3, compression: int = 0, *, header: bool = True) -> bytes:
+def index(shards: int = 3, compression: int = 0, *, header: bool = True, key: bytes = b"") -> bytes:
     """A table of a block of data, an index and a footer: table_format.txt."""
-    entries = [(b"", b"\x08" + varint(shards) + b"\x1a\x02\x08\x01")] if header else []
+    entries = [(key, b"\x08" + varint(shards) + b"\x1a\x02\x08\x01")] if header else []
     entries += [(f"layer/{n}".encode(), bytes(40)) for n in range(30)]
     data = block(entries, compression)
     handles = block([(b"layer/~", varint(0) + varint(len(data) - 5))])
@@ -97,8 +97,16 @@ def test_after_a_data_file_the_later_ones() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [index(compression=1), index(header=False), index()[:-1], bytes(100), b""],
-    ids=["compressed", "no header", "cut off", "zeros", "empty"],
+    [
+        index(compression=1),
+        index(header=False),
+        index(key=b"a"),
+        index()[:-1],
+        b"\xff" * 40 + MAGIC.to_bytes(8, "little"),
+        bytes(100),
+        b"",
+    ],
+    ids=["compressed", "no header", "another key", "cut off", "long numbers", "zeros", "empty"],
 )
 def test_indexes_that_are_not_understood_say_nothing(data: bytes) -> None:
     assert hints(PLUGIN, "model.index", data) == NONE
