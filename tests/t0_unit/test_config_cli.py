@@ -346,3 +346,40 @@ def test_everything_that_cannot_be_tried_is_told(swmld: Run, tree: str) -> None:
     put("r.yaml", "rulez: []\n")
     code, _, err = swmld("test-rules", "r.yaml", tree, "--facts", "bad.yaml")
     assert (code, len(err.splitlines())) == (2, 2)
+
+
+# ---- the README
+
+README = (ROOT / "README.md").read_text()
+SECTION = README[README.index("## Configuration\n") : README.index("## Metrics\n")]
+BLOCKS = ["\n".join(line[4:] for line in block.splitlines())
+          for block in re.findall(r"(?:^(?:    .*)?\n)+", SECTION, re.MULTILINE) if block.strip()]  # fmt: skip
+
+
+def shown(command: str) -> str:
+    """What the README prints below a command."""
+    (block,) = [block for block in BLOCKS if block.lstrip("\n").startswith(f"# {command}")]
+    return block.strip("\n").split("\n", 1)[1] + "\n"
+
+
+def test_what_the_readme_shows_is_what_is_printed(swmld: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    (mine,) = [block.strip("\n") for block in BLOCKS if block.strip("\n").startswith("cache_size:")]
+    here = str(Path.cwd())
+
+    def told(*arguments: str) -> str:
+        _, out, err = swmld(*arguments)
+        return (out + err).replace(here, "").replace("etc/swmld", "/etc/swmld").replace("//etc", "/etc")
+
+    assert told("config", "init", "etc/swmld", "--recipe", "vision") == shown("swmld config init")
+    Path("etc/swmld/custom/mine.yaml").write_text(mine)
+    lines = told("config", "show", "--config", "etc/swmld", "--origin").splitlines(keepends=True)
+    wanted = ("chunk_size", "cache_size", "priority: 7", "not in use")
+    assert "".join(line for line in lines if any(word in line for word in wanted)) == shown(
+        "swmld config show"
+    )
+    put("data/instances.json", "{" + " " * 99_998 + "}")
+    put("data/train/0.jpg", JPEG)
+    put("data/train/events.tmp", "12345")
+    assert told("test-rules", "etc/swmld", "data") == shown("swmld test-rules")
+    Path("etc/swmld/custom/mine.yaml").write_text(mine.replace("priority", "prioritty"))
+    assert told("validate", "etc/swmld") == shown("swmld validate")
