@@ -91,7 +91,7 @@ def test_05_production() -> None:
     assert decide(rules, role="shards").of(Cache) == Cache(strategy="aggressive")
     outcome = decide(rules, type="checkpoint", processes=4)
     assert outcome.of(Cache) == Cache(strategy="no_evict")
-    assert outcome.of(Prioritize) == Prioritize(priority=100)
+    assert outcome.of(Prioritize) == Prioritize(fetch_class="demand", priority=100)
     assert outcome.of(Coordinate, "job") == Coordinate()
 
 

@@ -45,6 +45,7 @@ RULES: dict[str, tuple[str, str]] = {
     "meet": ("coordinate", "mode: barrier, processes: 2"),
     "alone": ("coordinate", "mode: barrier, processes: 5, timeout: 50ms"),
     "one": ("coordinate", "mode: single_writer"),
+    "half": ("cache", "pin_fraction: 50%"),
     "busy": ("coordinate", "mode: single_writer, timeout: 50ms"),
 }
 """By directory, which is also the rule's id."""
@@ -439,3 +440,12 @@ def opens(opener: Opener, path: Path) -> bool:
         return False
     opener.close()
     return True
+
+
+def test_a_share_of_the_files_is_pinned(everywhere: Acting) -> None:
+    here = everywhere
+    names = [f"half/{number}" for number in range(8)]
+    here.make(*names)
+    for _ in range(2):
+        here.read(*names)
+        here.until(lambda: here.pinned() == set(names[1::2]), "every second one is pinned")

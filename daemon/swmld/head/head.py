@@ -13,6 +13,7 @@ from typing import Protocol
 from swmld.cache.store import Cache
 from swmld.head.facts import Opening
 from swmld.head.history import Decided, History
+from swmld.head.pinning import Shares
 from swmld.plan.eviction import Keep
 from swmld.rules import actions, facts
 from swmld.rules.decide import CoolDowns, Engine, Outcome
@@ -34,7 +35,6 @@ KEEPS = {
 
 NOT_ACTING: Mapping[type[actions.Effect], frozenset[str]] = {
     actions.Compress: frozenset(),
-    actions.Cache: frozenset({"pin_fraction"}),
 }
 """What rules may ask for and nothing acts on yet: these parameters; none named: the whole action."""
 
@@ -89,6 +89,7 @@ class Head:
         """From the next decision on these rules count; ``engine`` where they were compiled elsewhere."""
         self.rules = rules
         self.engine = engine or Engine(rules.rules)
+        self._shares = Shares()
         self.watches = any(_at_opens(each) for rule in rules.rules for each in rule.actions)
         effects = {each.effect for rule in rules.rules for each in rule.actions}
         self.coordinates, self._caching = actions.Coordinate in effects, actions.Cache in effects
@@ -123,6 +124,8 @@ class Head:
         wanted, reading = verdict.coordinate, known.get("processes")
         if wanted is not None and not wanted.processes and isinstance(reading, int | float):
             verdict = replace(verdict, coordinate=replace(wanted, processes=int(reading)))
+        if verdict.cache is not None and verdict.cache.pin_fraction is not None:
+            verdict = replace(verdict, whole=_whole(outcome, known, verdict.job))
         return verdict
 
     def _decide(self, path: str, known: dict[str, Value]) -> Outcome:
@@ -134,18 +137,23 @@ class Head:
     def caching(self, verdict: Verdict | None, identity: Identity, file_id: int) -> None:
         """The file is in the cache as ``file_id``, or on its way there. Any thread, without a job."""
         wanted = verdict.cache if verdict is not None else None
-        self._keep(file_id, wanted)
+        share = wanted.pin_fraction if wanted is not None else None
+        if verdict is not None and verdict.whole and share is not None:
+            pinned = self._shares.pins(verdict.whole, share, identity)
+        else:
+            pinned = False
+        self._keep(file_id, wanted, pinned)
         if verdict is not None and verdict.job and wanted is not None and wanted.strategy == "no_evict":
             self._holders[identity] = verdict.job
             self._holders.move_to_end(identity)
             if len(self._holders) > HELD:
                 self._holders.popitem(last=False)
 
-    def _keep(self, file_id: int, wanted: actions.Cache | None) -> None:
+    def _keep(self, file_id: int, wanted: actions.Cache | None, pinned: bool = False) -> None:
         if wanted is None:
             self._cache.set_keep(file_id, Keep.NORMAL)
         else:
-            keep = Keep.NEVER if wanted.pin else KEEPS[wanted.strategy]
+            keep = Keep.NEVER if wanted.pin or pinned else KEEPS[wanted.strategy]
             self._cache.set_keep(file_id, keep, wanted.ttl if wanted.strategy == "ttl" else None)
 
     # ---- asked by worker threads
@@ -166,6 +174,8 @@ class Head:
         for entry in self._cache.ls():
             verdict = self._by_name(entry.path, entry.size)
             if verdict.cached:
+                if verdict.cache is not None and verdict.cache.pin_fraction is not None:
+                    continue  # what was decided when it was opened stays until it is opened again
                 self._keep(entry.file_id, verdict.cache)
             else:
                 self._cache.drop(entry.file_id)
@@ -184,6 +194,22 @@ class Head:
             left = [(identity, job) for identity, job in self._holders.items() if job not in ended]
             self._holders = OrderedDict(left)
         return bool(ended)
+
+
+def _whole(outcome: Outcome, known: dict[str, Value], job: int) -> str:
+    """What the nearest ``pin_fraction`` is a share of: all files that its rule decides about, those of a
+    directory, of a dataset (where it is not known yet: of the directory, as of a model), or of a job."""
+    found = [each for each in outcome.decisions if isinstance(each.effect, actions.Cache)]
+    for decision in sorted(found, key=lambda each: actions.TARGETS.index(each.target)):
+        if decision.target == "file":
+            rules = (one.rule.title for one in decision.settled if one.parameter == "pin_fraction")
+            return f"rule {next(rules, '')}"
+        if decision.target == "job":
+            return f"job {job}"
+        if decision.target == "dataset" and "dataset" in known:
+            return f"dataset {known['dataset']}"
+        return f"directory {known.get('directory', '')}"
+    return ""
 
 
 def _at_opens(action: actions.Action) -> bool:

@@ -24,6 +24,8 @@ class Verdict:
     prioritize: Prioritize | None = None
     advise: Advise | None = None
     coordinate: Coordinate | None = None
+    whole: str = ""
+    """What the cache's ``pin_fraction`` is a share of; empty where it is not asked for."""
 
     @property
     def cached(self) -> bool:
