@@ -353,7 +353,7 @@ def test_everything_that_cannot_be_tried_is_told(swmld: Run, tree: str) -> None:
 README = (ROOT / "README.md").read_text()
 SECTION = README[README.index("## Configuration\n") : README.index("## Metrics\n")]
 BLOCKS = ["\n".join(line[4:] for line in block.splitlines())
-          for block in re.findall(r"(?:^(?:    .*)?\n)+", SECTION, re.MULTILINE) if block.strip()]  # fmt: skip
+          for block in re.findall(r"(?:^(?:    .*)?\n)+", SECTION, re.M) if block.strip()]  # fmt: skip
 
 
 def shown(command: str) -> str:

@@ -22,7 +22,9 @@ HELP = """Print the man page, made from the same text as --help.
 EXIT_CODES = (("0", "All is well."), ("1", "The host, the source or the daemon could not do it."),
               ("2", "What was given cannot work; one line on standard error says why."),
               ("130", "Stopped with Ctrl-C."))  # fmt: skip
-FILES = (("/etc/swmld/swmld.yaml", "Where the systemd unit looks for the configuration; see --config."),
+FILES = (("/etc/swmld/", "The configuration where none is given, if it has default/, frameworks/, "
+                         "environments/ or custom/; see swmld config init."),
+         ("/etc/swmld/swmld.yaml", "Where the systemd unit looks for the configuration; see --config."),
          ("/var/cache/swmld/", "The caches, one directory a mount; see --cache-dir."),
          ("/run/swmld/", "The control sockets, one a mount; see --run-dir."))  # fmt: skip
 
