@@ -65,16 +65,12 @@ def _directory(pieces: Pieces) -> tuple[int, int]:
     if at + _END.size + comment > len(tail):
         raise Malformed("a comment past the end")
     end = first + at
-    if 0xFFFFFFFF in (start, length) or _has_locator(tail, at):
+    if 0xFFFFFFFF in (start, length):
         end, length, start = _zip64(pieces, end)
     # Bytes before the archive (self-extracting ones) are not looked for: torch and NumPy write none.
     if start + length > end:
         raise Malformed("a directory past the end")
     return start, length
-
-
-def _has_locator(tail: bytes, at: int) -> bool:
-    return at >= _LOCATOR.size and tail[at - _LOCATOR.size :].startswith(b"PK\x06\x07")
 
 
 def _zip64(pieces: Pieces, end: int) -> tuple[int, int, int]:
