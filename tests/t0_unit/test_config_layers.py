@@ -17,6 +17,7 @@ from swmld.config.models import SECTIONS, Settings
 from swmld.documents import DocumentError
 from swmld.head import reload
 from swmld.head.rulesfiles import read
+from swmld.plugins import registry
 from swmld.rules import document
 from swmld.rules.decide import Engine
 from swmld.rules.ruleset import Rule, RulesError, RuleSet
@@ -293,6 +294,15 @@ def test_all_environments_are_looked_through(write: Write, tmp_path: Path) -> No
         configuring.understood([tmp_path / "c"], None)
     told = [str(problem).removeprefix(f"{tmp_path}/c/") for problem in caught.value.problems]
     assert [line.split(": ")[0] for line in told] == ["default/a.yaml:1:31", "environments/night.yaml:3:18"]
+
+
+def test_what_plugins_bring_can_be_named(write: Write) -> None:
+    brought = next(each for each in registry.find((), packages=False).plugins if each.rules)
+    name = documents.parse("p", f"rules:\n{brought.rules}".encode(), max_depth=30).values["rules"][0]["id"]
+    path = write("c.yaml", f"templates: [{{id: t, rules: [{name}]}}]\n")
+    assert [rule.id for rule in configuring.understood([path], None).rules.rules] == [name]
+    with pytest.raises(RulesError, match="unknown rule"):
+        read([path])  # they were built in for that alone
 
 
 # ---- live reload

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from swmld.cli.configuring import Found
+from swmld.cli.configuring import Found, with_plugins
 from swmld.cli.options import PANELS, SIZES, TIMES
 from swmld.config.load import Resolved
 from swmld.config.models import PathRule, Settings
@@ -108,7 +108,8 @@ def tree(resolved: Resolved, found: Found) -> Tree:
         rows.append((key, value, resolved.origins[key]))
     made = Tree(rows)
     if settings.rules:
-        _rules(made, Files(settings.rules), settings.environment)
+        read = partial(_rules, made, Files(settings.rules), settings.environment)
+        with_plugins(read, settings.plugins if settings.use_plugins else ())
     return made
 
 
