@@ -38,8 +38,10 @@ run: setup
 demo: setup
 	exec $(VENV)/bin/swmld demo $(DEMO)
 
+# As many at once as there are CPUs, but for those that mind.
 test: test-setup lint
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto --dist loadfile -m 'not alone'
+	$(PYTHON) -m pytest -m alone
 
 test-setup: setup test-packages $(VENV)/.clients
 

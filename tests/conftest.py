@@ -30,8 +30,8 @@ if os.environ.get("SWMLD_REQUIRE"):
 
 # What these expect is what the kernel does at its own pace on an idle machine: how many faults, which
 # readahead, when a process is gone, how soon a thread wakes. Another's load can fail them where nothing is
-# wrong, so they have a second try; a failed first one is printed whole, as it may be a race. What proves
-# bytes through a mount has one try.
+# wrong, so they run alone (``-m alone``) and have a second try; a failed first one is printed whole, as it
+# may be a race. What proves bytes through a mount has one try.
 TIMED = {
     "t4_bpf",
     "test_fault_input",
@@ -43,6 +43,8 @@ TIMED = {
     "test_fuse_tools",
     "test_native",
 }
+ALONE = TIMED | {"t6_fault", "t7_stress"}
+"""Those, and what ends daemons in the midst of things: not beside other tests."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,8 +55,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # Layers in order: the first failure is then the lowest broken layer.
     items.sort(key=lambda item: item.path.parent.name)
     for item in items:
-        if {item.path.parent.name, item.path.stem} & TIMED:
+        places = {item.path.parent.name, item.path.stem}
+        if places & TIMED:
             item.add_marker(pytest.mark.flaky(reruns=1))
+        if places & ALONE:
+            item.add_marker(pytest.mark.alone)
     if not config.getoption("--stress"):
         skip = pytest.mark.skip(reason="minutes long: run with --stress")
         for item in items:
