@@ -164,8 +164,8 @@ async def test_history_is_newest_first_and_says_who_decided_what(head: FakeHead)
         "overruled": [{"parameter": "next_files", "value": 2, "shown": "2", "rule": "all", "by": "images"}],
     }  # fmt: skip
     assert [(one["action"], one["dropped"]) for one in older["decisions"]] == [
-        ("notify", ""), ("cache", ""), ("compress", "the file is not cached"),
-        ("prefetch", "the file is not cached"),
+        ("notify", ""), ("cache", ""), ("prefetch", "the file is not cached"),
+        ("compress", "the file is not cached"),
     ]  # fmt: skip
 
 
