@@ -71,8 +71,8 @@ class Layered(Document):
 def rules_of(document: Document, chosen: str | None = None, only: str | None = None) -> Layered:
     """What a document says of rules, without the daemon's settings; unknown keys are told.
 
-    ``only``: it counts for this environment alone. If that is not the ``chosen`` one, what the file says of
-    environments is all that is left of it; if it is, the environment need not be defined besides.
+    ``only``: it counts for this environment alone, which it makes one. If that is not the ``chosen`` one,
+    nothing else is left of it.
     """
     found = Layered(document.name, {}, document.root, list(document.problems))
     for key, value in document.values.items():
@@ -92,7 +92,7 @@ def rules_of(document: Document, chosen: str | None = None, only: str | None = N
             for name, value in environments.items()
         }
     if only is not None and only != chosen:
-        found.values = {key: value for key, value in found.values.items() if key == "environments"}
+        found.values = {"environments": {only: {}}}
     elif only is not None and isinstance(found.values.setdefault("environments", {}), dict):
         found.values["environments"].setdefault(only, {})
     return found
