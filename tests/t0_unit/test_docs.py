@@ -54,7 +54,8 @@ def test_help_has_every_option_and_an_example(words: str, capsys: pytest.Capture
 
 def test_every_command_is_in_the_readme_and_the_reverse() -> None:
     table = README[README.index("## Commands") : README.index("## Options")]
-    said = {match.strip() for match in re.findall(r"^\| `swmld ([a-z][a-z-]*(?: [a-z]+)?)", table, re.MULTILINE)}
+    rows = re.findall(r"^\| `swmld ([a-z][a-z-]*(?: [a-z]+)?)", table, re.MULTILINE)
+    said = {match.strip() for match in rows}
     assert said == {name for name, _ in commands() if name}
 
 

@@ -53,6 +53,7 @@ HELD = 1 << 20
 class Knowing(Protocol):
     """Where facts come from: ``head.facts``. Loop-only."""
 
+    async def prepare(self, opening: Opening) -> None: ...
     def of(self, opening: Opening) -> dict[str, Value]: ...
     def opened(self, nodeid: int, *, prefetched: bool = False) -> None: ...
 
@@ -96,6 +97,14 @@ class Head:
         self.history.forget_but({rule.title for rule in rules.rules})
 
     # ---- one file is opened
+
+    async def prepare(self, nodeid: int, pid: int) -> None:
+        """Before ``opening``: wait for what worker threads have to find out first, as which framework the
+        process runs; 0.2 s at most, and not at all where no rule asks."""
+        try:
+            await self._knowing.prepare(Opening(nodeid, pid))
+        except Exception:
+            log.exception("something could not be found out about a file")
 
     def opening(self, nodeid: int, pid: int, uid: int, *, prefetched: bool = False) -> Verdict | None:
         """What is decided about a file that is opened now; None: nothing. ``prefetched``: C has opened it,

@@ -90,10 +90,6 @@ class Running:
             if self.head.release():
                 self._cache.released()
 
-    async def prepare(self, nodeid: int, pid: int = 0) -> None:
-        """Before ``head.opening``, where the opening can wait: what worker threads have to find out first."""
-        await self._facts.prepare(Opening(nodeid, pid))
-
     async def known(self, path: str) -> dict[str, Value]:
         """What is known of the file at ``path``, from the mount's root; OSError for one that is not there."""
         nodeid = ROOT

@@ -23,6 +23,10 @@ class Brought(Protocol):
 class Decider(Protocol):
     """``head.Head``. Loop-only but for ``unopened``."""
 
+    async def prepare(self, nodeid: int, pid: int) -> None:
+        """Before ``opening``, where the opening can wait for what has to be found out."""
+        ...
+
     def opening(self, nodeid: int, pid: int, uid: int, *, prefetched: bool = False) -> Verdict | None:
         """A file is opened by Python, or was by C for the first time since it was fetched ahead."""
         ...

@@ -303,6 +303,8 @@ class OpenFiles:
             await self._disk.call(lambda: self._cache.drop_inode(dev, ino))
 
     async def _open_reader(self, file: OpenFile, uid: int, pid: int) -> int:
+        if self._decider is not None and not file.from_source:
+            await self._decider.prepare(file.nodeid, pid)
         if file.from_source:
             return await self._open_from_source(file)
         verdict = self._decider.opening(file.nodeid, pid, uid) if self._decider is not None else None
