@@ -406,7 +406,7 @@ class OpenFiles:
                 until = trio.current_time() + rule.deadline
             for chunk in at_once(verdict, entry.size, cached.chunk_size, limits):
                 self._ahead(file, target, chunk, until)
-        if self.hinting is not None and target.source_fd >= 0 and (rule is None or rule.enabled):
+        if self.hinting is not None and target.source_fd >= 0 and limits.max_window > 0:
             file.reading = self.hinting.begin(file.nodeid, target, partial(self._ahead, file, target))
 
     async def _open_from_source(self, file: OpenFile) -> int:
