@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import mmap
 import os
 import random
@@ -339,6 +340,37 @@ def test_a_reader_that_was_there_before_the_writer_reads_on(cached: Tree) -> Non
     os.posix_fadvise(reader, 0, 0, os.POSIX_FADV_DONTNEED)
     assert os.pread(reader, SIZE, 0) == (cached.source / "name").read_bytes()
     os.close(reader)
+
+
+def test_who_only_writes_has_the_same_file_open_as_its_readers(cached: Tree) -> None:
+    """Its size is the same for all, and so are its locks, which go by the kernel's inode: ``tail -f`` of a
+    log, and a lock file that one program opens to read and another one to append."""
+    path = cached / "name"
+    reader = os.open(path, os.O_RDONLY)
+    fcntl.flock(reader, fcntl.LOCK_EX)
+    writer = os.open(path, os.O_WRONLY | os.O_APPEND)
+    fresh = os.open(path, os.O_RDONLY)
+    for other in (writer, fresh):
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for number in range(1, 4):
+        os.write(writer, b"%0100d" % number)
+        end = SIZE + number * 100
+        assert os.fstat(reader).st_size == os.lseek(reader, 0, os.SEEK_END) == end
+        assert os.pread(reader, 200, end - 100) == os.pread(fresh, 200, end - 100) == b"%0100d" % number
+    os.ftruncate(writer, 1_000)
+    assert os.fstat(reader).st_size == os.lseek(reader, 0, os.SEEK_END) == 1_000
+    assert os.pread(reader, 5_000, 0) == os.pread(fresh, 5_000, 0) == content(1)[:1_000]
+    os.close(writer)
+    late = os.open(path, os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(late, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    assert os.pread(late, 5_000, 0) == content(1)[:1_000]
+    os.close(reader)
+    fcntl.flock(late, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(late)
+    os.close(fresh)
+    assert path.read_bytes() == (cached.source / "name").read_bytes()
 
 
 def test_truncating_through_the_mount_shows_at_once(cached: Tree) -> None:

@@ -172,7 +172,7 @@ class OpenFiles:
             async def write() -> int:
                 async with file.lock:
                     fd = await self._gate.open(lambda: self._open_writable(nodeid, flags))
-                    return await self._open_writer(file, fd, uid, truncate=bool(flags & os.O_TRUNC))
+                    return await self._open_writer(file, fd, uid, flags)
 
             return await self._one_writer(nodeid, uid, pid, write)
         finally:
@@ -202,7 +202,7 @@ class OpenFiles:
 
             async def write() -> int:
                 async with file.lock:
-                    return await self._open_writer(file, fd, uid, truncate=False)
+                    return await self._open_writer(file, fd, uid, os.O_RDWR)
 
             return await self._one_writer(nodeid, uid, pid, write)
         finally:
@@ -227,7 +227,7 @@ class OpenFiles:
         except PermissionError:
             return self._native.open_source(nodeid, os.O_WRONLY | sync)
 
-    async def _open_writer(self, file: OpenFile, fd: int, uid: int, *, truncate: bool) -> int:
+    async def _open_writer(self, file: OpenFile, fd: int, uid: int, flags: int) -> int:
         nodeid = file.nodeid
         try:
             mode = self._native.begin_write(nodeid)
@@ -235,10 +235,10 @@ class OpenFiles:
             self._gate.close_fd(fd)
             raise
         try:
-            if mode is Mode.PASS_CACHE:
+            if mode is Mode.PASS_CACHE and flags & os.O_RDWR:
                 await self._make_way(file)
             await self._leave_cache(file, mode)
-            if truncate:
+            if flags & os.O_TRUNC:
                 await self._truncate(file, fd, 0, uid)
             # The kernel would clear set-id bits for root, too, on a file that it passes through.
             pass_through = not os.fstat(fd).st_mode & (stat.S_ISUID | stat.S_ISGID)
@@ -265,7 +265,10 @@ class OpenFiles:
     async def _make_way(self, file: OpenFile) -> None:
         """Readers are passed through to the cache file, and whoever opens this node to write would map that
         file, too (fuse_file_mmap): its mapped writes would never reach the source. So the writer is sent to a
-        new node, in cached mode, and what it writes is mirrored for the readers of this one."""
+        new node, in cached mode, and what it writes is mirrored for the readers of this one.
+
+        Who opens it write-only can map nothing, and stays: sizes, flock(2) and inotify(7), which go by the
+        kernel's inode, are then the same for all who have it open."""
         nodeid = file.nodeid
         entry = self._native.cached_entry(nodeid)
         if entry is None:
