@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.slowfs import SlowFs
 from swmld.errors import HostError
 from swmld.observe import tracefs
 
@@ -20,6 +21,7 @@ before = os.readlink("/proc/self/ns/mnt")
 place = tracefs.ensure((Path(sys.argv[1]),))
 print(place, (place / "events/sched/sched_switch/id").read_text().strip().isdigit())
 print(os.readlink("/proc/self/ns/mnt") != before, tracefs.ensure((place,)) == place)
+print(" - fuse" in Path("/proc/self/mountinfo").read_text())
 """
 
 
@@ -62,10 +64,14 @@ def test_a_private_mount_that_nobody_else_sees(tmp_path: Path) -> None:
         subprocess.run(["mount", "--make-rshared", str(tmp_path)], check=True, timeout=60)
         place = tmp_path / "tracing"
         place.mkdir()
-        before = Path("/proc/self/mountinfo").read_text()
-        done = run(place)
-        assert (done.stdout.split(), done.stderr) == ([str(place), "True", "True", "True"], "")
-        assert Path("/proc/self/mountinfo").read_text() == before
+        (tmp_path / "backing").mkdir()
+        # A FUSE mount beside it, which the namespace must not keep alive.
+        with SlowFs(tmp_path / "fuse", tmp_path / "backing"):
+            before = Path("/proc/self/mountinfo").read_text()
+            assert " - fuse" in before
+            done = run(place)
+            assert (done.stdout.split(), done.stderr) == ([str(place), "True", "True", "True", "False"], "")
+            assert Path("/proc/self/mountinfo").read_text() == before
         assert not any(place.iterdir())
     finally:
         subprocess.run(["umount", "-R", str(tmp_path)], check=True, timeout=60)

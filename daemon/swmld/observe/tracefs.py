@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from pathlib import Path
 
 from swmld.errors import HostError
+from swmld.mount import mountpoint
 
 PLACES = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 FILESYSTEMS = Path("/proc/filesystems")
@@ -45,9 +47,19 @@ def ensure(places: tuple[Path, ...] = PLACES) -> Path:
     _check(libc.unshare(_CLONE_NEWNS), "unshare")
     # Else the mount would spread to where the namespace was copied from.
     _check(libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None), "make / private")
+    _let_go()
     flags = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
     _check(libc.mount(b"tracefs", os.fsencode(place), b"tracefs", flags, None), f"mount on {place}")
     return place
+
+
+def _let_go() -> None:
+    """A copy of a FUSE mount keeps the mount alive: unmounted where people see it, its daemon would wait for
+    this process to end."""
+    for each in reversed(mountpoint.mounts()):
+        if each.fstype.startswith("fuse"):
+            with contextlib.suppress(OSError):
+                mountpoint.unmount(Path(os.fsdecode(each.path)), mountpoint.MNT_DETACH)
 
 
 def _check(result: int, what: str) -> None:
