@@ -472,6 +472,10 @@ if not worker:
 ranks = {**os.environ, "LOCAL_RANK": "1"}
 rank = subprocess.Popen(wait, env=ranks, start_new_session=True)
 server = subprocess.Popen(wait, start_new_session=True)
+for process in (rank, server):
+    # Popen returns within their execve, before the kernel has put their arguments in place.
+    while not open(f"/proc/{process.pid}/cmdline").read():
+        pass
 print(worker, rank.pid, server.pid, thread.native_id, flush=True)
 sys.stdin.read()
 for process in (rank, server):
