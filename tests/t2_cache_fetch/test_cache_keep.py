@@ -432,6 +432,7 @@ class KeepModel(RuleBasedStateMachine):
     def may_go(self) -> list[int]:
         """Which file must go now; if times to live have ended, any of those."""
         now = self.machine.now
+        self.cache._writer.flush()
         order = []
         for file_id, kept in self.kept.items():
             used = self.used[file_id]
