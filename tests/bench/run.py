@@ -50,6 +50,7 @@ import rows
 import rows_big
 import rows_cold
 import rows_daemon
+import rows_plugins
 import rows_rules
 from report import HEAD, Result, line, machine, save
 from rig import QUICK, Rig, Sizes
@@ -68,6 +69,7 @@ GROUPS: list[tuple[list[str], Group]] = [
     (["start", "start-dropped", "start-million"], rows_daemon.start),
     (["memory"], rows_daemon.memory_of),
     (["rules-ordered", "rules-shuffled", "rules-random"], rows_rules.ruled),
+    (["plugin-safetensors", "plugin-torch", "plugin-parquet"], rows_plugins.plugged),
 ]
 RESULTS = Path(__file__).with_name("results")
 

@@ -348,10 +348,13 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
     [
         (b"", "is not a recording"),
         (b"text", "is not a recording"),
-        (gzip.compress(b"text"), "is not a recording"),
-        (gzip.compress(b"[1]\n"), "is not a recording"),
-        (gzip.compress(b'{"swmld_trace": 99}\n'), "recording of version 99, this swmld reads version 1"),
-        (gzip.compress(b"\x00" * (recording.MAX_LINE + 10)), "is not a recording"),
+        (gzip.compress(b"text", mtime=0), "is not a recording"),
+        (gzip.compress(b"[1]\n", mtime=0), "is not a recording"),
+        (
+            gzip.compress(b'{"swmld_trace": 99}\n', mtime=0),
+            "recording of version 99, this swmld reads version 1",
+        ),
+        (gzip.compress(b"\x00" * (recording.MAX_LINE + 10), mtime=0), "is not a recording"),
     ],
 )
 def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
@@ -362,7 +365,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes, said: str) ->
 
 @pytest.mark.parametrize("line", [b"text", b"[]", b"{}", b'{"at": 1, "touches": []}'])
 def test_a_foreign_line_is_refused(tmp_path: Path, line: bytes) -> None:
-    (tmp_path / "f").write_bytes(gzip.compress(b'{"swmld_trace": 1}\n' + line + b"\n"))
+    (tmp_path / "f").write_bytes(gzip.compress(b'{"swmld_trace": 1}\n' + line + b"\n", mtime=0))
     with Reader(tmp_path / "f") as reader, pytest.raises(UsageError, match="line 2"):
         list(reader)
 

@@ -1,0 +1,138 @@
+"""What plugins bring: a cold read through a mount without them (``native`` here) and with them, both on a
+source where each request takes 5 ms. The readers are the real libraries.
+
+``plugin-safetensors``  a model of many tensors is loaded, each by its name
+``plugin-torch``        a checkpoint is loaded by ``torch.load``, mapped: storages are read as they are used
+``plugin-parquet``      one column in ten of a table of many row groups
+
+The note says which share of the bytes that were fetched ahead was read.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from report import Pairs, Result, compare
+from rig import MIB, READER_SECONDS, Rig, Sample
+from support.mount import Daemon
+from support.slowfs import SlowFs
+
+DELAY_MS = 5
+TENSOR = 8 * MIB
+COLUMNS = 20
+ROW_GROUPS = 16
+
+# Each prints the bytes that it read and the seconds that it took, the imports not counted.
+READERS = {
+    "safetensors": """
+import sys, time
+import numpy as np
+from safetensors import safe_open
+began, read = time.monotonic(), 0
+with safe_open(sys.argv[1], "numpy") as model:
+    for name in sorted(model.keys()):
+        tensor = model.get_tensor(name)
+        read += tensor.nbytes
+print(read, time.monotonic() - began)
+""",
+    "torch": """
+import sys, time
+import torch
+began, read = time.monotonic(), 0
+for tensor in torch.load(sys.argv[1], weights_only=True, mmap=True).values():
+    tensor.float().sum()
+    read += tensor.numel() * tensor.element_size()
+print(read, time.monotonic() - began)
+""",
+    "parquet": """
+import sys, time
+import pyarrow.parquet as pq
+began, read = time.monotonic(), 0
+table = pq.ParquetFile(sys.argv[1])
+for group in range(table.num_row_groups):
+    read += table.read_row_group(group, columns=["c3", "c11"], use_threads=False).nbytes
+print(read, time.monotonic() - began)
+""",
+}
+
+MAKERS = {
+    "safetensors": """
+import sys
+import numpy as np
+from safetensors.numpy import save_file
+path, count, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+kinds = (np.float32, np.float16)
+def tensor(n):
+    return np.frombuffer(np.random.bytes(size), np.uint8).view(kinds[n % 2])
+save_file({f"layer.{n}": tensor(n) for n in range(count)}, path)
+""",
+    "torch": """
+import sys, torch
+path, count, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+tensors = (torch.randint(-99, 99, (size // 4,), dtype=torch.int32) for _ in range(count))
+torch.save({f"layer.{n}": tensor for n, tensor in enumerate(tensors)}, path)
+""",
+    "parquet": """
+import sys
+import numpy as np, pyarrow as pa, pyarrow.parquet as pq
+path, columns, groups, rows = sys.argv[1], *map(int, sys.argv[2:])
+table = pa.table({f"c{n}": np.random.default_rng(n).random(rows * groups) for n in range(columns)})
+pq.write_table(table, path, row_group_size=rows, compression="none", use_dictionary=False)
+""",
+}
+
+
+def plugged(rig: Rig, wanted: list[str]) -> Iterator[Result]:
+    """Rows named in ``wanted``."""
+    backing = rig.directory("plugins/backing")
+    tensors = rig.sizes.cold // TENSOR
+    rows = rig.sizes.cold // (8 * COLUMNS * ROW_GROUPS)
+    given = {"parquet": (COLUMNS, ROW_GROUPS, rows)}
+    kinds = [key.partition("-")[2] for key in wanted]
+    for kind in kinds:
+        _python(MAKERS[kind], backing / kind, *given.get(kind, (tensors, TENSOR)))
+    rig.settle()
+    with SlowFs(rig.base / "plugins", backing, read_ms=DELAY_MS, meta_ms=DELAY_MS, cache_seconds=1) as slow:
+        for kind in kinds:
+            yield _row(rig, kind, slow.path)
+
+
+def _row(rig: Rig, kind: str, source: Path) -> Result:
+    goals = {"safetensors": 3.0, "parquet": 2.0}
+    pairs: Pairs = []
+    shares = []
+    for number in range(rig.sizes.rounds):
+        sides: dict[str, list[str]] = {"off": ["--no-plugins"], "on": []}
+        taken: dict[str, Sample] = {}
+        for side in sorted(sides, reverse=number % 2 == 0):
+            name = f"plugin-{kind}-{side}-{number}"
+            with rig.serve(name, source, sides[side]) as daemon:
+                rig.drop()
+                taken[side], share = _read(kind, daemon)
+                shares += [share] if side == "on" else []
+            shutil.rmtree(rig.base / name)
+        pairs.append((taken["off"], taken["on"]))
+    row = compare(f"plugin-{kind}", f"{kind}, cold, plugins off and on", "MB/s", goals.get(kind), pairs)
+    row.note = f"of what was fetched ahead {min(shares):.0%} was read; {row.note}"
+    return row
+
+
+def _read(kind: str, daemon: Daemon) -> tuple[Sample, float]:
+    """One cold pass, and which share of the bytes fetched ahead was read."""
+    count, seconds = _python(READERS[kind], daemon.mount / kind).split()
+    stats = daemon.stats()
+    ahead = stats["fetched_bytes_total"]["prefetch"]
+    used = min(ahead, stats["prefetch_bytes_total"]["used"])
+    return Sample(float(count), float(seconds)), used / ahead if ahead else 1.0
+
+
+def _python(program: str, *arguments: object) -> str:
+    argv = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=READER_SECONDS, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return done.stdout
