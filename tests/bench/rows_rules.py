@@ -6,11 +6,14 @@ source where each request takes 5 ms, which is what the rules are for.
 ``rules-shuffled``  second and third epoch in random order over files of which half fit the cache: least
                     recently used, and ``no_evict`` (CoorDL's MinIO cache). Its note has the hits of both
 ``rules-random``    4 KiB reads at random places of a cached file: what decisions cost who needs none
+``rules-tools``     ``tar``, ``grep -r`` and ``git status`` over a cached work tree, likewise
 """
 
 from __future__ import annotations
 
 import random
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +58,8 @@ def ruled(rig: Rig, wanted: list[str]) -> Iterator[Result]:
             yield _shuffled(rig, slow.path, names)
     if "rules-random" in wanted:
         yield _random(rig, backing)
+    if "rules-tools" in wanted:
+        yield _tools(rig)
 
 
 def _rules(rig: Rig, name: str) -> list[str]:
@@ -111,3 +116,40 @@ def _random(rig: Rig, source: Path) -> Result:
             ]
             pairs.append((taken[0], taken[1]))
     return compare("rules-random", "random 4 KiB, rules off and on", "/s", 0.97, pairs)
+
+
+TOOLS = (
+    ["sh", "-c", 'tar -C "$0" -cf - . | cat >/dev/null', "{}"],  # to /dev/null itself tar reads nothing
+    ["grep", "-rc", "nothing like this", "{}"],
+    ["git", "-C", "{}", "status", "--short"],
+)
+
+
+def _tools(rig: Rig) -> Result:
+    """Seconds of the three together; each file is opened once or twice, as work trees are by people."""
+    tree = rig.directory("rules-tools/tree")
+    rig.make(tree, rig.sizes.small, 4096)
+    author = ["-c", "user.name=a", "-c", "user.email=a@localhost"]
+    for words in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "all"]):
+        subprocess.run(["git", "-C", tree, *words], check=True, timeout=600)
+    rig.settle()
+    pairs: Pairs = []
+    with (
+        rig.serve("rules-tools-off", tree) as off,
+        rig.serve("rules-tools-on", tree, _rules(rig, "ordered")) as on,
+    ):
+        for daemon in (off, on):
+            _work(daemon.mount)
+        for number in range(rig.sizes.rounds_short):
+            sides = (off, on) if number % 2 else (on, off)
+            taken = {daemon: _work(daemon.mount) for daemon in sides}
+            pairs.append((taken[off], taken[on]))
+    return compare("rules-tools", "tar, grep and git status, rules off and on", "/s", 0.97, pairs)
+
+
+def _work(tree: Path) -> Sample:
+    began = time.monotonic()
+    for words in TOOLS:
+        argv = [word.format(tree) for word in words]
+        subprocess.run(argv, check=False, timeout=600, stdout=subprocess.PIPE)
+    return Sample(1, time.monotonic() - began)
