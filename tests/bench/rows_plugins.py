@@ -26,6 +26,8 @@ TENSOR = 8 * MIB
 COLUMNS = 20
 ROW_GROUPS = 16
 
+ENDINGS = {"safetensors": ".safetensors", "torch": ".pt", "parquet": ".parquet"}
+
 # Each prints the bytes that it read and the seconds that it took, the imports not counted.
 READERS = {
     "safetensors": """
@@ -94,7 +96,7 @@ def plugged(rig: Rig, wanted: list[str]) -> Iterator[Result]:
     given = {"parquet": (COLUMNS, ROW_GROUPS, rows)}
     kinds = [key.partition("-")[2] for key in wanted]
     for kind in kinds:
-        _python(MAKERS[kind], backing / kind, *given.get(kind, (tensors, TENSOR)))
+        _python(MAKERS[kind], backing / f"model{ENDINGS[kind]}", *given.get(kind, (tensors, TENSOR)))
     rig.settle()
     with SlowFs(rig.base / "plugins", backing, read_ms=DELAY_MS, meta_ms=DELAY_MS, cache_seconds=1) as slow:
         for kind in kinds:
@@ -123,7 +125,7 @@ def _row(rig: Rig, kind: str, source: Path) -> Result:
 
 def _read(kind: str, daemon: Daemon) -> tuple[Sample, float]:
     """One cold pass, and which share of the bytes fetched ahead was read."""
-    count, seconds = _python(READERS[kind], daemon.mount / kind).split()
+    count, seconds = _python(READERS[kind], daemon.mount / f"model{ENDINGS[kind]}").split()
     stats = daemon.stats()
     ahead = stats["fetched_bytes_total"]["prefetch"]
     used = min(ahead, stats["prefetch_bytes_total"]["used"])

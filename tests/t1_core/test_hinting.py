@@ -261,6 +261,25 @@ def test_the_head_is_known_where_it_is_there(file: File) -> None:
     with_tasks(Lab(file, Plugins(NONE), window=9), body)
 
 
+def test_a_file_that_its_name_does_not_tell_is_asked_about_once_its_head_is_there(file: File) -> None:
+    async def body(lab: Lab) -> None:
+        reading = lab.reading()
+        reading.touched(30 * CHUNK)
+        await asked(lab, 1)
+        reading.touched(31 * CHUNK)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(lab.plugins.asked) == 1
+        file.present.add(0)
+        for chunk in (32, 33):
+            reading.touched(chunk * CHUNK)
+            await asked(lab, 2)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [len(context.head) for context in lab.plugins.asked] == [0, HEAD]
+        assert lab.asked == [9]
+
+    with_tasks(Lab(file, Plugins(NONE, Hints((Range(9000, 1),))), window=9), body)
+
+
 def test_files_that_follow_are_brought_once(file: File) -> None:
     async def body(lab: Lab) -> None:
         reading = lab.reading()

@@ -135,6 +135,7 @@ class Hinting:
         head = b""
         if target.file.state(0) is ChunkState.PRESENT:  # else it would have to be fetched for this
             head = await self._disk.call(lambda: os.pread(target.file.fd, HEAD, 0))
+        reading.unknown = not head
         hints = await self._plugins.hints(reading.context(head, self._reader(target)))
         if reading.closed:
             return
@@ -201,17 +202,24 @@ class Reading:
         self._waiting = False
         self._changed = False
         self._again = True
+        self.unknown = False
+        """It was asked about by its name alone, as its first chunk was not there."""
 
     def touched(self, offset: int, length: int = PAGE) -> None:
         """A reader went to this place, from another chunk or to one that is not there."""
         self._remember(offset, max(1, min(length, self.target.file.size - offset)))
         self._ahead.discard(offset // self.target.file.chunk_size)
         self._top_up()
-        if self._again and not self.target.file.complete:
+        if self._asks and not self.target.file.complete:
             if self._waiting:
                 self._changed = True
             else:
                 self._waiting = self._queue(self)
+
+    @property
+    def _asks(self) -> bool:
+        """Whether there is something to ask: more was read, or the first bytes can be told by now."""
+        return self._again or (self.unknown and self.target.file.state(0) is ChunkState.PRESENT)
 
     def _remember(self, offset: int, length: int) -> None:
         last = self._touched[-1] if self._touched else None
@@ -234,7 +242,7 @@ class Reading:
         wanted = range(count) if hints.whole else self._chunks(hints.ranges)
         self._plan = deque(wanted)
         self._top_up()
-        if self._changed and self._again:
+        if self._changed and self._asks:
             self._waiting = self._queue(self)
 
     def _chunks(self, ranges: Iterable[Range]) -> Iterator[int]:
