@@ -67,8 +67,8 @@ static __always_inline int goes_on(struct swp_thread *t, struct swp_key *k, stru
 static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 size, u32 flags)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	u32 tid = (u32)id, noted = 0, missed;
-	struct swp_config *g = ours(dev, ino, id >> 32);
+	u32 tid = (u32)id, noted = 0, missed, epoch;
+	struct swp_config *g = ours(dev, ino, id >> 32, &epoch);
 	struct swp_key k = {.ino = ino, .dev = dev, .pid = id >> 32};
 	struct swp_thread *t;
 	struct swp_cursor *c;
@@ -78,7 +78,7 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 	if (!g)
 		return 0;
 	now = coarse_ns(g);
-	c = cursor_of(g, &k, now);
+	c = cursor_of(g, &k, epoch, now);
 	if (!c)
 		return 0;
 #ifdef SWP_ENTRY /* seen when it begins: in one piece, and what it misses comes after it */
@@ -134,7 +134,8 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 static __always_inline int on_direct(u32 dev, u64 ino, u64 offset, u64 length, u64 size)
 {
 	u64 id = bpf_get_current_pid_tgid(), now;
-	struct swp_config *g = ours(dev, ino, id >> 32);
+	u32 epoch;
+	struct swp_config *g = ours(dev, ino, id >> 32, &epoch);
 	struct swp_key k = {.ino = ino, .dev = dev, .pid = id >> 32};
 	struct swp_cursor *c;
 	int event;
@@ -142,7 +143,7 @@ static __always_inline int on_direct(u32 dev, u64 ino, u64 offset, u64 length, u
 	if (!g || dev == g->mount_dev || !length || offset >= size)
 		return 0;
 	now = coarse_ns(g);
-	c = cursor_of(g, &k, now);
+	c = cursor_of(g, &k, epoch, now);
 	if (!c)
 		return 0;
 	__sync_fetch_and_add(&c->direct, 1);
@@ -156,8 +157,8 @@ static __always_inline int on_direct(u32 dev, u64 ino, u64 offset, u64 length, u
 static __always_inline int on_miss(u32 dev, u64 ino, u64 first, int fault_only)
 {
 	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
-	u32 tid = (u32)bpf_get_current_pid_tgid();
-	struct swp_config *g = ours(dev, ino, k.pid);
+	u32 tid = (u32)bpf_get_current_pid_tgid(), epoch;
+	struct swp_config *g = ours(dev, ino, k.pid, &epoch);
 	struct swp_thread *t;
 	struct swp_cursor *c;
 
@@ -166,9 +167,9 @@ static __always_inline int on_miss(u32 dev, u64 ino, u64 first, int fault_only)
 	t = threads.lookup(&tid);
 	if (fault_only && !(t && t->fault)) /* readahead that a read asked for, seen as page_cache_sync_ra */
 		return 0;
-	c = cursors.lookup(&k);
+	c = known_cursor(&k, epoch);
 	if (!c) /* now, so that this wait has books to go into */
-		c = open_cursor(g, &k, coarse_ns(g));
+		c = open_cursor(g, &k, epoch, coarse_ns(g));
 	t = t ? t : thread_of(tid);
 	if (!c || !t)
 		return 0;
@@ -190,12 +191,13 @@ static __always_inline int on_ahead(u32 dev, u64 ino, u64 page)
 {
 	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
 	struct swp_thread *t;
+	u32 epoch;
 
-	if (!ours(dev, ino, k.pid))
+	if (!ours(dev, ino, k.pid, &epoch))
 		return 0;
 	t = thread_of((u32)bpf_get_current_pid_tgid());
 	if (t) {
-		struct swp_cursor *c = cursors.lookup(&k);
+		struct swp_cursor *c = known_cursor(&k, epoch);
 
 		if (c && t->fault) {
 			c->missed |= READS_AHEAD;
@@ -237,16 +239,16 @@ static __always_inline void begin_visit(struct swp_thread *t, struct swp_key *k,
 static __always_inline int on_map(u32 dev, u64 ino, u64 first, u64 last, u64 size)
 {
 	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
-	u32 tid = (u32)bpf_get_current_pid_tgid(), read_ahead;
+	u32 tid = (u32)bpf_get_current_pid_tgid(), read_ahead, epoch;
 	u64 pages = (size + 4095) >> 12;
-	struct swp_config *g = ours(dev, ino, k.pid);
+	struct swp_config *g = ours(dev, ino, k.pid, &epoch);
 	struct swp_thread *t;
 	struct swp_cursor *c;
 
 	if (!g)
 		return 0;
 	t = thread_of(tid);
-	c = cursors.lookup(&k);
+	c = known_cursor(&k, epoch);
 	if (!t || !c || !in_visit(t, &k, c, FAULTED, tid) || first > t->start || last < t->start) {
 		on_read(dev, ino, first, last, size, SWP_FAULT);
 		if (t)
@@ -274,14 +276,14 @@ static __always_inline int on_map(u32 dev, u64 ino, u64 first, u64 last, u64 siz
 static __always_inline int on_fault(u32 dev, u64 ino, u64 page, u64 size)
 {
 	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
-	u32 tid = (u32)bpf_get_current_pid_tgid();
+	u32 tid = (u32)bpf_get_current_pid_tgid(), epoch;
 	struct swp_thread *t;
 	struct swp_cursor *c;
 
-	if (!ours(dev, ino, k.pid))
+	if (!ours(dev, ino, k.pid, &epoch))
 		return 0;
 	t = thread_of(tid);
-	c = cursors.lookup(&k);
+	c = known_cursor(&k, epoch);
 	if (t && c && in_visit(t, &k, c, MAPPED, tid) && t->start <= page && page <= t->around) {
 		begin_visit(t, &k, FAULTED, page, page);
 		c->start = page; /* its neighbours had been read before */

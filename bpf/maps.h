@@ -4,7 +4,7 @@
 #include "stream.h"
 
 BPF_F_TABLE("array", u32, struct swp_config, config, 1, 0);
-BPF_F_TABLE("array", u32, u64, filter, SWP_FILTER_BITS / 64, 1 << 10 /* BPF_F_MMAPABLE */);
+BPF_F_TABLE("array", u32, struct swp_filter, filter, SWP_FILTER_BITS / 64, 1 << 10 /* BPF_F_MMAPABLE */);
 BPF_F_TABLE("hash", struct swp_file, struct swp_watch, watched, SWP_WATCHED, 1 /* BPF_F_NO_PREALLOC */);
 BPF_TABLE("lru_hash", struct swp_key, struct swp_cursor, cursors, SWP_CURSORS);
 BPF_TABLE("lru_hash", u32, struct swp_thread, threads, SWP_THREADS);
@@ -49,21 +49,24 @@ static __always_inline u32 self_pid(void)
 	return bpf_get_current_pid_tgid() >> 32;
 }
 
-/* Is this file one that we serve? Asked of each read on the machine, so cheapest first. */
-static __always_inline struct swp_config *ours(u32 dev, u64 ino, u32 pid)
+/* Is this file one that we serve? Asked of each read on the machine, so cheapest first. *epoch: of its books, if they
+ * are still this file's. */
+static __always_inline struct swp_config *ours(u32 dev, u64 ino, u32 pid, u32 *epoch)
 {
 	u32 zero = 0, word = (ino & (SWP_FILTER_BITS - 1)) / 64;
 	struct swp_config *g = config.lookup(&zero);
-	u64 *bits;
+	struct swp_filter *f;
 
+	*epoch = 0;
 	if (!g || !g->mount_dev)
 		return NULL;
 	if (dev != g->mount_dev) {
 		if (dev != g->cache_dev && dev != g->source_dev)
 			return NULL;
-		bits = filter.lookup(&word);
-		if (!bits || !(*bits >> (ino & 63) & 1))
+		f = filter.lookup(&word);
+		if (!f || !(f->bits >> (ino & 63) & 1))
 			return NULL;
+		*epoch = f->epoch;
 	}
 	return pid == g->self ? NULL : g;
 }
@@ -119,7 +122,7 @@ static __always_inline void meet(u32 pid, u64 now)
 }
 
 /* A cursor for a stream that has none: NULL where the file is not ours after all. */
-static __always_inline struct swp_cursor *open_cursor(struct swp_config *g, struct swp_key *k, u64 now)
+static __always_inline struct swp_cursor *open_cursor(struct swp_config *g, struct swp_key *k, u32 epoch, u64 now)
 {
 	struct swp_file file = {.ino = k->ino, .dev = k->dev};
 	struct swp_watch *w = NULL;
@@ -141,15 +144,43 @@ static __always_inline struct swp_cursor *open_cursor(struct swp_config *g, stru
 		count_lost(SWP_LOST_CURSORS);
 		return NULL;
 	}
-	if (made)
+	if (made) {
+		c->epoch = epoch;
 		swp_begin(c, w ? w->node : 0, now);
+	}
 	meet(k->pid, now);
 	return c;
 }
 
-static __always_inline struct swp_cursor *cursor_of(struct swp_config *g, struct swp_key *k, u64 now)
+/* Something else is watched under one of 64 inode numbers than when these books were last looked into. If it is this one,
+ * its file was removed and the number is another's now, as happens with cache files that are evicted: the books are put
+ * aside as they are until they have been read. Of two threads that come here at once one does so. */
+static __always_inline int is_still(struct swp_key *k, struct swp_cursor *c, u32 epoch)
+{
+	struct swp_file file = {.ino = k->ino, .dev = k->dev};
+	struct swp_key ended = {.ino = k->ino, .dev = SWP_ENDED | c->epoch, .pid = k->pid};
+	struct swp_watch *w = watched.lookup(&file);
+
+	if (!c->first_ns || (w && w->node == c->node)) { /* 0: another thread is about to begin them */
+		c->epoch = epoch;
+		return 1;
+	}
+	if (!cursors.insert(&ended, c))
+		cursors.delete(k);
+	return 0;
+}
+
+/* NULL: it has no books, or they were another file's. */
+static __always_inline struct swp_cursor *known_cursor(struct swp_key *k, u32 epoch)
 {
 	struct swp_cursor *c = cursors.lookup(k);
 
-	return c ? c : open_cursor(g, k, now);
+	return c && c->epoch != epoch && !is_still(k, c, epoch) ? NULL : c;
+}
+
+static __always_inline struct swp_cursor *cursor_of(struct swp_config *g, struct swp_key *k, u32 epoch, u64 now)
+{
+	struct swp_cursor *c = known_cursor(k, epoch);
+
+	return c ? c : open_cursor(g, k, epoch, now);
 }

@@ -37,6 +37,7 @@ enum { /* swp_event.flags */
 #define SWP_BUCKETS 24     /* waits: bucket b counts [2^b, 2^(b+1)) microseconds; bucket 0 also less, the last also more */
 #define SWP_FILTER_BITS 262144
 #define SWP_BATCH 256      /* elements of a map read in one call */
+#define SWP_ENDED 0x80000000 /* swp_key.dev of books that were ended: this and their epoch. No device has this bit */
 
 struct swp_key { /* one stream: a file as read by a process */
 	unsigned long long ino;
@@ -61,8 +62,9 @@ struct swp_cursor {
 	unsigned short kind;          /* enum swp_kind, established */
 	unsigned short guess;         /* what the last read looked like */
 	unsigned int pending;         /* reads under way that missed a page */
-	unsigned int shared;          /* threads read it at once */
-	unsigned int missed;          /* flags of the current read: 1 cold, 2 partial; 4: its faults read ahead */
+	unsigned short shared;        /* threads read it at once */
+	unsigned short missed;        /* flags of the current read: 1 cold, 2 partial; 4: its faults read ahead */
+	unsigned int epoch;           /* swp_filter.epoch when `node` was last looked up */
 	/* Reads by how they lie to the one before; with the first read and the passes they are `reads`. */
 	unsigned long long random, sequential, strided, reverse, same;
 	unsigned long long reads;     /* read calls and faults; = hits + cold + partial; summed up when it is asked for */
@@ -141,6 +143,12 @@ struct swp_config { /* one element */
 };
 
 struct swp_file { unsigned long long ino; unsigned int dev, pad; };
+
+struct swp_filter { /* by inode number, 64 of them in an element: most files of a disk are none of ours */
+	unsigned long long bits;      /* of those that are, or were, watched */
+	unsigned int epoch;           /* counts what is watched and no longer: numbers are used again for other files */
+	unsigned int pad;
+};
 
 struct swp_watch { /* by swp_file: the cache files and source files that passthrough reads and writes */
 	unsigned long long node;

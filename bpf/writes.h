@@ -20,29 +20,21 @@ static __always_inline void meet_writer(u32 pid, u64 now)
 static __always_inline int on_write(u32 dev, u64 ino, u64 node, u64 bytes)
 {
 	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
-	struct swp_config *g = ours(dev, ino, k.pid);
-	struct swp_file file = {.ino = ino, .dev = dev};
-	struct swp_watch *w;
+	u32 epoch;
+	struct swp_config *g = ours(dev, ino, k.pid, &epoch);
 	struct swp_cursor *c;
 	u64 now;
 
 	if (!g)
 		return 0;
 	now = coarse_ns(g);
-	c = cursors.lookup(&k);
-	if (c && dev != g->mount_dev && swp_begins_burst(c, now)) {
-		w = watched.lookup(&file);
-		if (w && w->node != c->node) { /* checkpoints come and go: the inode number is another file's now */
-			cursors.delete(&k);
-			c = NULL;
-		}
-	}
+	c = known_cursor(&k, epoch);
 	if (!c) {
 		u32 known = processes.lookup(&k.pid) != NULL;
 
 		if (!known && is_kernel_thread()) /* write-back put a page off: it is dirty again */
 			return 0;
-		c = open_cursor(g, &k, now);
+		c = open_cursor(g, &k, epoch, now);
 		if (!c)
 			return 0;
 		if (!known)

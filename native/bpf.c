@@ -9,6 +9,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define FILTER_BYTES (SWP_FILTER_BITS / 64 * sizeof(struct swp_filter))
+
 static int bpf(int cmd, union bpf_attr *attr)
 {
 	return syscall(SYS_bpf, cmd, attr, sizeof *attr) < 0 ? -errno : 0;
@@ -95,8 +97,9 @@ int sw_place(sw_session *s, uint64_t nodeid, uint64_t *parent, uint64_t *size, c
 	return r;
 }
 
-/* Streams read or written since `since_ns`, by the coarse clock of the events; a stream of one read that its event told in
- * full is left out. Up to max of them (at least SWP_BATCH); again with the same token until *done, which is 0 at first. */
+/* Streams read or written since `since_ns`, by the coarse clock of the events, and those that were ended, which are told
+ * once; a stream of one read that its event told in full is left out. Up to max of them (at least SWP_BATCH); again with
+ * the same token until *done, which is 0 at first. */
 int sw_cursors(int map_fd, uint64_t since_ns, uint64_t *token, int *done, struct swp_row *rows, int max)
 {
 	struct swp_key *keys = malloc(SWP_BATCH * sizeof *keys);
@@ -110,8 +113,11 @@ int sw_cursors(int map_fd, uint64_t since_ns, uint64_t *token, int *done, struct
 			n = got;
 		for (int i = 0; i < got; i++) {
 			const struct swp_cursor *c = &values[i];
+			int ended = (keys[i].dev & SWP_ENDED) != 0;
 
-			if ((c->last_ns < since_ns && c->written_ns < since_ns) ||
+			if (ended)
+				sw_map_delete(map_fd, &keys[i]);
+			if ((!ended && c->last_ns < since_ns && c->written_ns < since_ns) ||
 			    (swp_reads(c) <= 1 && !c->written && !c->wait_ns && !c->cold && c->size && c->next >= c->size))
 				continue;
 			rows[n].key = keys[i];
@@ -197,6 +203,17 @@ int sw_ring_read(struct sw_ring *r, struct swp_event *out, int max)
 
 /* ---- which files the kernel's probes look at (under s->lock) ---- */
 
+static struct swp_filter *filter_of(sw_session *s, uint64_t ino)
+{
+	return &s->watch_filter[(ino & (SWP_FILTER_BITS - 1)) / 64];
+}
+
+/* Last, when the map says so: books that were kept for what had the number before are ended by the next read. */
+static void watch_changed(sw_session *s, uint64_t ino)
+{
+	__atomic_fetch_add(&filter_of(s, ino)->epoch, 1, __ATOMIC_RELEASE);
+}
+
 void watch_add(sw_session *s, struct node *n)
 {
 	struct swp_file key = {.ino = n->watch_ino, .dev = n->watch_source ? s->source_dev : s->cache_dev};
@@ -204,9 +221,10 @@ void watch_add(sw_session *s, struct node *n)
 
 	if (s->watch_fd < 0 || !n->watch_ino)
 		return;
-	s->watch_filter[(key.ino & (SWP_FILTER_BITS - 1)) / 64] |= 1ull << (key.ino & 63);
+	filter_of(s, key.ino)->bits |= 1ull << (key.ino & 63);
 	if (sw_map_update(s->watch_fd, &key, &value) < 0)
 		COUNT(s, watch_errors);
+	watch_changed(s, key.ino);
 }
 
 void watch_remove(sw_session *s, struct node *n)
@@ -214,14 +232,16 @@ void watch_remove(sw_session *s, struct node *n)
 	struct swp_file key = {.ino = n->watch_ino, .dev = n->watch_source ? s->source_dev : s->cache_dev};
 
 	/* The filter's bit stays: others may share it, and a bit too many costs a lookup, not an error. */
-	if (s->watch_fd >= 0 && n->watch_ino)
+	if (s->watch_fd >= 0 && n->watch_ino) {
 		sw_map_delete(s->watch_fd, &key);
+		watch_changed(s, key.ino);
+	}
 	n->watch_ino = 0;
 }
 
 int sw_watch_start(sw_session *s, int watched_fd, int filter_fd, uint32_t cache_dev, uint32_t source_dev)
 {
-	void *p = mmap(NULL, SWP_FILTER_BITS / 8, PROT_READ | PROT_WRITE, MAP_SHARED, filter_fd, 0);
+	void *p = mmap(NULL, FILTER_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, filter_fd, 0);
 
 	if (p == MAP_FAILED)
 		return -errno;
@@ -247,5 +267,5 @@ void sw_watch_stop(sw_session *s)
 	s->watch_filter = NULL;
 	unlock(s);
 	if (p)
-		munmap(p, SWP_FILTER_BITS / 8);
+		munmap(p, FILTER_BYTES);
 }

@@ -198,7 +198,7 @@ struct sw_session {
 	uint32_t ev_head, ev_tail, ev_lost;
 	/* bpf.c, under lock */
 	int watch_fd;                  /* map of the files whose reads the probes see, -1 */
-	uint64_t *watch_filter;
+	struct swp_filter *watch_filter;
 	uint32_t cache_dev, source_dev;
 	/* view.c */
 	struct view *view;

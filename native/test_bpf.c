@@ -108,6 +108,21 @@ static void cursors(void)
 			n += rows[i].key.dev == 2 && rows[i].key.ino >= 4 && !rows[i].cursor.reads;
 	}
 	EQUAL(n, 4);
+	for (int turn = 0; turn < 2; turn++) { /* ended: told once, however long ago it was read, and gone */
+		struct swp_key key = {.ino = 1, .dev = SWP_ENDED | 5, .pid = 2};
+		struct swp_cursor c = {.next = 4, .size = 4, .last_ns = 1, .sequential = 1, .node = 99};
+
+		if (!turn)
+			EQUAL(sw_map_update(fd, &key, &c), 0);
+		for (done = 0, token = 0, n = 0; !done;) {
+			got = sw_cursors(fd, 30, &token, &done, rows, 2 * SWP_BATCH);
+			CHECK(got >= 0);
+			for (int i = 0; i < got; i++)
+				n += rows[i].cursor.node == 99;
+		}
+		EQUAL(n, !turn);
+		EQUAL(sw_map_lookup(fd, &key, &c), -ENOENT);
+	}
 	close(fd);
 	done = 0;
 	EQUAL(sw_cursors(-1, 0, &token, &done, rows, 2 * SWP_BATCH), -EBADF);

@@ -50,7 +50,8 @@ def watch(probe: Probe, path: Path) -> None:
     key = ffi.new("struct swp_file *", {"ino": ino, "dev": dev})
     assert not lib.sw_map_update(probe.watched_fd, key, ffi.new("struct swp_watch *", {"node": 7}))
     word = ffi.new("uint32_t *", (ino & (262144 - 1)) // 64)
-    assert not lib.sw_map_update(probe.filter_fd, word, ffi.new("uint64_t *", 1 << (ino & 63)))
+    bits = ffi.new("struct swp_filter *", {"bits": 1 << (ino & 63)})
+    assert not lib.sw_map_update(probe.filter_fd, word, bits)
 
 
 def sample(reader: Path, directory: Path, load: tuple[str, ...], nice: int) -> float:

@@ -257,6 +257,10 @@ class Lab:
         (pid,) = self.seen.pids(f"{self.name}/{name}")
         return pid
 
+    def cache_files(self) -> set[int]:
+        """Inode numbers of all files in swmld's cache."""
+        return {path.stat().st_ino for path in self.daemon.cache.glob("data/*/*")}
+
     def drop(self, *names: str) -> None:
         """These files leave the kernel's page cache: as files of the mount, and as files of swmld's cache."""
         for path in [*(self.path / name for name in names), *self.daemon.cache.glob("data/*/*")]:

@@ -96,6 +96,45 @@ def test_books_that_the_kernel_began_anew_go_on() -> None:
     assert view.bytes == 70 * 32 * 4096
 
 
+@pytest.mark.parametrize("late_first", [True, False])
+def test_the_last_rows_of_books_that_ended_come_when_the_next_have_begun(late_first: bool) -> None:
+    """A file is read under one inode number and then another, as from its cache file once it is there."""
+    run = Run()
+    pid = run.program()
+    reads = in_order(0, 24, 32)
+    (file,) = run.tree.add("d", ["data"], len(reads) * 32 * 4096)
+    ended = run.large(pid, file, reads[:10])
+    for first, last in reads[10:]:
+        run.now += run.step
+        run.patterns.touch(ended.read(first, last, run.now))
+    begun = StreamModel(pid, file, ended.size)
+    for first, last in reads:
+        run.now += run.step
+        run.patterns.touch(begun.read(first, last, run.now))
+    rows = [(pid, file, ended.cursor), (pid, file, begun.cursor)]
+    for _ in range(2):  # rows of the last moments are told again
+        run.patterns.cursors(rows if late_first else rows[::-1])
+    view = run.patterns.stream(pid, file)
+    assert view is not None
+    assert (view.reads, view.bytes, view.passes) == (48, 2 * ended.size * 4096, 1)
+    assert run.job(pid).reads == 48
+
+
+def test_a_small_file_whose_books_ended() -> None:
+    """Its touches have told all of it, also of the books that are told last."""
+    run = Run()
+    pid = run.program()
+    (file,) = run.tree.images("d", 1)
+    ended, begun = StreamModel(pid, file, 25), StreamModel(pid, file, 25)
+    for model, at in ((ended, 1.0), (ended, 2.0), (begun, 3.0)):
+        run.patterns.touch(model.read(0, 24, at, cold=True))
+    run.patterns.cursors([(pid, file, begun.cursor), (pid, file, ended.cursor)])
+    view = run.patterns.stream(pid, file)
+    assert view is not None
+    assert (view.reads, view.passes) == (3, 2)
+    assert run.job(pid).reads == 3
+
+
 def test_a_small_file_in_one_read_and_again() -> None:
     run = Run()
     pid = run.program()

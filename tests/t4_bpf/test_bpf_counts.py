@@ -252,6 +252,25 @@ def test_a_prime_number_of_files_each_seen_once(lab: Lab) -> None:
         assert (stream.reads, stream.pages, stream.passes) == (2, 6, 1)
 
 
+def test_files_whose_cache_files_get_one_inode_number_after_another(lab: Lab) -> None:
+    """As those of files that are evicted do: each file is read once, and shown with its own reads."""
+    names = [f"{number:02}" for number in range(12)]
+    lab.make(*names, cached=False)
+    numbers, before = set[int](), lab.cache_files()
+    for name in names:
+        lab.daemon.call("warmup", paths=[f"{lab.name}/{name}"])
+        numbers |= lab.cache_files() - before
+        by_pread(lab / name)
+        lab.daemon.call("cache.drop", path=f"{lab.name}/{name}")
+    if len(numbers) == len(names):
+        pytest.skip("this file system uses no inode number again so soon")
+    lab.seen.settle()
+    for name in names:
+        stream = lab.seen.stream(f"{lab.name}/{name}")
+        assert stream.kinds() == [TouchKind.FIRST, TouchKind.KIND]
+        assert (stream.reads, stream.pages, stream.passes) == (BLOCKS, BLOCKS, 0)
+
+
 def test_what_is_elsewhere_is_not_seen(lab: Lab, tmp_path: Path) -> None:
     lab.make("data")
     beside = lab.daemon.base / "beside"  # on the disk of source and cache

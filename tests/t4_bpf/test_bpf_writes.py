@@ -205,7 +205,7 @@ def test_bursts_are_parted_by_pauses(lab: Lab) -> None:
 
 
 def test_a_file_that_gets_the_inode_number_of_another(tmp_path: Path) -> None:
-    """As checkpoints do that come and go: the books are the new file's. The daemon says which it is."""
+    """As checkpoints do that come and go: each has books of its own. The daemon says which it is."""
     gates.require("bpf")
     path = tmp_path / "file"
     path.touch()
@@ -215,24 +215,30 @@ def test_a_file_that_gets_the_inode_number_of_another(tmp_path: Path) -> None:
         key = ffi.new("struct swp_file *", {"ino": path.stat().st_ino, "dev": device_of(fd)})
         probe.configure(0xFFFFFFFF, key.dev, key.dev)
         word = ffi.new("uint32_t *", key.ino % 262144 // 64)
-        assert not lib.sw_map_update(probe.filter_fd, word, ffi.new("uint64_t *", 1 << key.ino % 64))
 
         def work() -> None:
             for node in (7, 8):
                 assert not lib.sw_map_update(
                     probe.watched_fd, key, ffi.new("struct swp_watch *", {"node": node})
                 )
+                bits = ffi.new("struct swp_filter *", {"bits": 1 << key.ino % 64, "epoch": node})
+                assert not lib.sw_map_update(probe.filter_fd, word, bits)
                 assert os.pwrite(fd, DATA, node * len(DATA)) == len(DATA)
-                time.sleep(PAUSE)
+                assert os.pread(fd, PAGE, node * len(DATA)) == DATA[:PAGE]
+            time.sleep(PAUSE)
             assert os.pwrite(fd, DATA[:PAGE], 0) == PAGE
 
         posix.run(work)
-        (row,) = records.rows(probe.cursors(0.0))
+        rows = {row.node: row.cursor for row in records.rows(probe.cursors(0.0))}
+        left = [row.node for row in records.rows(probe.cursors(0.0))]
     finally:
         os.close(fd)
         probe.close()
-    assert row.node == 8
-    assert (row.cursor.written, row.cursor.bursts) == (len(DATA) + PAGE, 2)
+    assert {node: (row.written, row.bursts, row.reads) for node, row in rows.items()} == {
+        7: (len(DATA), 1, 1),
+        8: (len(DATA) + PAGE, 2, 1),
+    }
+    assert left == [8], "what was ended is told once"
 
 
 # --- who, and who not ---

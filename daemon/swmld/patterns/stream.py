@@ -18,6 +18,9 @@ _FAULT = int(TouchFlag.FAULT)
 _DIRECT = int(TouchFlag.DIRECT)
 
 
+BEFORE = 4
+"""Cursors of a stream that are remembered beside its present one: their rows come within a second."""
+
 FEW = 16
 """Reads between two rows of counters that are too few to say how a stream is read."""
 
@@ -94,6 +97,8 @@ class Stream:
     """``counts`` since the process began to read the file, ``shape`` and ``stride`` (pages) of now."""
 
     __slots__ = (
+        "_before",
+        "_began",
         "_told",
         "after_random",
         "breaks",
@@ -127,6 +132,10 @@ class Stream:
         self.counts = NOTHING
         self._told = NOTHING
         """Of the present cursor, what ``counts`` already holds."""
+        self._began = float("-inf")
+        """When the present cursor began."""
+        self._before: tuple[tuple[float, Counts], ...] = ()
+        """Both of the ones before it: their last rows may come when it has begun."""
         self.tiers = Tiers(0, 0, 0, 0)
         self.cursor: Cursor | None = None
         self.meter: Meter | None = None
@@ -174,7 +183,8 @@ class Stream:
             if self.head < 0:
                 self.head = touch.first
             self.cursor = None
-            self._told = NOTHING
+            self._before = (*self._before[1 - BEFORE :], (self._began, self._told))
+            self._began, self._told = touch.at, NOTHING
         if not self.whole or kind > TouchKind.PASS:
             return NOTHING
         more = counts_of_whole(touch)
@@ -187,6 +197,7 @@ class Stream:
         self.touched(small.touch._replace(kind=TouchKind.FIRST))
         self.firsts = 1
         self.passes = small.total - 1
+        self._before = ((float("-inf"), counts_of_whole(small.touch, small.total - small.told)),)
         self._told = counts_of_whole(small.touch, small.told)
         self.counts = counts_of_whole(small.touch, small.total)
         self.first_at = small.first_at
@@ -194,6 +205,8 @@ class Stream:
     def counted(self, cursor: Cursor) -> Counts:
         """The kernel's counters; returns what they hold more than last time."""
         now = counts_of(cursor)
+        if cursor.last_at < self._began:
+            return self._late(cursor.last_at, now)
         if now.reads < self._told.reads or (
             self.cursor is not None and cursor.first_at > self.cursor.last_at
         ):
@@ -221,6 +234,17 @@ class Stream:
             self.first, self.last = cursor.start, max(cursor.start, cursor.next - 1)
         self.first_at = min(self.first_at, cursor.first_at)
         return more
+
+    def _late(self, last_at: float, now: Counts) -> Counts:
+        """Of a cursor that has ended: where a file is read under another inode number than before, as from
+        its cache file once that is there, and where the kernel put its books aside."""
+        for place, (began, told) in reversed(list(enumerate(self._before))):
+            if began <= last_at:
+                more = now.minus(told)
+                self._before = (*self._before[:place], (began, now), *self._before[place + 1 :])
+                self.counts = self.counts.plus(more)
+                return more
+        return NOTHING
 
     def activity(self, now: float) -> tuple[float, float]:
         """What the busier of two streams has more of: bytes a second, else later reads."""
