@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import random
 import shutil
@@ -77,6 +78,7 @@ def test_cache_disk_smaller_than_the_data(daemon: Callable[..., Daemon], base: P
                 assert (one.mount / name).read_bytes() == content(name, MIB + 3)
         free = os.statvfs(disk)
         assert free.f_bavail * free.f_frsize >= MIB // 2
+        assert "its disk has room for" in warmed_in_part(one, len(names))
         one.stop()
 
 
@@ -131,6 +133,18 @@ def test_size_limit_is_kept(daemon: Callable[..., Daemon]) -> None:
         used = sum(path.stat().st_blocks * 512 for path in data_files(one))
         assert used <= MIB + 6 * CHUNK  # a file that is open may hold what is evicted of it
     assert one.metric("swmld_evictions_total") > 0
+    assert "the cache is full: 1MiB (--cache-size); 12 files, 9 left out" in warmed_in_part(one, len(NAMES))
+
+
+def warmed_in_part(one: Daemon, files: int) -> str:
+    """Warm up all of the mount, more than fits: what it says is what is there. Returns its one line."""
+    done = one.command("warmup", one.mount)
+    entries = [json.loads(line) for line in one.ask("cache", "ls", "--json").splitlines()]
+    complete = sum(entry["state"] == "complete" for entry in entries)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert f"; {files} files, {files - complete} left out (" in done.stderr
+    assert 0 < complete < files
+    return done.stderr
 
 
 def test_least_recently_used_goes_first(daemon: Callable[..., Daemon]) -> None:

@@ -359,7 +359,11 @@ class PathError(TypedDict):
 
 
 class WarmupResult(TypedDict):
-    """Result of ``warmup``: ``skipped_bytes`` were in the cache already. ``failed`` has the first 100."""
+    """Result of ``warmup``: ``skipped_bytes`` were in the cache already. ``failed`` has the first 100.
+
+    ``left_out``: what is not in the cache because there is no room for it, and ``full`` why: the cache's
+    limit, its disk, or what it will not let go. ``room_bytes``: what it could hold at the start.
+    """
 
     files: int
     fetched_bytes: int
@@ -367,6 +371,10 @@ class WarmupResult(TypedDict):
     failed_files: int
     failed: list[PathError]
     seconds: float
+    full: NotRequired[Literal["", "size", "disk", "use"]]
+    room_bytes: NotRequired[int]
+    left_out_files: NotRequired[int]
+    left_out_bytes: NotRequired[int]
 
 
 class CacheEntry(TypedDict):

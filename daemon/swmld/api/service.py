@@ -29,6 +29,7 @@ from swmld.api.messages import (
 )
 from swmld.api.metrics import Snapshot
 from swmld.api.plugins import Plugged, calls, states
+from swmld.api.room import Room
 from swmld.api.rules import RulesApi
 from swmld.api.warm import Warmup
 from swmld.cache.audit import VerifyReport
@@ -231,7 +232,18 @@ class Service:
 
     async def _warmup(self, params: dict[str, Any], progress: Progress) -> WarmupResult:
         paths = [self._below(path) for path in params.get("paths", [])]
-        return await Warmup(self.native, self.gate, self.loader, self.fetcher).run(paths, progress)
+        room = Room(self.cache, await self.disk.call(self._floor))
+        return await Warmup(self.native, self.gate, self.loader, self.fetcher, self.disk, room).run(
+            paths, progress
+        )
+
+    def _floor(self) -> int:
+        """Bytes that stay free on the cache's disk; blocks."""
+        try:
+            disk = os.statvfs(self.settings.cache_dir)
+        except OSError:  # the fetches will tell
+            return 0
+        return self.settings.free_floor.of(disk.f_blocks * disk.f_frsize)
 
     async def _ls(self, params: dict[str, Any], progress: Progress) -> CacheTotal:
         entries = self.cache.ls(self._below(params.get("path", "")))

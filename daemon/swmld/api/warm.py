@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -11,8 +12,10 @@ from functools import partial
 import trio
 
 from swmld.api.messages import PathError, Progress, WarmupResult
+from swmld.api.room import Room, outermost
 from swmld.errors import FetchError, UsageError
 from swmld.fetch.scheduler import Fetcher
+from swmld.fetch.threads import Workers
 from swmld.mount.gate import SourceGate
 from swmld.mount.loading import Loader, unload
 from swmld.mount.native import ROOT, Entry, Native
@@ -25,33 +28,52 @@ TOLD_FAILURES = 100
 PROGRESS_SECONDS = 0.2
 
 
-class Warmup:
-    """One run over some paths (bytes, below the source's root)."""
+Planned = tuple[Entry, int]
+"""A file, and how many bytes of it there is room for."""
 
-    def __init__(self, native: Native, gate: SourceGate, loader: Loader, fetcher: Fetcher) -> None:
+
+class Warmup:
+    """One run over some paths (bytes, below the source's root). ``disk``: for calls on the cache."""
+
+    def __init__(
+        self,
+        native: Native,
+        gate: SourceGate,
+        loader: Loader,
+        fetcher: Fetcher,
+        disk: Workers,
+        room: Room,
+    ) -> None:
         self._native = native
         self._gate = gate
         self._loader = loader
         self._fetcher = fetcher
+        self._disk = disk
+        self._room = room
         self._done_bytes = self._total_bytes = self._done_files = self._total_files = 0
         self._fetched = self._skipped = self._failed_files = 0
+        self._there_files = self._there_bytes = self._left_files = self._left_bytes = 0
         self._failed: list[PathError] = []
 
     async def run(self, paths: list[bytes], progress: Progress) -> WarmupResult:
-        """Fetches all; UsageError when a path does not exist."""
+        """Fetches all that the cache has room for; UsageError when a path does not exist."""
         started = time.monotonic()
         held = [await self._resolve(path) for path in paths]
+        tops = outermost(paths)
+        entries = {path.strip(b"/"): entry for path, entry in zip(paths, held, strict=True)}
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._report, progress)
-                send, receive = trio.open_memory_channel[Entry](FILES_AT_ONCE)
+                send, receive = trio.open_memory_channel[Planned](FILES_AT_ONCE)
                 async with trio.open_nursery() as workers, send:
                     for _ in range(FILES_AT_ONCE):
                         workers.start_soon(self._work, receive.clone())
-                    for entry in held:
-                        await self._walk(entry, send)
+                    for path in tops:
+                        await self._walk(entries[path], send)
                     send.close()
                 nursery.cancel_scope.cancel()
+            lost = partial(self._room.lost, tops, self._there_files, self._there_bytes)
+            lost_files, lost_bytes = await self._disk.call(lost)
             await progress(self._transfer())
         finally:
             for entry in held:
@@ -63,6 +85,10 @@ class Warmup:
             failed_files=self._failed_files,
             failed=self._failed,
             seconds=time.monotonic() - started,
+            full=self._room.full or ("use" if lost_files else ""),
+            room_bytes=self._room.bytes,
+            left_out_files=self._left_files + lost_files,
+            left_out_bytes=self._left_bytes + lost_bytes,
         )
 
     async def _resolve(self, path: bytes) -> Entry:
@@ -79,13 +105,13 @@ class Warmup:
             entry = child
         return entry
 
-    async def _walk(self, entry: Entry, send: trio.MemorySendChannel[Entry]) -> None:
+    async def _walk(self, entry: Entry, send: trio.MemorySendChannel[Planned]) -> None:
         """Hands on every regular file at or below ``entry``; each holds one reference of its node."""
         if stat.S_ISREG(entry.mode):
             self._native.ref(entry.nodeid)
             self._total_files += 1
             self._total_bytes += entry.size
-            await send.send(entry)
+            await send.send((entry, self._room.take(entry.size) if entry.size else 0))
         elif stat.S_ISDIR(entry.mode):
             try:
                 names = await self._gate.call(lambda: self._names(entry.nodeid))
@@ -95,7 +121,7 @@ class Warmup:
             for name in names:
                 await self._child(entry.nodeid, name, send)
 
-    async def _child(self, parent: int, name: bytes, send: trio.MemorySendChannel[Entry]) -> None:
+    async def _child(self, parent: int, name: bytes, send: trio.MemorySendChannel[Planned]) -> None:
         try:
             child = await self._gate.call(lambda: self._native.lookup(parent, name))
         except OSError:
@@ -112,11 +138,14 @@ class Warmup:
         finally:
             os.close(fd)
 
-    async def _work(self, receive: trio.MemoryReceiveChannel[Entry]) -> None:
+    async def _work(self, receive: trio.MemoryReceiveChannel[Planned]) -> None:
         async with receive:
-            async for entry in receive:
+            async for entry, fits in receive:
                 try:
-                    await self._bring(entry)
+                    if fits or not entry.size or await self._disk.call(partial(self._there, entry)):
+                        await self._bring(entry, fits)
+                    else:
+                        self._leave(entry.size)
                 except OSError as error:
                     self._fail(entry.nodeid, error.strerror or "cannot be read")
                 except FetchError as error:
@@ -125,10 +154,15 @@ class Warmup:
                     self._done_files += 1
                     self._native.forget(entry.nodeid, 1)
 
-    async def _bring(self, entry: Entry) -> None:
+    def _there(self, entry: Entry) -> bool:
+        """Whether all of a file is cached that there was no room for; blocks."""
+        return self._room.complete(entry.identity)
+
+    async def _bring(self, entry: Entry, fits: int) -> None:
         target: SourceTarget | None
         entry, target = await self._gate.call(lambda: self._loader.load(entry.nodeid), unload)
         if target is None:
+            self._room.give_back(fits)
             self._done_bytes += entry.size
             return
         try:
@@ -137,15 +171,44 @@ class Warmup:
             there = entry.size - sum(lengths.values())
             self._skipped += there
             self._done_bytes += there
-            for first in range(0, len(missing), FILES_AT_ONCE):
-                batch = missing[first : first + FILES_AT_ONCE]
-                await self._fetcher.ensure(target, batch)
-                arrived = sum(lengths[chunk] for chunk in batch)
-                self._fetched += arrived
-                self._done_bytes += arrived
+            left = await self._fetch(target, lengths, entry.size - fits)
+            if left:
+                self._leave(left)
+                return
+            self._room.brought(target.identity)
+            self._there_files += 1
+            self._there_bytes += entry.size
             self._native.set_complete(entry.nodeid, target.file.file_id, target.identity)
         finally:
             target.release()
+
+    async def _fetch(self, target: SourceTarget, lengths: Mapping[int, int], too_much: int) -> int:
+        """Brings chunks of a file, but for ``too_much`` bytes at its end; the bytes that were left out."""
+        file, left = target.file, sum(lengths.values())
+        missing = [chunk for chunk in lengths if sum(file.extent(chunk)) <= file.size - too_much]
+        for first in range(0, len(missing), FILES_AT_ONCE):
+            if self._room.stirred:
+                await self._disk.call(self._room.look)
+            if self._room.closed:
+                break
+            batch = missing[first : first + FILES_AT_ONCE]
+            try:
+                await self._fetcher.ensure(target, batch)
+            except FetchError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                self._room.close()
+            arrived = sum(lengths[chunk] for chunk in set(batch) - set(file.missing(batch[0], batch[-1] + 1)))
+            self._fetched += arrived
+            self._done_bytes += arrived
+            left -= arrived
+        return left
+
+    def _leave(self, nbytes: int) -> None:
+        """There is no room for so many bytes of a file."""
+        self._left_files += 1
+        self._left_bytes += nbytes
+        self._done_bytes += nbytes
 
     def _fail(self, nodeid: int, why: str) -> None:
         self._failed_files += 1

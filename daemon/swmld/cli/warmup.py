@@ -29,8 +29,9 @@ from swmld.units import format_duration, format_rate, format_size
 HELP = """Fetch files, or directories with all they hold, into the cache.
 
 What is in the cache already is skipped, so a warm-up that was stopped goes on where it was: Ctrl-C leaves
-what it has fetched. Reads through the mount go first. A relative PATH counts from the current directory if
-that is under the mount, else from the mount.
+what it has fetched. Reads through the mount go first. What the cache has no room for is left out and told,
+with exit code 1. A relative PATH counts from the current directory if that is under the mount, else from the
+mount.
 
 [bold]Examples[/bold]
 
@@ -66,7 +67,25 @@ def warmup(
         f"{format_duration(result['seconds'])} ({format_rate(result['fetched_bytes'] / seconds)}), "
         f"{format_size(result['skipped_bytes'])} were cached already"
     )
+    short = left_out(result)
+    if short and result["failed_files"]:
+        print(f"swmld: {short}", file=sys.stderr)
     complain(result["failed"], result["failed_files"])
+    if short:
+        raise HostError(short)
+
+
+def left_out(result: WarmupResult) -> str:
+    """What is not in the cache because there is no room, and why, as one line; "": nothing."""
+    files, room = result.get("left_out_files", 0), format_size(result.get("room_bytes", 0))
+    why = {
+        "size": f"the cache is full: {room} (--cache-size)",
+        "disk": f"the cache is full: its disk has room for {room} (--free-floor stays free)",
+        "use": "the cache is full of what it keeps: pinned, in use, or read more often",
+    }.get(result.get("full", ""))
+    if not files or why is None:
+        return ""
+    return f"{why}; {result['files']} files, {files} left out ({format_size(result['left_out_bytes'])})"
 
 
 def call_with_bar(client: Client, method: str, params: dict[str, Any], title: str) -> Any:
