@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from swmld.cli.stats import flat, quantile
 from swmld.cli.text import printable, prose
 from swmld.config import Settings, mount_name
 from swmld.errors import UsageError
+from swmld.mount.mountpoint import FSTYPE, MountInfo
 from typer.main import get_command
 
 Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -68,6 +70,7 @@ class Fake:
             "stats": {**STATS, "mount": mount},
         }
         self.progress: list[dict[str, Any]] = []
+        self.pages: dict[str, list[Any]] = {}
         self._path = run_dir / f"{mount_name(Path(mount))}.sock"
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._main,))
@@ -94,7 +97,7 @@ class Fake:
             self.requests.append((method, params))
             for message in self.progress:
                 await progress(message)
-            answer = self.answers[method]
+            answer = self.pages[method].pop(0) if self.pages.get(method) else self.answers[method]
             if isinstance(answer, Exception):
                 raise answer
             return answer
@@ -140,7 +143,11 @@ def swmld_(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., t
         (["demo", "--help"], 0, "sample"),
         ([], 2, "swmld: --mount: expected the directory to serve"),
         (["--no-such-option"], 2, "swmld: No such option: --no-such-option"),
-        (["bogus"], 2, "swmld: No such command 'bogus'"),
+        (["--bogus"], 2, "swmld: No such option: --bogus (see swmld --help)\n"),
+        (["--cachedir", "x"], 2, "--cachedir; did you mean --cache-dir? (see swmld --help)\n"),
+        (["demo", "x", "--bogus"], 2, "swmld: No such option: --bogus (see swmld demo --help)\n"),
+        (["bogus"], 2, "swmld: No such command 'bogus' (see swmld --help)\n"),
+        (["cache", "bogus"], 2, "swmld: No such command 'bogus' (see swmld cache --help)\n"),
         (["warmup"], 2, "swmld: Missing argument 'PATH'"),
         (["cache", "drop"], 2, "swmld: Missing argument 'PATH'"),
         (["completion", "tcsh"], 2, "swmld: completion: expected bash, zsh or fish, got 'tcsh'"),
@@ -186,6 +193,27 @@ def test_without_a_daemon(swmld_: Any) -> None:
     for command in (["stats"], ["status"], ["warmup", "x"], ["cache", "ls"]):
         code, _, err = swmld_(*command)
         assert (code, err) == (2, "swmld: no swmld daemon runs here; start one with: swmld --mount DIR\n")
+
+
+def test_a_daemon_that_was_killed_is_told(
+    run_dir: Path, swmld_: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it leaves: a mount, and a socket that nobody listens on."""
+    left = {b"/mnt/a b": FSTYPE, b"/mnt/ml": FSTYPE, b"/mnt/other": FSTYPE, b"/mnt/ext": "ext4"}
+    mounts = [MountInfo(7, "0:7", path, fstype) for path, fstype in left.items()]
+    monkeypatch.setattr(daemon, "mounts", lambda: mounts)
+    run_dir.mkdir()
+    for mount in ("/mnt/a b", "/mnt/ext"):
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(str(run_dir / f"{mount_name(Path(mount))}.sock"))
+    again = "swmld --mount '/mnt/a b'"
+    told = f"swmld: the daemon of /mnt/a b was killed; start it again with its options: {again}\n"
+    for command in (["status"], ["stats"], ["status", "--mount", "/mnt/a b"]):
+        assert swmld_(*command) == (2, "", told)
+    with Fake(run_dir, "/mnt/ml"):
+        code, out, err = swmld_("status")
+        assert (code, out.split()[:2], err) == (0, ["mount", "/mnt/ml"], told)
+        assert swmld_("status", "--mount", "/mnt/ml")[2] == ""
 
 
 def test_the_only_daemon_is_meant(fake: Fake, swmld_: Any) -> None:
@@ -362,6 +390,31 @@ def test_warmup_tells_what_failed(fake: Fake, swmld_: Any) -> None:
     assert err == r"swmld: bad\udcff\n\x1b[31m: Input/output error" + "\nswmld: 1 files failed\n"
 
 
+@pytest.mark.parametrize(
+    ("full", "failed", "lines"),
+    [
+        ("size", 0, ["the cache is full: 20MiB (--cache-size); 45 files, 25 left out (25MiB)"]),
+        ("disk", 0, ["the cache is full: its disk has room for 20MiB (--free-floor stays free); 45 files, "
+                     "25 left out (25MiB)"]),
+        ("use", 2, ["the cache is full of what it keeps: pinned, in use, or read more often; 45 files, "
+                    "25 left out (25MiB)", "2 files failed"]),
+    ],
+)  # fmt: skip
+def test_warmup_tells_what_was_left_out(
+    full: str, failed: int, lines: list[str], fake: Fake, swmld_: Any
+) -> None:
+    fake.answers["warmup"] = {
+        "files": 45, "fetched_bytes": 20 << 20, "skipped_bytes": 0, "failed_files": failed, "failed": [],
+        "seconds": 2.0, "full": full, "room_bytes": 20 << 20, "left_out_files": 25,
+        "left_out_bytes": 25 << 20,
+    }  # fmt: skip
+    code, out, err = swmld_("warmup", "x")
+    assert (code, out[:31]) == (1, "45 files: fetched 20MiB in 2s (")
+    assert err.splitlines() == [f"swmld: {line}" for line in lines]
+    fake.answers["warmup"] |= {"full": "", "left_out_files": 0, "failed_files": 0}
+    assert swmld_("warmup", "x")[::2] == (0, "")
+
+
 def test_warmup_of_a_path_that_is_not_there(fake: Fake, swmld_: Any) -> None:
     fake.answers["warmup"] = UsageError("/mnt/ml/x: No such file or directory")
     assert swmld_("warmup", "/mnt/ml/x") == (2, "", "swmld: /mnt/ml/x: No such file or directory\n")
@@ -528,6 +581,52 @@ def test_not_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "needs root" in refused(settings(tmp_path))
 
 
+# --- rules ---
+
+
+def rules(*ids: str, left_out: int = 0) -> dict[str, Any]:
+    return {
+        "rules": [{"id": one, "title": f"{one} (template t)"} for one in ids],
+        "inactive": [{"title": "off (template t)", "why": "disabled"}],
+        "left_out": left_out,
+    }
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("imges", "no active rule imges; did you mean images?"),
+        ("nope", "no active rule nope; swmld rules ls lists them"),
+        ("off", "rule off is not in use: disabled"),
+    ],
+)
+def test_a_rule_that_nothing_was_decided_by_may_be_misspelt(
+    rule: str, told: str, fake: Fake, swmld_: Any
+) -> None:
+    fake.answers |= {"history": {"decisions": [], "total": 9, "more": False}, "rules": rules("images", "b")}
+    assert swmld_("history", "--rule", rule) == (2, "", f"swmld: {told}\n")
+    for known in ("images", "images (template t)"):
+        assert swmld_("history", "--rule", known) == (0, "", "no such decision\n")
+    fake.answers["rules"] = {**rules(), "inactive": []}
+    assert swmld_("history", "--rule", rule)[2] == f"swmld: no active rule {rule}: the daemon has none\n"
+
+
+def test_every_page_of_rules_is_asked_for(fake: Fake, swmld_: Any) -> None:
+    fake.answers |= {"history": {"decisions": [], "total": 9, "more": False}, "rules": rules("a", left_out=1)}
+    fake.pages["rules"] = [rules("a", left_out=1), rules("b")]
+    assert swmld_("history", "--rule", "b")[0] == 0
+    assert [params for method, params in fake.requests if method == "rules"] == [{"offset": 0}, {"offset": 1}]
+
+
+def test_rules_are_about_files(run_dir: Path, swmld_: Any, tmp_path: Path) -> None:
+    (tmp_path / "mount" / "train").mkdir(parents=True)
+    with Fake(run_dir, str(tmp_path / "mount")) as one:
+        for path in (str(tmp_path / "mount" / "train"), "train", str(tmp_path / "mount")):
+            told = f"swmld: {path} is a directory, and rules are about files: name one of them\n"
+            assert swmld_("explain", path) == (2, "", told)
+        assert all(method == "status" for method, _ in one.requests)
+
+
 # --- the demo's sample; the demo as a whole is tested with a mount ---
 
 
@@ -566,6 +665,21 @@ def test_a_broken_list_is_told(tmp_path: Path) -> None:
 def test_the_daemons_modes_are_handed_on() -> None:
     assert demo_command.mode_options(True, True) == []
     assert demo_command.mode_options(False, False) == ["--no-passthrough", "--no-native"]
+    base = ["--cache-dir", "/b/cache", "--run-dir"]
+    assert demo_command.Places().options(Path("/b")) == [*base, "/b/run"]
+    places = demo_command.Places("/c", "/r", "/s")
+    assert places.options(Path("/b")) == [*base, "/r", "--state-dir", "/s"]
+
+
+@pytest.mark.parametrize("words", [["demo"], ["--demo", "--mount"]])
+def test_the_demo_takes_directories(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(demo_command, "run", lambda *arguments: given.append(arguments))
+    places = ["--cache-dir", "/c", "--run-dir", "/r", "--state-dir", "/s"]
+    assert run([*words, str(tmp_path), *places, "--no-native"]) == 0
+    assert given == [(tmp_path, ["--no-native"], demo_command.Places("/c", "/r", "/s"))]
 
 
 # --- text ---

@@ -226,7 +226,7 @@ def test_history_of_nothing(fake: FakeDaemon, swmld_: Swmld) -> None:
     fake.answers["history"] = {"decisions": [], "total": 0, "more": False}
     assert swmld_("history") == (0, "", "nothing was decided yet\n")
     fake.answers["history"]["total"] = 5
-    assert swmld_("history", "--rule", "x") == (0, "", "no such decision\n")
+    assert swmld_("history", "--rule", "images") == (0, "", "no such decision\n")
     assert swmld_("history", "--json") == (0, "", "")
 
 

@@ -191,6 +191,12 @@ def test_operands_refused(name: str, operator: str, operand: Any, said: str) -> 
         make(catalogue.find(name), Operator(operator), operand)
 
 
+@pytest.mark.parametrize("name", ["mount", "host", "prefetch"])
+def test_a_name_that_is_far_from_all_has_no_nearest(name: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown property '{name}'; expected one of "):
+        catalogue.find(name)
+
+
 def test_names_have_the_nearest() -> None:
     with pytest.raises(ValueError, match="unknown operator 'greter_than'; did you mean greater_than"):
         operators.operator_of("greter_than")

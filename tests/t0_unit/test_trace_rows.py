@@ -262,6 +262,23 @@ def test_why_there_is_nothing() -> None:
     assert trace_rows.explained(snapshot()) == ""
 
 
+@pytest.mark.parametrize(
+    ("batch", "size", "workers", "said"),
+    [
+        (None, None, 0, None),
+        (32, None, 0, "batch 32"),
+        (None, 2048, 4, "of 2KiB; 4 workers"),
+        (32, 2048, 4, "of 2KiB; batch 32; 4 workers"),
+    ],
+)
+def test_details_say_nothing_of_what_is_not_known(
+    batch: int | None, size: int | None, workers: int, said: str | None
+) -> None:
+    view = dataset(batch=batch, sample_size=size, workers=workers)
+    (row,) = [row for row in rows(snapshot(job(datasets=[view], streams=[]))) if row.kind == "dataset"]
+    assert dict(details(row)).get("samples") == said
+
+
 def test_details_say_what_the_line_has_no_room_for() -> None:
     found = rows(snapshot(job(container="docker 12ab", streams=[stream(faults=7, direct=2)])), files="all")
     texts = [" ".join(f"{name}: {value}" for name, value in details(row)) for row in found]

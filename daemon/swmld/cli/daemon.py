@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -10,9 +11,11 @@ from typing import cast
 from swmld.api.address import sockets
 from swmld.api.client import STATUS_TIMEOUT, Client
 from swmld.api.messages import Status
+from swmld.cli.text import printable
 from swmld.config.models import mount_name
 from swmld.config.values import mount_point
 from swmld.errors import SwmldError, UsageError
+from swmld.mount.mountpoint import FSTYPE, mounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,38 @@ def pick(run_dir: Path, mount: str | None, path: str | None = None) -> Running:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UsageError("no swmld daemon runs here; start one with: swmld --mount DIR")
+        raise UsageError(none_runs(run_dir))
     raise UsageError(f"several daemons run, choose one with --mount DIR; {_listed(found)}")
+
+
+def none_runs(run_dir: Path) -> str:
+    """What to say where no daemon answers."""
+    return "\n".join(killed(run_dir)) or "no swmld daemon runs here; start one with: swmld --mount DIR"
+
+
+def killed(run_dir: Path) -> list[str]:
+    """A line for each mount that a daemon left behind: its socket is in ``run_dir``, and nobody listens. The
+    mounts themselves are not asked, which could hang."""
+    left = dict.fromkeys(os.fsdecode(one.path) for one in mounts() if one.fstype == FSTYPE)
+    return [_killed(mount) for mount in left if _abandoned(run_dir / f"{mount_name(Path(mount))}.sock")]
+
+
+def _killed(mount: str) -> str:
+    command = f"swmld --mount {shlex.quote(mount)}"
+    return printable(f"the daemon of {mount} was killed; start it again with its options: {command}")
+
+
+def _abandoned(socket: Path) -> bool:
+    """Whether there is a socket that nobody listens on."""
+    if not socket.exists():
+        return False
+    try:
+        Client(socket, timeout=STATUS_TIMEOUT).close()
+    except UsageError:
+        return True
+    except SwmldError:
+        pass  # it does not answer
+    return False
 
 
 def holds(mount: str, path: str) -> bool:
@@ -91,6 +124,8 @@ def _serving(found: list[Running], run_dir: Path, mount: str) -> Running:
             return daemon
     socket = run_dir / f"{mount_name(wanted)}.sock"
     if socket.exists() and not any(daemon.socket == socket for daemon in found):
+        if (line := _killed(str(wanted))) in killed(run_dir):
+            raise UsageError(line)
         # Ask it again for the reason: it may be stuck, or gone.
         return Running(socket, _status(socket))
     raise UsageError(f"no daemon serves {wanted}; {_listed(found)}")

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from swmld import demo as sample
 from swmld.cli.text import prose
+from swmld.config.models import CACHE_ROOT
 from swmld.config.values import mount_point
 from swmld.demo import Sample
 from swmld.errors import HostError, UsageError
@@ -32,7 +33,7 @@ The sample is images, a shard and a tensor file, about 150 MB. The rates are sho
 files on the disk itself, and every byte is compared.
 
 DIR is made, or must be empty or hold a sample of an earlier demo; it keeps the sample. The cache is a
-directory of its own that is removed at the end.
+directory of its own, in --cache-dir if that is given, and is removed at the end.
 
 [bold]Example[/bold]
 
@@ -51,6 +52,21 @@ class Row:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Directories as the daemon's options name them. Without ``cache``: where caches are by default; without
+    ``run``: beside the cache."""
+
+    cache: str | None = None
+    run: str | None = None
+    state: str | None = None
+
+    def options(self, base: Path) -> list[str]:
+        """The daemon's options; ``base`` holds its cache."""
+        given = ["--cache-dir", str(base / "cache"), "--run-dir", self.run or str(base / "run")]
+        return given + (["--state-dir", self.state] if self.state else [])
+
+
 def register(app: typer.Typer) -> None:
     app.command("demo", help=prose(HELP))(demo)
 
@@ -59,9 +75,13 @@ def demo(
     directory: str = typer.Argument(metavar="DIR", help="Directory of the sample.", show_default=False),
     no_passthrough: bool = typer.Option(False, "--no-passthrough", help="As the daemon's option."),
     no_native: bool = typer.Option(False, "--no-native", help="As the daemon's option."),
+    cache_dir: str | None = typer.Option(None, metavar="DIR", help="Directory to make the demo's cache in."),
+    run_dir: str | None = typer.Option(None, metavar="DIR", help="As the daemon's option."),
+    state_dir: str | None = typer.Option(None, metavar="DIR", help="As the daemon's option."),
 ) -> None:
     """Run the demo in ``directory``."""
-    run(mount_point(directory), mode_options(not no_passthrough, not no_native))
+    options = mode_options(not no_passthrough, not no_native)
+    run(mount_point(directory), options, Places(cache_dir, run_dir, state_dir))
 
 
 def mode_options(passthrough: bool, native: bool) -> list[str]:
@@ -69,7 +89,7 @@ def mode_options(passthrough: bool, native: bool) -> list[str]:
     return ["--no-passthrough"] * (not passthrough) + ["--no-native"] * (not native)
 
 
-def run(directory: Path, options: list[str]) -> None:
+def run(directory: Path, options: list[str], places: Places) -> None:
     """Make the sample, read it natively and through a daemon started with ``options``, print the table.
 
     Raises HostError if the daemon does not start or a byte differs.
@@ -85,9 +105,9 @@ def run(directory: Path, options: list[str]) -> None:
     print(f"{len(files)} files, {format_size(size)} in {directory}")
     _drop([directory / file.path for file in files])
     rows = [_read("disk, page cache dropped", directory, files), _read("disk, warm", directory, files)]
-    with tempfile.TemporaryDirectory(prefix="swmld-demo-", dir=_cache_home()) as cache:
+    with tempfile.TemporaryDirectory(prefix="swmld-demo-", dir=_cache_home(places)) as cache:
         _drop([directory / file.path for file in files])
-        with _daemon(directory, Path(cache), options) as ready, _told():
+        with _daemon(directory, [*places.options(Path(cache)), *options]) as ready, _told():
             print(ready, flush=True)
             rows.append(_read("mount, cold", directory, files))
             _drop([*(directory / file.path for file in files), *_data_files(Path(cache))])
@@ -110,10 +130,13 @@ def _told() -> Iterator[None]:
         raise HostError(f"{error.filename}: {error.strerror} through the mount") from error
 
 
-def _cache_home() -> Path:
+def _cache_home(places: Places) -> Path:
     """On the disk where caches are by default: a temporary directory is memory on some hosts."""
-    home = Path("/var/cache/swmld")
-    home.mkdir(parents=True, exist_ok=True)
+    home = Path(os.path.abspath(places.cache)) if places.cache else CACHE_ROOT
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cache directory {home}: {error.strerror}") from None
     return home
 
 
@@ -137,18 +160,10 @@ def _read(name: str, directory: Path, files: list[Sample]) -> Row:
 
 
 @contextmanager
-def _daemon(directory: Path, cache: Path, options: list[str]) -> Iterator[str]:
+def _daemon(directory: Path, options: list[str]) -> Iterator[str]:
     """Serve ``directory`` in place; gives the ready line."""
-    command = [
-        sys.executable,
-        "-m",
-        "swmld.cli",
-        "--mount",
-        str(directory),
-        "--cache-dir",
-        str(cache / "cache"),
-    ]
-    command += ["--run-dir", str(cache / "run"), "--metrics-address", "127.0.0.1:0", "--log-level", "warning"]
+    command = [sys.executable, "-m", "swmld.cli", "--mount", str(directory)]
+    command += ["--metrics-address", "127.0.0.1:0", "--log-level", "warning"]
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
     try:
         yield _ready_line(process)

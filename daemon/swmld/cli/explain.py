@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, cast
@@ -17,6 +18,7 @@ from swmld.cli.daemon import pick, sent
 from swmld.cli.history import entry_lines
 from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
 from swmld.cli.text import plain, printable, prose
+from swmld.errors import UsageError
 
 HELP = """Explain what the rules of the running daemon make of the file PATH, and why.
 
@@ -65,6 +67,8 @@ def explain(
     """Print what one daemon says."""
     daemon = pick(Path(run_dir), mount, path)
     params = {"path": sent(daemon.mount, path), "all": everything}
+    if os.path.isdir(os.path.join(daemon.mount, str(params["path"]))):
+        raise UsageError(f"{path} is a directory, and rules are about files: name one of them")
     with daemon.connect() as client:
         found = cast(ExplainResult, client.call("explain", params | ({"rule": rule} if rule else {})))
     if json_:

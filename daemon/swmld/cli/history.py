@@ -15,6 +15,7 @@ from rich.text import Text
 
 from swmld.api.client import Client
 from swmld.api.messages import BroughtBytes, DecisionView, HistoryEntry, HistoryResult
+from swmld.cli import rule_names
 from swmld.cli.daemon import pick, sent
 from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
 from swmld.cli.text import plain, prose
@@ -80,6 +81,8 @@ def history(
              "pid": pid}  # fmt: skip
     with daemon.connect() as client:
         found = _ask(client, _without_none(given), limit)
+        if rule is not None and not (found["decisions"] or found.get("sums")):
+            rule_names.check(client, rule)
     if json_:
         for entry in found["decisions"]:
             print(json.dumps(entry))

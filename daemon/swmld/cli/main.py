@@ -6,6 +6,7 @@ the host or the daemon could not do, 130 for Ctrl-C.
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from typing import Annotated, Any
@@ -38,6 +39,9 @@ from swmld.config.models import Settings
 from swmld.errors import SwmldError
 
 PROGRAM = "swmld"
+NEAR = 0.7
+"""How alike two names of options are if one is taken for the other (``difflib``): --cachedir and --cache-dir
+are (0.94), --bogus and --neighbours are not (0.53)."""
 HELP = """Serve a directory through a local cache, at the speed of the local disk.
 
 [bold]swmld --mount /mnt/ml[/bold] puts a cache in front of what /mnt/ml already holds (a network mount, a
@@ -145,7 +149,8 @@ def serve(
     options |= {"rules": rules or None, "plugins": plugins or None}
     settings = configuring.settled(config, options)[0].settings
     if show_demo:
-        demo.run(settings.mount, demo.mode_options(settings.passthrough, settings.native))
+        places = demo.Places(cache=cache_dir, run=run_dir, state=state_dir)
+        demo.run(settings.mount, demo.mode_options(settings.passthrough, settings.native), places)
         return
     from swmld.cli import preflight
 
@@ -178,11 +183,22 @@ def run(arguments: list[str]) -> int:
         return 1
     except Exception as error:
         # The parser's own errors (an unknown option, a missing argument) know how to be told.
-        told = getattr(error, "format_message", None)
-        if told is None:
+        if not hasattr(error, "format_message"):
             raise
-        _complain(f"{told()} (see {PROGRAM} --help)")
+        _complain(_told(error))
         return int(getattr(error, "exit_code", 2))
+
+
+def _told(error: Any) -> str:
+    """An error of the parser, with the help that tells more."""
+    text = error.format_message().rstrip(".")
+    option = getattr(error, "option_name", None)
+    if option is not None and hasattr(error, "possibilities"):
+        known = {name.lstrip("-"): name for name in error.possibilities or ()}
+        near = [known[name] for name in difflib.get_close_matches(option.lstrip("-"), known, cutoff=NEAR)]
+        text = error.message + (f"; did you mean {' or '.join(near)}?" if near else "")
+    context = getattr(error, "ctx", None)
+    return f"{text} (see {context.command_path if context is not None else PROGRAM} --help)"
 
 
 def _complain(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import typer
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from swmld.api.messages import Status
-from swmld.cli.daemon import pick, running
+from swmld.cli.daemon import killed, none_runs, pick, running
 from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
 from swmld.cli.text import plain, prose
 from swmld.errors import UsageError
@@ -42,12 +43,14 @@ def status(
         print(json.dumps(found, indent=2))
         return
     if not found:
-        raise UsageError("no swmld daemon runs here; start one with: swmld --mount DIR")
+        raise UsageError(none_runs(Path(run_dir)))
     console = Console()
     for number, one in enumerate(found):
         if number:
             console.print()
         console.print(_table(one))
+    for line in killed(Path(run_dir)) if mount is None else ():
+        print(f"swmld: {line}", file=sys.stderr)
 
 
 def _table(one: Status) -> Table:

@@ -350,9 +350,11 @@ def details(row: Row) -> Sequence[tuple[str, str]]:
         total = view["files_total"]
         seen = f"{view['files_seen']:,}" + (f" of {total:,}" if total is not None else "")
         found.append(("epoch", f"{view['epoch']}: {seen} files, {view['files_per_second']:.0f} a second"))
-        batch = str(view["batch"]) if view["batch"] else "not known"
-        size = format_size(view["sample_size"]) if view["sample_size"] else "not known"
-        found.append(("samples", f"of {size}; batch {batch}; {view['workers']} workers"))
+        samples = [f"of {format_size(view['sample_size'])}"] if view["sample_size"] else []
+        samples += [f"batch {view['batch']}"] if view["batch"] else []
+        samples += [f"{view['workers']} workers"] if view["workers"] else []
+        if samples:
+            found.append(("samples", "; ".join(samples)))
     else:
         found.append(("process", f"{view['pid']}, in job {row.job}"))
         ways = [f"{view['hits']:,} in memory", f"{view['cold']:,} waited", f"{view['partial']:,} in part"]

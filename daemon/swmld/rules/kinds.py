@@ -63,11 +63,18 @@ _NUMBER = re.compile(r"([+-]?(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[
 _CLOCK = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?", re.ASCII)
 
 
+NEAR = 0.65
+"""How alike two words are if one is taken for the other (``difflib``): cash and cache are (0.67), mount and
+gpu_count are not (0.57)."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """``"; did you mean X?"``, or all there is to choose from when nothing is near."""
     names = list(known)
     folded = {name.lower(): name for name in reversed(names)}
-    near = difflib.get_close_matches(word.lower(), list(folded), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word.lower(), list(folded), n=1, cutoff=NEAR)
+    if not near and len(word) >= 3:
+        near = [name for name in folded if name.startswith(word.lower())][:1]
     if near:
         return f"; did you mean {folded[near[0]]}?"
     listed = names if len(names) <= 12 else [*names[:12], "..."]
