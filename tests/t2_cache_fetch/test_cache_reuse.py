@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import pytest
 from support.cachekit import OVERHEAD, Machine, aged, cached, fill, identity, left
+from swmld.cache.finding import Unopened
 from swmld.cache.keeping import Kept
 from swmld.cache.store import Cache
 from swmld.errors import CacheFull
@@ -85,6 +86,46 @@ def test_what_python_saw_read_again_counts_as_well(machine: Machine) -> None:
     readers.opened.clear()
     readers.read(range(1000, 1000 + 3 * ROOM))
     assert readers.kept(WORK) == len(WORK)
+
+
+@pytest.mark.parametrize("by", ["Python", "C"])
+def test_a_file_that_is_opened_long_after_it_was_fetched_ahead_was_read_once(
+    machine: Machine, by: str
+) -> None:
+    """What is fetched ahead again and again is no more read than what is fetched once."""
+    readers = Readers(machine)
+    cache = readers.cache
+    for ino in WORK:
+        for _ in range(2):
+            machine.now += 10
+            file = cache.acquire(identity(ino, SIZE), b"f", opened=False)
+            if not file.complete:
+                cache.reserve(SIZE)
+                fill(file)
+            file.release()
+        machine.now += 10
+        if by == "Python":
+            cache.acquire(identity(ino, SIZE), b"f").release()
+        else:
+            readers.opened[ino] = machine.now
+            cache.opened(identity(ino, SIZE))
+    readers.read(range(1000, 1000 + ROOM))
+    assert readers.kept(WORK) == 0
+    readers.read(WORK)  # the next use is another one again
+    readers.read(WORK)
+    readers.read(range(2000, 2000 + 3 * ROOM))
+    assert readers.kept(WORK) == len(WORK)
+
+
+def test_of_too_many_that_are_unopened_the_oldest_are_forgotten() -> None:
+    unopened = Unopened(most=2)
+    for ino in (1, 2, 1, 3):
+        unopened.add((0, ino), ino + 10, 5.0)
+    assert unopened.take((0, 2)) is None
+    assert unopened.has((0, 1), 11)
+    assert not unopened.has((0, 1), 12), "another generation"
+    assert unopened.take((0, 3)) == (13, 5.0)
+    assert unopened.take((0, 3)) is None
 
 
 def test_a_new_working_set_takes_the_place_of_the_old_one(machine: Machine) -> None:

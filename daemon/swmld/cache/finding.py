@@ -10,6 +10,7 @@ import errno
 import os
 import sqlite3
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 
 from swmld.cache.changes import AddFile, SetMeta, SetPath, Touch
@@ -31,6 +32,38 @@ from swmld.cache.writer import Writer
 from swmld.errors import CacheError
 from swmld.plan.reuse import SAME_USE
 from swmld.types import Identity
+
+UNOPENED = 65_536
+"""Files that came before they were opened, and whose first open is waited for: some 15 MB; of more, the first
+open of the oldest counts as a second use."""
+
+
+class Unopened:
+    """Files that were made for somebody who does not read them yet: their first open is their first use,
+    however late it comes. In memory alone. Any thread."""
+
+    def __init__(self, most: int = UNOPENED) -> None:
+        self._most = most
+        self._files: OrderedDict[Key, tuple[int, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, key: Key, file_id: int, now: float) -> None:
+        """The generation ``file_id`` came."""
+        with self._lock:
+            self._files[key] = file_id, now
+            self._files.move_to_end(key)
+            if len(self._files) > self._most:
+                self._files.popitem(last=False)
+
+    def has(self, key: Key, file_id: int) -> bool:
+        """Whether nobody has opened it."""
+        with self._lock:
+            return self._files.get(key, (0, 0.0))[0] == file_id
+
+    def take(self, key: Key) -> tuple[int, float] | None:
+        """It is opened: which generation came, and when; None: it is not the first time."""
+        with self._lock:
+            return self._files.pop(key, None)
 
 
 class Ids:
@@ -72,6 +105,7 @@ class Finder:
         clock: Callable[[], float],
     ) -> None:
         self.ids = ids
+        self._unopened = Unopened()
         self._books = books
         self._memory = memory
         self._remover = remover
@@ -81,12 +115,16 @@ class Finder:
         self._chunk_size = chunk_size
         self._clock = clock
 
-    def acquire(self, identity: Identity, path: bytes) -> CacheFile:
+    def acquire(self, identity: Identity, path: bytes, *, opened: bool) -> CacheFile:
         """See ``Cache.acquire``; ``path`` is in normal form."""
         self._books.writer.wait_for_room()
         key = key_of(identity)
         with self._memory.stripe(key):
-            file = self._find(key, identity, replace=True) or self._create(identity, path)
+            file = self._find(key, identity, replace=True, opened=opened)
+            if file is None:
+                file = self._create(identity, path)
+                if not opened:
+                    self._unopened.add(key, file.file_id, file.last_used)
             if file.source_path != path:
                 file.source_path = path
                 self._books.writer.put(SetPath(file.file_id, path))
@@ -96,7 +134,18 @@ class Finder:
         """See ``Cache.find``."""
         key = key_of(identity)
         with self._memory.stripe(key):
-            return self._find(key, identity, replace=False)
+            return self._find(key, identity, replace=False, opened=True)
+
+    def opened(self, identity: Identity) -> None:
+        """See ``Cache.opened``."""
+        key, now = key_of(identity), self._clock()
+        came = self._unopened.take(key)
+        if came is None or abs(now - came[1]) < SAME_USE:
+            return
+        file = self._memory.get(key)
+        if file is not None and file.file_id == came[0]:
+            file.last_used = now
+        self._books.writer.put(Touch(came[0], now))
 
     def lookup_complete(self, identity: Identity) -> int | None:
         """See ``Cache.lookup_complete``."""
@@ -115,13 +164,13 @@ class Finder:
             return None
         return None if self._any_suspect(row) else row.file_id
 
-    def _find(self, key: Key, identity: Identity, *, replace: bool) -> CacheFile | None:
+    def _find(self, key: Key, identity: Identity, *, replace: bool, opened: bool) -> CacheFile | None:
         """From memory, else from the index; drops what stands in the way. Holds the stripe."""
         file = self._memory.get(key)
         if file is not None:
             same = file.identity == identity
             if same and self._pin(file):
-                self._use(file)
+                self._use(key, file, opened)
                 return file
             if not same and not replace:
                 return None
@@ -138,11 +187,14 @@ class Finder:
         if file is None:
             self._remover.finish([self._remover.retire_row(row)])
         else:
-            self._use(file)
+            self._use(key, file, opened)
         return file
 
-    def _use(self, file: CacheFile) -> None:
-        if self._books.reuse.protects(file.last_used, self._clock()):
+    def _use(self, key: Key, file: CacheFile, opened: bool) -> None:
+        if self._unopened.has(key, file.file_id):
+            if opened:
+                self._unopened.take(key)
+        elif self._books.reuse.protects(file.last_used, self._clock()):
             file.used_again = True
 
     @staticmethod

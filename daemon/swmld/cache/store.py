@@ -157,14 +157,20 @@ class Cache:
 
     # -- finding files ---------------------------------------------------------------------------------
 
-    def acquire(self, identity: Identity, path: bytes) -> CacheFile:
+    def acquire(self, identity: Identity, path: bytes, *, opened: bool = True) -> CacheFile:
         """The cache file of ``identity``, made if need be, pinned until its ``release``. Blocks.
 
         ``path`` is relative to the source's root, for ``ls`` and ``drop_path``. Another generation of the
-        same inode is dropped first. ``CacheError`` where the cache cannot hold it (no room for the file, fd
-        limit, too large for the cache's file system): the source can still be read.
+        same inode is dropped first. ``opened``: for who opens it; if not, and this makes the file, its first
+        open is its first use, not a second one that would protect it. ``CacheError`` where the cache cannot
+        hold it (no room for the file, fd limit, too large for the cache's file system): the source can still
+        be read.
         """
-        return self._finder.acquire(identity, audit.normal(path))
+        return self._finder.acquire(identity, audit.normal(path), opened=opened)
+
+    def opened(self, identity: Identity) -> None:
+        """Somebody has opened a file that came unopened (``acquire``), by its number. Loop-safe."""
+        self._finder.opened(identity)
 
     def find(self, identity: Identity) -> CacheFile | None:
         """As ``acquire``, but makes nothing and leaves other generations alone. Blocks; ``CacheError`` as
