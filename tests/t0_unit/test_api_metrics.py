@@ -53,7 +53,9 @@ def snapshot() -> Snapshot:
         evictions=17,
         open_files=18,
         known_nodes=19,
-        rules=RuleFigures(23, 24, 25, {"images": 26}, {"started": 27}, {("webhook", "failed"): 28}),
+        rules=RuleFigures(
+            23, 24, 25, {"images": 26}, {("images", "late"): 31}, {"started": 27}, {("webhook", "failed"): 28}
+        ),
         plugins={"disabled": 29},
         plugin_calls={"onnx": 30},
     )
@@ -123,6 +125,7 @@ def test_each_value_is_exported_under_its_name() -> None:
         "swmld_rule_decisions_total": 24,
         "swmld_rules_reload_errors_total": 25,
         "swmld_rule_applied_total{rule=images}": 26,
+        "swmld_rule_prefetch_bytes_total{outcome=late,rule=images}": 31,
         "swmld_events_total{event=started}": 27,
         "swmld_notifications_total{how=webhook,result=failed}": 28,
         "swmld_plugins{state=disabled}": 29,

@@ -63,9 +63,9 @@ class FakeHead:
     engine: Engine
     history: History
 
-    def decide(self, path: str, pid: int = 7, **facts: Any) -> int:
+    def decide(self, path: str, pid: int = 7, job: int = 0, dataset: str | None = None, **facts: Any) -> int:
         outcome = self.engine.decide({**of_path(path), **facts})
-        return self.history.add(path, pid, outcome).id
+        return self.history.add(path, pid, outcome, job=job, dataset=dataset).id
 
 
 @dataclass
@@ -109,7 +109,7 @@ def test_the_methods_are_known() -> None:
 @pytest.mark.trio
 async def test_rules_are_listed_by_rank_with_what_came_of_them(head: FakeHead) -> None:
     number = head.decide("a.png")
-    head.history.brought(number, asked=30, fetched=20, used=10)
+    head.history.brought(number, asked=30, fetched=20, used=10, late=3, wasted=2)
     found = await ask(answering(head), "rules")
     assert [rule["id"] for rule in found["rules"]] == ["images", "secret", "all"]
     assert found["rules"][0] == {
@@ -117,7 +117,8 @@ async def test_rules_are_listed_by_rank_with_what_came_of_them(head: FakeHead) -
         "specificity": 3, "threshold": 0.6, "cool_down": 0.0, "guard": "",
         "conditions": ["extension in [.jpg, .png]", "size less_than 1MiB (weight 0.5)"],
         "actions": ["prefetch file (next_files 8, window 2MiB)", "notify file (event seen)"],
-        "applied": 1, "won": 3, "last": 1000.0, "brought": {"asked": 30, "fetched": 20, "used": 10},
+        "applied": 1, "won": 3, "last": 1000.0,
+        "brought": {"asked": 30, "fetched": 20, "used": 10, "late": 3, "wasted": 2},
     }  # fmt: skip
     assert found["rules"][1]["applied"] == found["rules"][1]["last"] == 0
     assert found["inactive"] == [{"title": "off", "why": "disabled"}]
@@ -146,7 +147,7 @@ async def test_some_rules(head: FakeHead) -> None:
 @pytest.mark.trio
 async def test_history_is_newest_first_and_says_who_decided_what(head: FakeHead) -> None:
     head.decide("secret/a.png", pid=3)
-    number = head.decide("a/b.png", pid=4)
+    number = head.decide("a/b.png", pid=4, job=3, dataset="")
     head.history.brought(number, used=5)
     found = await ask(answering(head), "history")
     assert [entry["path"] for entry in found["decisions"]] == ["a/b.png", "secret/a.png"]
@@ -154,7 +155,8 @@ async def test_history_is_newest_first_and_says_who_decided_what(head: FakeHead)
     newest, older = found["decisions"]
     assert (newest["id"], newest["at"], newest["pid"]) == (2, 1001.0, 4)
     assert (newest["rules"], newest["resting"]) == (["images", "all"], [])
-    assert newest["brought"] == {"asked": 0, "fetched": 0, "used": 5}
+    assert (newest["job"], newest["dataset"], older["dataset"]) == (3, "", "secret")
+    assert newest["brought"] == {"asked": 0, "fetched": 0, "used": 5, "late": 0, "wasted": 0}
     assert newest["decisions"][0] == {
         "action": "prefetch", "target": "file", "rules": ["images", "all"], "dropped": "",
         "settled": [
@@ -188,12 +190,21 @@ async def test_history_is_newest_first_and_says_who_decided_what(head: FakeHead)
         ({"limit": 2}, [5, 4]),
         ({"path": "a", "since": 1, "limit": 1}, [3]),
         ({"path": "b"}, []),
+        ({"job": 5}, [3]),
+        ({"job": 9}, []),
+        ({"dataset": "a"}, [2, 1]),
+        ({"dataset": "b"}, [3]),
+        ({"dataset": "/mnt/ml"}, [5, 4, 3, 2, 1]),
+        ({"dataset": "b/c/d"}, []),
     ],
 )
 @pytest.mark.trio
 async def test_history_is_filtered(head: FakeHead, params: dict[str, Any], ids: list[int]) -> None:
-    for path, pid in (("a/1.png", 7), ("a/2.txt", 7), ("a/1.png", 9), ("secret/x", 7), ("z.txt", 7)):
-        head.decide(path, pid)
+    head.decide("a/1.png")
+    head.decide("a/2.txt")
+    head.decide("a/1.png", 9, job=5, dataset="b/c")
+    head.decide("secret/x")
+    head.decide("z.txt")
     found = await ask(answering(head), "history", **params)
     assert [entry["id"] for entry in found["decisions"]] == ids
     assert found["more"] == ("limit" in params)
@@ -207,12 +218,46 @@ async def test_history_is_filtered(head: FakeHead, params: dict[str, Any], ids: 
         ({"action": "cach"}, "action: unknown action 'cach'; did you mean cache?"),
         ({"pid": "7"}, "pid: expected a number from 0 to 2147483648, got '7'"),
         ({"limit": True}, "limit: expected a number from 1 to 1000, got True"),
+        ({"by": "file"}, "by: expected rule, action, job or dataset, got 'file'"),
     ],
 )
 def test_what_is_asked_for_wrongly_is_told(params: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as caught:
         Wanted.of(params, "/mnt/ml")
     assert str(caught.value) == said
+
+
+@pytest.mark.trio
+async def test_history_in_sums(head: FakeHead) -> None:
+    first = head.decide("a/1.png", job=5)
+    second = head.decide("a/2.png", job=6)
+    third = head.decide("secret/x", job=5)
+    head.history.brought(first, asked=30, fetched=20, used=10)
+    head.history.brought(second, asked=40, late=40)
+    head.history.brought(third, used=1)
+    answers = answering(head)
+
+    async def sums(by: str, **filters: Any) -> dict[str, tuple[int, int, int, int]]:
+        found = await ask(answers, "history", by=by, **filters)
+        assert (found["decisions"], found["total"]) == ([], 3)
+        assert found["more"] == ("limit" in filters)
+        return {
+            one["key"]: (one["decisions"], *(one["brought"][each] for each in ("asked", "used", "late")))
+            for one in found["sums"]
+        }
+
+    both = (2, 70, 10, 40)
+    assert await sums("job") == {"6": (1, 40, 0, 40), "5": (2, 30, 11, 0)}
+    assert await sums("dataset") == {"a": both, "secret": (1, 0, 1, 0)}
+    # What is excluded is not fetched: its bytes are nobody's.
+    assert await sums("rule") == {"all": (3, 70, 10, 40), "images": both, "secret": (1, 0, 0, 0)}
+    assert await sums("action") == {
+        "prefetch": both, "compress": (2, 0, 0, 0), "notify": (2, 0, 0, 0), "cache": (1, 0, 0, 0)
+    }  # fmt: skip
+    assert await sums("job", path="a", limit=1) == {"6": (1, 40, 0, 40)}
+    assert await sums("job", dataset="secret") == {"5": (1, 0, 1, 0)}
+    none = await ask(answering(None), "history", by="rule")
+    assert none == {"sums": [], "decisions": [], "total": 0, "more": False}
 
 
 def test_a_mount_at_the_root_holds_every_path() -> None:
@@ -273,15 +318,19 @@ async def test_without_rules() -> None:
 
 
 def test_figures_and_status(head: FakeHead, monkeypatch: pytest.MonkeyPatch) -> None:
-    head.decide("a.png")
+    head.history.brought(head.decide("a.png"), asked=9, fetched=5, late=4, wasted=2)
     head.decide("secret/b")
     answers = answering(head)
+    outcomes = {"asked": 9, "fetched": 5, "used": 0, "late": 4, "wasted": 2}
     assert answers.status() == {"active": 3, "loaded_at": 500.0, "error": "one\ntwo", "error_at": 600.0}
     found = values(Snapshot(rules=answers.figures()))
     assert found == {
         "rules": 3,
         "rule_decisions_total": 2,
         "rule_applied_total": {"images": 1, "secret": 1, "all": 2},
+        "rule_prefetch_bytes_total": {
+            f"{rule},{outcome}": number for rule in ("images", "all") for outcome, number in outcomes.items()
+        },
         "rules_reload_errors_total": 2,
         "events_total": {"seen": 3},
         "notifications_total": {"command,done": 4},
@@ -290,6 +339,8 @@ def test_figures_and_status(head: FakeHead, monkeypatch: pytest.MonkeyPatch) -> 
     figures = answers.figures()
     assert figures is not None
     assert figures.applied == {"images": 1, api.OTHERS: 3}
+    expected = {(rule, at): number for rule in ("images", api.OTHERS) for at, number in outcomes.items()}
+    assert figures.brought == expected
 
 
 async def get(address: str, target: str) -> tuple[str, Any]:
@@ -317,7 +368,7 @@ async def test_pages(head: FakeHead) -> None:
         status, history = await get(address, "/ml/history?pid=8&path=%2A&action=prefetch&since=0&limit=9")
         assert (status, [entry["path"] for entry in history["decisions"]]) == ("200", ["b"])
         assert await get(address, "/ml/history?limt=1") == (
-            "400", "limt: expected path, rule, action, pid, since, before or limit",
+            "400", "limt: expected path, rule, action, pid, job, dataset, by, since, before or limit",
         )  # fmt: skip
         assert (await get(address, "/ml/rules?limit=x"))[0] == "400"
         assert await get(address, "/") == (

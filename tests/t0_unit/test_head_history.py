@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from swmld.documents import parse
-from swmld.head.history import Brought, History, Tally
+from swmld.head.history import Brought, History, Tally, sums
 from swmld.rules.decide import Engine
 from swmld.rules.facts import of_path
 from swmld.rules.loading import load
@@ -75,8 +75,7 @@ def test_bytes_go_to_the_rules_that_wanted_them_fetched(decide: Deciding) -> Non
     number = decide("d/a.tar")
     decide.history.brought(number, asked=30, fetched=20)
     decide.history.brought(number, used=10)
-    decide.history.missed(number, late=4)
-    decide.history.missed(number, wasted=7)
+    decide.history.brought(number, late=4, wasted=7)
     found = decide.history.find(number)
     assert found is not None
     for brought in (found.brought, decide.tally("ahead").brought, decide.tally("more").brought):
@@ -92,3 +91,32 @@ def test_a_rule_that_is_gone_has_no_account(decide: Deciding) -> None:
     decide.history.brought(number, used=10)
     assert set(decide.history.tallies()) == {"more", "kept"}
     assert decide.tally("more").brought.used == 10
+    decide("d/b.tar")  # loaded again: what another one asked for is not used on its account
+    decide.history.brought(number, used=5)
+    assert (decide.tally("more").brought.used, decide.tally("ahead").brought) == (15, Brought())
+
+
+def test_a_rule_is_told_once_of_bytes_that_two_of_its_actions_are_about() -> None:
+    text = b"""{rules: [{id: both, conditions: [], actions: [
+        {type: prefetch, parameters: {next_files: 1}},
+        {type: prefetch, target: dataset, parameters: {siblings: true}}]}]}"""
+    engine = Engine(load([parse("r.yaml", text)]).rules)
+    history = History(lambda: 0.0)
+    number = history.add("a", 7, engine.decide(of_path("a"))).id
+    history.brought(number, asked=3)
+    assert history.tallies()["both"].brought == Brought(asked=3)
+
+
+def test_where_nothing_is_prefetched_who_streams_has_the_bytes() -> None:
+    text = b"""{rules: [
+        {id: streamed, conditions: [], actions: [{type: stream, parameters: {parallel_streams: 4}}]},
+        {id: kept, conditions: [], actions: [{type: cache, parameters: {pin: true}}]}]}"""
+    engine = Engine(load([parse("r.yaml", text)]).rules)
+    history = History(lambda: 0.0)
+    decided = history.add("a", 7, engine.decide(of_path("a")))
+    history.brought(decided.id, asked=3)
+    assert history.tallies()["streamed"].brought == Brought(asked=3)
+    assert history.tallies()["kept"].brought == Brought()
+    assert {key: one.brought.asked for key, one in sums([decided], "action").items()} == {
+        "stream": 3, "cache": 0
+    }  # fmt: skip

@@ -12,22 +12,26 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from swmld.api.messages import HistoryEntry, RulesResult, RuleView
+from swmld.api.messages import BroughtBytes, HistoryEntry, RulesResult, RuleView
 from swmld.cli import explain, history, rules_list
 from swmld.cli.main import run
 
 NOW = 1_700_000_000.0
 ODD_NAME = os.fsdecode(b"a\xff\n[red]b")
+BROUGHT: BroughtBytes = {
+    "asked": 8 << 20, "fetched": 6 << 20, "used": 4 << 20, "late": 1 << 20, "wasted": 512 << 10
+}  # fmt: skip
+NOTHING: BroughtBytes = {"asked": 0, "fetched": 0, "used": 0, "late": 0, "wasted": 0}
 RULE: RuleView = {
     "id": "images", "title": "images", "name": "Images", "where": "/r.yaml:2", "priority": 5,
     "specificity": 3, "threshold": 0.6, "cool_down": 60.0, "guard": "framework equals pytorch",
     "conditions": ["extension in [.jpg, .png]", "size less_than 1MiB (weight 0.5)"],
     "actions": ["prefetch file (next_files 8)"], "applied": 1234567, "won": 3, "last": NOW,
-    "brought": {"asked": 3 << 20, "fetched": 2 << 20, "used": 1 << 20},
+    "brought": BROUGHT,
 }  # fmt: skip
 UNUSED: RuleView = {
     **RULE, "id": "all", "title": "all (template t)", "priority": -10, "applied": 0, "won": 0, "last": 0.0,
-    "cool_down": 0.0, "guard": "", "brought": {"asked": 0, "fetched": 0, "used": 0},
+    "cool_down": 0.0, "guard": "", "brought": NOTHING,
 }  # fmt: skip
 RULES: RulesResult = {
     "paths": ["/r.yaml"], "environment": None, "active": 3, "rules": [RULE, UNUSED], "left_out": 0,
@@ -36,7 +40,8 @@ RULES: RulesResult = {
     "error": "/r.yaml:1:8: rules: expected a list\n/r.yaml:2:1: rulez: unknown", "error_at": NOW,
 }  # fmt: skip
 ENTRY: HistoryEntry = {
-    "id": 7, "at": NOW, "path": "train/a.png", "pid": 42, "rules": ["images", "all"], "resting": ["late"],
+    "id": 7, "at": NOW, "path": "train/a.png", "pid": 42, "job": 40, "dataset": "train",
+    "rules": ["images", "all"], "resting": ["late"],
     "decisions": [
         {
             "action": "prefetch", "target": "file", "rules": ["images", "all"], "dropped": "",
@@ -48,7 +53,7 @@ ENTRY: HistoryEntry = {
         {"action": "compress", "target": "file", "rules": ["all"], "dropped": "the file is not cached",
          "settled": [], "overruled": []},
     ],
-    "brought": {"asked": 3 << 20, "fetched": 2 << 20, "used": 1 << 20},
+    "brought": BROUGHT,
 }  # fmt: skip
 EXPLAINED = {
     "path": "train/a.png",
@@ -123,9 +128,9 @@ def test_rules_ls(fake: FakeDaemon, swmld_: Swmld) -> None:
     code, out, err = swmld_("rules", "ls")
     assert (code, err) == (0, "")
     assert out == (
-        "RULE              PRIORITY  APPLIED  WON  LAST      FETCHED  USED  WHERE\n"
-        "images                   5  1234567    3  22:13:20  2MiB     1MiB  /r.yaml:2\n"
-        "all (template t)       -10        0    0  -         0B       0B    /r.yaml:2\n"
+        "RULE              PRIORITY  APPLIED  WON  LAST      ASKED  USED  LATE  WASTED  WHERE\n"
+        "images                   5  1234567    3  22:13:20  8MiB   50%   12%   6%      /r.yaml:2\n"
+        "all (template t)       -10        0    0  -         0B     -     -     -       /r.yaml:2\n"
         "not in use: off: disabled\n"
         "/r.yaml:9: all: nothing acts on this\n"
         "note: one is replaced\n"
@@ -161,7 +166,7 @@ def test_rules_ls_of_one_says_it_in_full(fake: FakeDaemon, swmld_: Swmld) -> Non
         "  if size less_than 1MiB (weight 0.5)\n"
         "  -> prefetch file (next_files 8)\n"
         "  applied 1,234,567 times, gave 3 values, last 22:13:20\n"
-        "  fetched ahead: 2MiB of 3MiB, 1MiB used so far\n"
+        "  fetched ahead: 6MiB of 8MiB, 4MiB used so far, 1MiB late, 512KiB wasted\n"
     )
 
 
@@ -180,7 +185,7 @@ def test_history(fake: FakeDaemon, swmld_: Swmld) -> None:
         "    prefetch file: next_files 8 (images); not next_files 2 (all), because of images\n"
         "    compress file (all); dropped: the file is not cached\n"
         "    in their cool-down: late\n"
-        "    fetched ahead: 2MiB of 3MiB, 1MiB used so far\n"
+        "    fetched ahead: 6MiB of 8MiB, 4MiB used so far, 1MiB late, 512KiB wasted\n"
     )
     assert fake.asked == [("history", {"limit": 1})]
     fake.answers["history"]["more"] = False
@@ -199,13 +204,38 @@ def test_history_is_asked_for_with_filters(fake: FakeDaemon, swmld_: Swmld) -> N
         "cache",
         "--pid",
         "3",
+        "--job",
+        "2",
+        "--dataset",
+        "/mnt/ml/train",
         "--limit",
         "5",
     )
     assert fake.picked == [(None, "/mnt/ml/train/*.tar")]
     assert fake.asked[0][1] == {
-        "path": "/mnt/ml/train/*.tar", "rule": "r", "action": "cache", "pid": 3, "limit": 5,
+        "path": "/mnt/ml/train/*.tar", "rule": "r", "action": "cache", "pid": 3, "job": 2,
+        "dataset": "/mnt/ml/train", "limit": 5,
     }  # fmt: skip
+
+
+def test_history_in_sums(fake: FakeDaemon, swmld_: Swmld) -> None:
+    sums = [
+        {"key": "train", "decisions": 1200, "last": NOW, "brought": BROUGHT},
+        {"key": "", "decisions": 3, "last": NOW, "brought": NOTHING},
+    ]
+    fake.answers["history"] = {"sums": sums, "decisions": [], "total": 9, "more": True}
+    code, out, err = swmld_("history", "--by", "dataset", "--limit", "2")
+    assert (code, err) == (0, "the first 2; --limit N shows more\n")
+    assert out == (
+        "DATASET  DECISIONS  LAST      ASKED  USED  LATE  WASTED\n"
+        "train         1200  22:13:20  8MiB   50%   12%   6%\n"
+        ".                3  22:13:20  0B     -     -     -\n"
+    )
+    assert fake.asked == [("history", {"by": "dataset", "limit": 2})]
+    out = swmld_("history", "--by", "dataset", "--json")[1]
+    assert [json.loads(line) for line in out.splitlines()] == sums
+    fake.answers["history"] |= {"sums": [], "more": False}
+    assert swmld_("history", "--by", "rule", "--rule", "images") == (0, "", "no such decision\n")
 
 
 def test_a_long_history_is_asked_for_in_parts(fake: FakeDaemon, swmld_: Swmld) -> None:

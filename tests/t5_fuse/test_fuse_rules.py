@@ -152,6 +152,11 @@ def test_files_are_fetched_before_they_are_opened(
     here.until(
         lambda: here.history(path=names[5])[0]["brought"]["used"] == 3 * CHUNK // 2, "its use is not told"
     )
+    here.daemon.call("cache.drop", path="")
+    here.until(
+        lambda: here.history(path=names[5])[0]["brought"]["wasted"] == (len(wanted) - 2) * 3 * CHUNK // 2,
+        "what is gone is not told",
+    )
 
 
 MODEL = [f"model-{number:05}-of-00004.safetensors" for number in range(1, 5)]
@@ -270,7 +275,20 @@ def test_parts_of_a_large_file_are_fetched_when_it_is_opened(
     with (here.mount / "large.jpg").open("rb", buffering=0) as file:
         assert file.read(10) == content("large.jpg", 20 * CHUNK)[:10]
         here.until(lambda: here.cached() == {"large.jpg": len(chunks) * CHUNK}, "its parts")
+        asked = len(chunks) * CHUNK if len(chunks) > 1 else 0
+        here.until(
+            lambda: brought(here)["fetched"] + brought(here)["late"] == asked, "what landed is not told"
+        )
+        assert brought(here)["asked"] == asked
+        assert brought(here)["used"] + brought(here)["late"] == min(asked, CHUNK)
+    here.until(lambda: brought(here)["wasted"] == max(0, asked - CHUNK), "what nobody read is not told")
     here.read("large.jpg")
+
+
+def brought(here: Ruled) -> dict[str, int]:
+    """By the first open of the file."""
+    found: dict[str, int] = here.history(path="large.jpg")[-1]["brought"]
+    return found
 
 
 def test_a_pinned_file_stays(ruled: Callable[..., Ruled]) -> None:

@@ -186,11 +186,16 @@ class RulesParams(TypedDict):
 
 
 class BroughtBytes(TypedDict):
-    """Bytes fetched ahead because of a rule or a decision; ``used``: opened or read after that."""
+    """Bytes fetched ahead because of a rule or a decision; ``used``: opened or read after that; ``wasted``:
+    evicted, or their file closed, before that. ``late``: asked for, but a reader came before they did.
+
+    Each byte counts once: asked >= fetched + late, and fetched >= used + wasted."""
 
     asked: int
     fetched: int
     used: int
+    late: int
+    wasted: int
 
 
 class RuleView(TypedDict):
@@ -242,14 +247,19 @@ class RulesResult(TypedDict):
 class HistoryParams(TypedDict):
     """Parameters of ``history`` and the query of ``GET /ml/history``; what is left out does not filter.
 
-    ``path``: a file, all below a directory, or a glob. ``rule``: id or title of one that matched. ``since``
-    and ``before``: numbers; only later, only earlier decisions. ``limit``: at most 1000.
+    ``path``: a file, all below a directory, or a glob. ``rule``: id or title of one that matched. ``job``:
+    its first process. ``dataset``: its path, or that of a directory above. ``since`` and ``before``: numbers;
+    only later, only earlier decisions. ``limit``: at most 1000. ``by``: rule, action, job or dataset; sums of
+    all these decisions instead of each of them.
     """
 
     path: NotRequired[str]
     rule: NotRequired[str]
     action: NotRequired[str]
     pid: NotRequired[int]
+    job: NotRequired[int]
+    dataset: NotRequired[str]
+    by: NotRequired[str]
     since: NotRequired[int]
     before: NotRequired[int]
     limit: NotRequired[int]
@@ -283,21 +293,39 @@ class DecisionView(TypedDict):
 
 
 class HistoryEntry(TypedDict):
-    """What was decided when a file was opened. ``at``: seconds since the epoch; ``pid`` 0: not known."""
+    """What was decided when a file was opened. ``at``: seconds since the epoch; ``pid`` and ``job`` (its
+    first process) 0: not known. ``dataset``: its path; not known yet: the file's directory."""
 
     id: int
     at: float
     path: str
     pid: int
+    job: int
+    dataset: str
     rules: list[str]  # that matched, by rank
     resting: list[str]  # that would have, but for their cool-down
     decisions: list[DecisionView]
     brought: BroughtBytes
 
 
-class HistoryResult(TypedDict):
-    """Result of ``history``: newest first. ``more``: there are earlier ones that were asked for."""
+class HistorySum(TypedDict):
+    """What decisions come to. ``key``: title of a rule, name of an action, number of a job (0: not known) or
+    path of a dataset. ``last``: the latest decision, seconds since the epoch. ``brought``: of an action or
+    rule, only where something was fetched ahead because of it."""
 
+    key: str
+    decisions: int
+    last: float
+    brought: BroughtBytes
+
+
+class HistoryResult(TypedDict):
+    """Result of ``history``: newest first. ``more``: there are earlier ones that were asked for.
+
+    With ``by``: no decisions but ``sums``, those with the most bytes asked for first; ``more``: of them.
+    """
+
+    sums: NotRequired[list[HistorySum]]
     decisions: list[HistoryEntry]
     total: int  # decisions so far, those that are forgotten included
     more: bool

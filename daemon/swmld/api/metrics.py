@@ -26,12 +26,14 @@ Values = Mapping[Labels, float | Histogram]
 
 @dataclass(frozen=True, slots=True)
 class RuleFigures:
-    """What rules did. ``applied``: by title; ``events``: by name; ``notifications``: by (how, result)."""
+    """What rules did. ``applied``: by title; ``brought``: bytes by (title, what came of them); ``events``: by
+    name; ``notifications``: by (how, result)."""
 
     active: int
     decisions: int
     reload_errors: int
     applied: Mapping[str, int]
+    brought: Mapping[tuple[str, str], int]
     events: Mapping[str, int]
     notifications: Mapping[tuple[str, str], int]
 
@@ -204,6 +206,8 @@ METRICS: tuple[Definition, ...] = (
                _ruled(lambda r: {(): r.decisions})),
     Definition("swmld_rule_applied_total", "counter", "Decisions that a rule had a part in.", ("rule",),
                _ruled(lambda r: {(title,): number for title, number in r.applied.items()})),
+    Definition("swmld_rule_prefetch_bytes_total", "counter", "Bytes fetched ahead because of a rule.",
+               ("rule", "outcome"), _ruled(lambda r: {at: nbytes for at, nbytes in r.brought.items()})),
     Definition("swmld_rules_reload_errors_total", "counter", "Changes of rules files that could not be used.",
                (), _ruled(lambda r: {(): r.reload_errors})),
     Definition("swmld_events_total", "counter", "Events that rules told, by name.", ("event",),

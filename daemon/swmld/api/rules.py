@@ -33,15 +33,17 @@ from swmld.api.rules_views import (
     Known,
     applied,
     explained,
+    history_sums,
     history_view,
     listing,
     no_rules,
+    rule_bytes,
     rule_view,
 )
 from swmld.errors import UsageError
 
 if TYPE_CHECKING:
-    from swmld.head.history import Decided, History
+    from swmld.head.history import By, Decided, History
     from swmld.head.reload import Loaded
     from swmld.rules.decide import Engine
     from swmld.rules.ruleset import Rule, RuleSet
@@ -50,6 +52,8 @@ LIMIT = 100
 """Decisions, if the client names no number: some screens."""
 MOST = 1000
 """Of either in one answer: 400 KB of JSON, which stop the event loop for some milliseconds."""
+
+BY: tuple[By, ...] = ("rule", "action", "job", "dataset")
 
 NONE = "no rules are in use; start the daemon with --rules PATH"
 
@@ -123,6 +127,7 @@ class RulesApi:
             decisions=head.history.decisions,
             reload_errors=self._loaded.errors,
             applied=applied(head.engine.rules, head.history.tallies()),
+            brought=rule_bytes(head.engine.rules, head.history.tallies()),
             events=dict(told.events) if told is not None else {},
             notifications=dict(told.notifications) if told is not None else {},
         )
@@ -162,9 +167,14 @@ class RulesApi:
     ) -> HistoryResult:
         wanted = Wanted.of(params, self._mount)
         if self._head is None:
-            return HistoryResult(decisions=[], total=0, more=False)
+            none = HistoryResult(decisions=[], total=0, more=False)
+            return none if wanted.by is None else {"sums": [], **none}
         history = self._head.history
         newest, total = list(history.newest()), history.decisions
+        if (by := wanted.by) is not None:
+            return await trio.to_thread.run_sync(
+                lambda: history_sums(filter(wanted.has, newest), by, wanted.limit, total)
+            )
         return await trio.to_thread.run_sync(
             lambda: history_view(newest, wanted.has, wanted.limit, total, public)
         )
@@ -211,6 +221,9 @@ class Wanted:
     rule: str | None = None
     action: str | None = None
     pid: int | None = None
+    job: int | None = None
+    dataset: str | None = None
+    by: By | None = None
     since: int = 0
     before: int | None = None
     limit: int = LIMIT
@@ -218,12 +231,15 @@ class Wanted:
     @classmethod
     def of(cls, params: Mapping[str, Any], mount: str) -> Wanted:
         """From the parameters of a request; raises UsageError."""
-        path, action = text(params, "path"), text(params, "action")
+        path, action, dataset = text(params, "path"), text(params, "action"), text(params, "dataset")
         return cls(
             (below(mount, path) or None) if path is not None else None,
             text(params, "rule"),
             _action(action) if action is not None else None,
             whole_number(params, "pid", 0, 1 << 31),
+            whole_number(params, "job", 0, 1 << 31),
+            (below(mount, dataset) or None) if dataset is not None else None,
+            _by(text(params, "by")),
             whole_number(params, "since", 0, 1 << 62) or 0,
             whole_number(params, "before", 0, 1 << 62),
             whole_number(params, "limit", 1, MOST) or LIMIT,
@@ -235,6 +251,8 @@ class Wanted:
             decided.id > self.since
             and (self.before is None or decided.id < self.before)
             and self.pid in (None, decided.pid)
+            and self.job in (None, decided.job)
+            and (self.dataset is None or f"{decided.dataset}/".startswith(f"{self.dataset}/"))
             and (self.path is None or has_path(self.path, decided.path))
             and (self.rule is None or any(self.rule in (rule.id, rule.title) for rule in outcome.matched))
             and (self.action is None or any(self.action == one.action for one in outcome.decisions))
@@ -249,6 +267,16 @@ def _action(name: str) -> str:
         return NAME_OF[find(name).effect]
     except ValueError as error:
         raise UsageError(f"action: {error}") from None
+
+
+def _by(name: str | None) -> By | None:
+    if name is None:
+        return None
+    for known in BY:
+        if name == known:
+            return known
+    *first, last = BY
+    raise UsageError(f"by: expected {', '.join(first)} or {last}, got {name!r}")
 
 
 # ---- requests

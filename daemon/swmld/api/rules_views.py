@@ -17,6 +17,7 @@ from swmld.api.messages import (
     ExplainResult,
     HistoryEntry,
     HistoryResult,
+    HistorySum,
     InactiveRule,
     OverruledValue,
     RulesResult,
@@ -25,7 +26,7 @@ from swmld.api.messages import (
 )
 
 if TYPE_CHECKING:
-    from swmld.head.history import Brought, Decided, Tally
+    from swmld.head.history import Brought, By, Decided, Tally
     from swmld.head.reload import Loaded
     from swmld.rules.actions import Action
     from swmld.rules.decide import Decision, Engine, Overruled, Settled
@@ -110,8 +111,10 @@ def _open(action: Action) -> Action:
 
 def _brought(given: Brought | None) -> BroughtBytes:
     if given is None:
-        return BroughtBytes(asked=0, fetched=0, used=0)
-    return BroughtBytes(asked=given.asked, fetched=given.fetched, used=given.used)
+        return BroughtBytes(asked=0, fetched=0, used=0, late=0, wasted=0)
+    return BroughtBytes(
+        asked=given.asked, fetched=given.fetched, used=given.used, late=given.late, wasted=given.wasted
+    )
 
 
 def history_view(
@@ -123,6 +126,18 @@ def history_view(
     return HistoryResult(decisions=entries, total=total, more=len(found) > limit)
 
 
+def history_sums(decisions: Iterable[Decided], by: By, limit: int, total: int) -> HistoryResult:
+    """What decisions come to, the first ``limit`` of the sums."""
+    from swmld.head.history import sums
+
+    found = sums(decisions, by)
+    shown = [
+        HistorySum(key=key, decisions=one.decisions, last=one.last, brought=_brought(one.brought))
+        for key, one in islice(found.items(), limit)
+    ]
+    return HistoryResult(sums=shown, decisions=[], total=total, more=len(found) > limit)
+
+
 def entry_view(decided: Decided, public: bool = False) -> HistoryEntry:
     """One decision with all that was asked for."""
     outcome = decided.outcome
@@ -131,6 +146,8 @@ def entry_view(decided: Decided, public: bool = False) -> HistoryEntry:
         at=decided.at,
         path=decided.path,
         pid=decided.pid,
+        job=decided.job,
+        dataset=decided.dataset,
         rules=[rule.title for rule in outcome.matched],
         resting=[rule.title for rule in outcome.resting],
         decisions=[
@@ -224,3 +241,19 @@ def applied(rules: Sequence[Rule], tallies: Mapping[str, Tally]) -> dict[str, in
         else:
             others += count
     return found | {OTHERS: others} if len(rules) > NAMED else found
+
+
+def rule_bytes(rules: Sequence[Rule], tallies: Mapping[str, Tally]) -> dict[tuple[str, str], int]:
+    """Bytes by title of the rules that had some fetched ahead, and what came of them; bounded."""
+    found: dict[tuple[str, str], int] = {}
+    named: set[str] = set()
+    for title in dict.fromkeys(rule.title for rule in rules):
+        tally = tallies.get(title)
+        if tally is None or not tally.brought.asked:
+            continue
+        label = title if len(named) < NAMED else OTHERS
+        named.add(label)
+        for outcome, nbytes in _brought(tally.brought).items():
+            assert isinstance(nbytes, int)
+            found[label, outcome] = found.get((label, outcome), 0) + nbytes
+    return found

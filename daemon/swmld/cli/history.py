@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -14,18 +14,18 @@ from rich.console import Console
 from rich.text import Text
 
 from swmld.api.client import Client
-from swmld.api.messages import BroughtBytes, DecisionView, HistoryEntry, HistoryResult
+from swmld.api.messages import BroughtBytes, DecisionView, HistoryEntry, HistoryResult, HistorySum
 from swmld.cli import rule_names
 from swmld.cli.daemon import pick, sent
 from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
-from swmld.cli.text import plain, prose
+from swmld.cli.text import plain, printable, prose, table
 from swmld.units import format_size
 
 HELP = """Show what the rules decided about files that were opened, newest first.
 
 Each decision has its number, when it was made, for which process and file, then each action with the values
 that rules gave, who gave them, whom they overruled, and how many bytes were fetched ahead because of it. The
-daemon remembers the latest 10,000.
+daemon remembers the latest 10,000; with --by it shows what they come to.
 
 [bold]Examples[/bold]
 
@@ -34,6 +34,8 @@ daemon remembers the latest 10,000.
   swmld history --path '/mnt/ml/train/*.tar' --action prefetch
 
   swmld history --rule images --limit 1000 --json | jq .brought.used
+
+  swmld history --by dataset                bytes asked for, used, late and wasted, by dataset
 """
 LIMIT = 20
 MOST = 1000
@@ -58,7 +60,25 @@ PidOption = Annotated[
     int | None,
     typer.Option("--pid", metavar="PID", help="Files that this process opened.", show_default=False),
 ]
-LimitOption = Annotated[int, typer.Option("--limit", metavar="N", help="Show at most N decisions.")]
+JobOption = Annotated[
+    int | None,
+    typer.Option(
+        "--job", metavar="PID", help="Files that the job of this first process opened.", show_default=False
+    ),
+]
+DatasetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset", metavar="PATH", help="Files of this dataset, or of those below.", show_default=False
+    ),
+]
+ByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--by", metavar="WHAT", help="Show sums by rule, action, job or dataset.", show_default=False
+    ),
+]
+LimitOption = Annotated[int, typer.Option("--limit", metavar="N", help="Show at most N of them.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -70,37 +90,70 @@ def history(
     rule: RuleOption = None,
     action: ActionOption = None,
     pid: PidOption = None,
+    job: JobOption = None,
+    dataset: DatasetOption = None,
+    by: ByOption = None,
     limit: LimitOption = LIMIT,
     mount: MountOption = None,
     json_: JsonOption = False,
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
 ) -> None:
-    """Print the decisions of one daemon; as JSON, one object a line."""
-    daemon = pick(Path(run_dir), mount, path)
+    """Print the decisions of one daemon, or their sums; as JSON, one object a line."""
+    daemon = pick(Path(run_dir), mount, path if path is not None else dataset)
     given = {"path": sent(daemon.mount, path) if path is not None else None, "rule": rule, "action": action,
-             "pid": pid}  # fmt: skip
+             "pid": pid, "job": job, "by": by,
+             "dataset": sent(daemon.mount, dataset) if dataset is not None else None}  # fmt: skip
     with daemon.connect() as client:
         found = _ask(client, _without_none(given), limit)
         if rule is not None and not (found["decisions"] or found.get("sums")):
             rule_names.check(client, rule)
+    shown = found["decisions"] if by is None else found.get("sums", [])
     if json_:
-        for entry in found["decisions"]:
-            print(json.dumps(entry))
+        for each in shown:
+            print(json.dumps(each))
         return
     console = Console(highlight=False)
-    for entry in found["decisions"]:
-        for line in entry_lines(entry):
-            console.print(line, soft_wrap=True)
-    if not found["decisions"]:
+    for line in _lines(found["decisions"]) if by is None else sum_lines(by, found.get("sums", [])):
+        console.print(line, soft_wrap=True)
+    if not shown:
         print("nothing was decided yet" if not found["total"] else "no such decision", file=sys.stderr)
     elif found["more"]:
-        print(f"the latest {limit}; --limit N shows more", file=sys.stderr)
+        first = "the latest" if by is None else "the first"
+        print(f"{first} {limit}; --limit N shows more", file=sys.stderr)
+
+
+def _lines(entries: Iterable[HistoryEntry]) -> Iterator[Text]:
+    for entry in entries:
+        yield from entry_lines(entry)
+
+
+SHARES = ("ASKED", "USED", "LATE", "WASTED")
+
+
+def shares(given: BroughtBytes) -> tuple[str, str, str, str]:
+    """Bytes asked for, and which shares of them were used, late and wasted."""
+    asked = given["asked"]
+    parts = (f"{given[part] / asked:.0%}" if asked else "-" for part in ("used", "late", "wasted"))
+    used, late, wasted = parts
+    return format_size(asked), used, late, wasted
+
+
+def sum_lines(by: str, sums: Iterable[HistorySum]) -> Iterator[Text]:
+    """A table of what decisions come to."""
+    rows = [
+        (printable(one["key"]) or ".", str(one["decisions"]), when(one["last"]), *shares(one["brought"]))
+        for one in sums
+    ]
+    if rows:
+        head, *lines = table((by.upper(), "DECISIONS", "LAST", *SHARES), rows)
+        yield Text(head, style="bold")
+        yield from map(Text, lines)
 
 
 def _ask(client: Client, params: dict[str, Any], limit: int) -> HistoryResult:
     """The latest ``limit``, asked for in parts."""
     found = cast(HistoryResult, client.call("history", params | {"limit": min(limit, MOST)}))
-    while found["more"] and len(found["decisions"]) < limit:
+    while found["more"] and found["decisions"] and len(found["decisions"]) < limit:
         rest = min(limit - len(found["decisions"]), MOST)
         before = found["decisions"][-1]["id"]
         part = cast(HistoryResult, client.call("history", params | {"limit": rest, "before": before}))
@@ -137,9 +190,10 @@ def decision_line(decision: DecisionView) -> Text:
 
 def brought(given: BroughtBytes) -> str:
     """Bytes in words."""
+    lost = (f", {format_size(given[part])} {part}" for part in ("late", "wasted") if given[part])
     return (
         f"{format_size(given['fetched'])} of {format_size(given['asked'])}, "
-        f"{format_size(given['used'])} used so far"
+        f"{format_size(given['used'])} used so far{''.join(lost)}"
     )
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from rich.text import Text
 
 from swmld.api.messages import RulesResult, RuleView
-from swmld.cli.history import brought, when
+from swmld.cli.history import SHARES, brought, shares, when
 from swmld.cli.text import plain, printable, table
 from swmld.errors import UsageError
-from swmld.units import format_duration, format_size
+from swmld.units import format_duration
 
 NONE = "no rules are in use; start the daemon with --rules PATH"
 
@@ -41,11 +41,10 @@ def view(found: RulesResult) -> Iterator[Text]:
 def _rows(rules: Iterable[RuleView]) -> Iterator[Text]:
     rows = [
         (printable(rule["title"]), str(rule["priority"]), str(rule["applied"]), str(rule["won"]),
-         when(rule["last"]) if rule["last"] else "-", format_size(rule["brought"]["fetched"]),
-         format_size(rule["brought"]["used"]), printable(rule["where"]))
+         when(rule["last"]) if rule["last"] else "-", *shares(rule["brought"]), printable(rule["where"]))
         for rule in rules
     ]  # fmt: skip
-    head, *lines = table(("RULE", "PRIORITY", "APPLIED", "WON", "LAST", "FETCHED", "USED", "WHERE"), rows)
+    head, *lines = table(("RULE", "PRIORITY", "APPLIED", "WON", "LAST", *SHARES, "WHERE"), rows)
     yield Text(head, style="bold")
     yield from map(Text, lines)
 

@@ -126,10 +126,13 @@ class Head:
         outcome = self._decide(path, known)
         if not outcome.matched:
             return None
-        decided = self.history.add(path, pid, outcome)
+        job, dataset = known.get("job"), known.get("dataset")
+        number = int(job) if isinstance(job, int | float) else pid
+        decided = self.history.add(
+            path, pid, outcome, job=number, dataset=dataset if isinstance(dataset, str) else None
+        )
         self._tell(decided)
-        job = known.get("job")
-        verdict = Verdict.of(decided.id, outcome, int(job) if isinstance(job, int | float) else pid)
+        verdict = Verdict.of(decided.id, outcome, number)
         wanted, reading = verdict.coordinate, known.get("processes")
         if wanted is not None and not wanted.processes and isinstance(reading, int | float):
             verdict = replace(verdict, coordinate=replace(wanted, processes=int(reading)))

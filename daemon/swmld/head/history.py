@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
+from typing import Literal
 
-from swmld.rules.decide import Outcome
+from swmld.rules.decide import Decision, Outcome
 from swmld.rules.ruleset import Rule
 
 MOST = 10_000
@@ -17,7 +19,10 @@ MOST = 10_000
 class Brought:
     """Bytes that a decision had fetched ahead: ``asked`` for, ``fetched``, and ``used``, which is opened or
     read after that. ``late``: the reader came while they were on their way. ``wasted``: they went from the
-    cache, or nobody waits for their use any more, before there was one."""
+    cache, or nobody waits for their use any more, before there was one.
+
+    Each byte counts once: asked >= fetched + late (the rest is on its way, failed or was dropped), and
+    fetched >= used + wasted (the rest waits for its use)."""
 
     asked: int = 0
     fetched: int = 0
@@ -34,18 +39,6 @@ class Brought:
 
 
 @dataclass(slots=True)
-class Decided:
-    """One decision about one file. ``at``: seconds since the epoch; ``pid`` 0: not known."""
-
-    id: int
-    at: float
-    path: str
-    pid: int
-    outcome: Outcome
-    brought: Brought = field(default_factory=Brought)
-
-
-@dataclass(slots=True)
 class Tally:
     """What came of a rule. ``applied``: decisions it had a part in; ``won``: values of parameters that it
     gave; ``last``: when it was applied, seconds since the epoch, 0 never."""
@@ -54,6 +47,79 @@ class Tally:
     won: int = 0
     last: float = 0.0
     brought: Brought = field(default_factory=Brought)
+
+
+@dataclass(slots=True)
+class Decided:
+    """One decision about one file. ``at``: seconds since the epoch; ``pid`` and ``job`` (its first process)
+    0: not known. ``dataset``: its path from the mount's root; not known yet: the file's directory."""
+
+    id: int
+    at: float
+    path: str
+    pid: int
+    outcome: Outcome
+    job: int
+    dataset: str
+    brought: Brought = field(default_factory=Brought)
+    accounts: tuple[Tally, ...] = ()
+    """Of the rules that have something fetched; of one that was loaded anew since, the one it had then."""
+
+
+By = Literal["rule", "action", "job", "dataset"]
+
+
+@dataclass(slots=True)
+class Sum:
+    """What some decisions come to: how many, the last one (seconds since the epoch), and their bytes."""
+
+    decisions: int = 0
+    last: float = 0.0
+    brought: Brought = field(default_factory=Brought)
+
+
+def sums(decisions: Iterable[Decided], by: By) -> dict[str, Sum]:
+    """By title of a rule, name of an action, number of a job, or path of a dataset; those with the most bytes
+    asked for come first, then those with the most decisions.
+
+    A decision counts for each rule and action that has a part in it, but its bytes only for those that have
+    something fetched (``fetching``)."""
+    found: dict[str, Sum] = {}
+    for decided in decisions:
+        keys, fetched_by = _keys(decided, by)
+        for key in keys:
+            one = found.setdefault(key, Sum())
+            one.decisions += 1
+            one.last = max(one.last, decided.at)
+            if key in fetched_by:
+                one.brought.add(decided.brought)
+    ranked = sorted(found.items(), key=lambda item: (-item[1].brought.asked, -item[1].decisions, item[0]))
+    return dict(ranked)
+
+
+def _keys(decided: Decided, by: By) -> tuple[Set[str], Set[str]]:
+    """What the decision counts for, and what of that its bytes do."""
+    outcome = decided.outcome
+    if by == "rule":
+        return {rule.title for rule in outcome.matched}, _fetching_rules(outcome)
+    if by == "action":
+        return {each.action for each in outcome.decisions}, {each.action for each in fetching(outcome)}
+    key = {str(decided.job) if by == "job" else decided.dataset}
+    return key, key
+
+
+def fetching(outcome: Outcome) -> list[Decision]:
+    """Because of which decisions something is fetched ahead: without prefetch, how a file is streamed and
+    what is advised says how far."""
+    for actions in (("prefetch",), ("advise", "stream")):
+        found = [each for each in outcome.decisions if each.action in actions]
+        if found:
+            return found
+    return []
+
+
+def _fetching_rules(outcome: Outcome) -> set[str]:
+    return {rule.title for each in fetching(outcome) for rule in each.rules}
 
 
 class History:
@@ -67,10 +133,13 @@ class History:
         self.decisions = 0
         """All so far; their numbers begin at 1."""
 
-    def add(self, path: str, pid: int, outcome: Outcome) -> Decided:
+    def add(
+        self, path: str, pid: int, outcome: Outcome, *, job: int = 0, dataset: str | None = None
+    ) -> Decided:
         """Remember a decision; it has a number then."""
         self.decisions += 1
-        decided = Decided(self.decisions, self._clock(), path, pid, outcome)
+        home = os.path.dirname(path) if dataset is None else dataset
+        decided = Decided(self.decisions, self._clock(), path, pid, outcome, job, home)
         self._kept.append(decided)
         if len(self._kept) > self._most:
             self._kept.popleft()
@@ -78,6 +147,7 @@ class History:
             tally = self.tally(rule)
             tally.applied += 1
             tally.last = decided.at
+        decided.accounts = tuple(self._tallies[title] for title in sorted(_fetching_rules(outcome)))
         for decision in outcome.decisions:
             for settled in decision.settled:
                 self.tally(settled.rule).won += 1
@@ -100,26 +170,25 @@ class History:
         """Newest first; none may be added meanwhile."""
         return reversed(self._kept)
 
-    def brought(self, decision: int, *, asked: int = 0, fetched: int = 0, used: int = 0) -> None:
+    def brought(
+        self,
+        decision: int,
+        *,
+        asked: int = 0,
+        fetched: int = 0,
+        used: int = 0,
+        late: int = 0,
+        wasted: int = 0,
+    ) -> None:
         """Bytes that were fetched ahead because of a decision: to its account, and to those of the rules that
-        had them fetched."""
-        self._account(decision, Brought(asked, fetched, used))
-
-    def missed(self, decision: int, *, late: int = 0, wasted: int = 0) -> None:
-        """As ``brought``, of bytes that came too late, or to no use."""
-        self._account(decision, Brought(late=late, wasted=wasted))
-
-    def _account(self, decision: int, more: Brought) -> None:
+        had them fetched. A decision that is forgotten has no account."""
         decided = self.find(decision)
         if decided is None:
             return
+        more = Brought(asked, fetched, used, late, wasted)
         decided.brought.add(more)
-        for each in decided.outcome.decisions:
-            if each.action == "prefetch":
-                for rule in each.rules:
-                    tally = self._tallies.get(rule.title)
-                    if tally is not None:  # else it was loaded when that was decided and is not any more
-                        tally.brought.add(more)
+        for tally in decided.accounts:
+            tally.brought.add(more)
 
     def forget_but(self, titles: set[str]) -> None:
         """Only rules that are loaded have an account."""

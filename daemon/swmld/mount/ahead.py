@@ -19,6 +19,7 @@ from swmld.fetch.flights import Target
 from swmld.fetch.scheduler import Fetcher
 from swmld.mount import below, shard_index
 from swmld.mount.asked import ANY, LEARNED, NEXT_SHARDS, Order, Readers, Wanted, What, orders
+from swmld.mount.awaited import Awaited
 from swmld.mount.deciding import Brought, wants_files
 from swmld.mount.gate import SourceGate
 from swmld.mount.listings import Listings
@@ -47,18 +48,17 @@ they are opened while it still does, else each open would cost the round trip th
 EARLY = 64
 """Files of a directory that were opened while it is listed, and whose rules want others fetched."""
 
-BROUGHT = 65_536
-"""Files fetched ahead by rules whose first open is waited for; of more, the oldest count as not used."""
-
 
 @dataclass(slots=True)
 class _Flight:
-    """A file on its way: ``chunks`` of it are still awaited."""
+    """A file on its way: ``chunks`` of it are still awaited. ``decision``: on whose account; 0: nobody's, or
+    the file was opened meanwhile."""
 
     nodeid: int
     target: SourceTarget
     wanted: Wanted
     chunks: set[int] = field(default_factory=set)
+    decision: int = 0
 
 
 class NeighbourPrefetch:
@@ -90,20 +90,23 @@ class NeighbourPrefetch:
         self._learns = max_files > 0
         self._limits = Limits(max_window=max(1, max_files))
         self._horizon = fresh * FRESH_SHARE
-        self._tell = brought
+        self._tell: Brought = brought or _nobody
         self._directories: OrderedDict[int, Readers] = OrderedDict()
         self._send, self._receive = trio.open_memory_channel[Wanted](QUEUE)
         self._under_way: dict[object, _Flight] = {}
-        self._unopened: OrderedDict[int, tuple[int, int]] = OrderedDict()
-        """By nodeid: the decision that had it fetched, and its bytes."""
+        self._decided: dict[int, _Flight] = {}
+        """Those of them that a decision asked for, by nodeid."""
+        self._awaited = Awaited(self._tell)
         self.asked = self.dropped = self.failed = self.used = 0
         self._waiting: set[int] = set()
 
     def on_open(self, nodeid: int, *, prefetched: bool = False, verdict: Verdict | None = None) -> None:
         """A file was opened; ``prefetched``: it had been brought here and nobody had opened it yet."""
         self.used += prefetched
-        if (found := self._unopened.pop(nodeid, None)) is not None and self._tell is not None:
-            self._tell(found[0], used=found[1])
+        if prefetched:
+            self._loader.first_opened(nodeid)
+        self._awaited.opened(nodeid)
+        self._reader_came(nodeid)
         try:
             parent, name = self._native.parent(nodeid)
         except OSError:
@@ -177,6 +180,8 @@ class NeighbourPrefetch:
 
     async def run(self) -> None:
         """Until cancelled."""
+        self._awaited.listen()
+        self._loader.on_evict(self._awaited.evicted)
         async with trio.open_nursery() as nursery:
             for _ in range(OPENERS):
                 nursery.start_soon(self._work)
@@ -258,8 +263,10 @@ class NeighbourPrefetch:
         if not asked:
             target.release()
             return
-        self._under_way[target.key] = _Flight(entry.nodeid, target, wanted, asked)
-        if order.decision and self._tell is not None:
+        flight = self._under_way[target.key] = _Flight(entry.nodeid, target, wanted, asked)
+        if order.decision:
+            flight.decision = order.decision
+            self._decided[entry.nodeid] = flight
             self._tell(order.decision, asked=_bytes(target, asked))
 
     def _ask(self, target: SourceTarget, order: Order) -> set[int]:
@@ -279,15 +286,16 @@ class NeighbourPrefetch:
         flight = self._under_way.get(target.key)
         if flight is None or chunk not in flight.chunks:
             return
+        if flight.decision:  # while it is pinned: it cannot have been evicted yet
+            self._awaited.landed(flight.nodeid, target.file, flight.decision, _bytes(target, (chunk,)))
         self._over(target, flight, chunk)
-        if not flight.wanted.order.decision or self._tell is None:
-            return
-        length = _bytes(target, (chunk,))
-        self._tell(flight.wanted.order.decision, fetched=length)
-        before = self._unopened.get(flight.nodeid, (0, 0))[1]
-        self._unopened[flight.nodeid] = flight.wanted.order.decision, before + length
-        if len(self._unopened) > BROUGHT:
-            self._unopened.popitem(last=False)
+
+    def _reader_came(self, nodeid: int) -> None:
+        """What is still on its way is too late to have been fetched ahead."""
+        flight = self._decided.pop(nodeid, None)
+        if flight is not None:
+            self._tell(flight.decision, late=_bytes(flight.target, flight.chunks))
+            flight.decision = 0
 
     def on_failed(self, target: Target, chunk: int) -> None:
         """A chunk could not be had."""
@@ -319,6 +327,8 @@ class NeighbourPrefetch:
         if flight.chunks:
             return
         del self._under_way[target.key]
+        if self._decided.get(flight.nodeid) is flight:
+            del self._decided[flight.nodeid]
         own = flight.target
         if own.file.complete:
             self._native.set_complete(flight.nodeid, own.file.file_id, own.identity, tell_open=True)
@@ -329,6 +339,11 @@ class NeighbourPrefetch:
         for flight in self._under_way.values():
             flight.target.release()
         self._under_way.clear()
+        self._decided.clear()
+
+
+def _nobody(decision: int, **nbytes: int) -> None:
+    """Hears of nothing: without rules no decision fetches anything."""
 
 
 def _bytes(target: Target, chunks: Iterable[int]) -> int:

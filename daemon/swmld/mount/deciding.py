@@ -15,9 +15,20 @@ if TYPE_CHECKING:  # a tenth of a second of imports, for mounts that have no rul
 
 
 class Brought(Protocol):
-    """Told of bytes that were fetched ahead because of a decision; loop-only."""
+    """Told of bytes that are fetched ahead because of a decision; loop-only. Of each it is told once that it
+    is ``asked`` for, then at most once that it is ``fetched`` or ``late`` (a reader came while it was on its
+    way), then, fetched, that it is ``used`` (opened or read) or ``wasted`` (it went, or its reader did)."""
 
-    def __call__(self, decision: int, *, asked: int = 0, fetched: int = 0, used: int = 0) -> None: ...
+    def __call__(
+        self,
+        decision: int,
+        *,
+        asked: int = 0,
+        fetched: int = 0,
+        used: int = 0,
+        late: int = 0,
+        wasted: int = 0,
+    ) -> None: ...
 
 
 class Decider(Protocol):

@@ -13,6 +13,7 @@ from swmld.errors import CacheError
 from swmld.mount.deciding import Decider
 from swmld.mount.native import Entry, Native
 from swmld.mount.target import SourceTarget
+from swmld.types import Identity
 
 RACY_NS = 50_000_000
 RACY_COARSE_NS = 2_000_000_000
@@ -83,17 +84,35 @@ class Loader:
             return entry, None
         return entry, SourceTarget(fd, cached, entry.identity, self._close)
 
+    def first_opened(self, nodeid: int) -> None:
+        """C has opened a file that was fetched ahead, for the first time. Loop-safe."""
+        entry = self._native.cached_entry(nodeid)
+        if entry is not None:
+            self._cache.opened(entry.identity)
+
+    def on_evict(self, tell: Callable[[int], None]) -> None:
+        """``tell`` hears, too, of each generation that goes from the cache, by its file id: in a worker
+        thread, and it must not call into the cache."""
+        before = self._cache.on_evict
+
+        def both(file_id: int, identity: Identity) -> None:
+            if before is not None:
+                before(file_id, identity)
+            tell(file_id)
+
+        self._cache.on_evict = both
+
     def _cached(self, entry: Entry, opened: bool = False) -> CacheFile | None:
         if entry.size == 0 or racy(entry):
             return None
         try:
             path = self._native.path(entry.nodeid)
             if opened or self._decider is None:
-                return self._cache.acquire(entry.identity, path)
+                return self._cache.acquire(entry.identity, path, opened=opened)
             verdict = self._decider.unopened(path, entry.size)
             if verdict is not None and not verdict.cached:
                 return None
-            cached = self._cache.acquire(entry.identity, path)
+            cached = self._cache.acquire(entry.identity, path, opened=False)
             if verdict is not None:
                 self._decider.caching(verdict, entry.identity, cached.file_id)
             return cached

@@ -465,6 +465,7 @@ class OpenFiles:
             file.reading.close()
             file.reading = None
         self.counters.prefetch_wasted += len(file.ahead)
+        self._brought(file, wasted=_length(file.target, file.ahead - file.coming))
         file.ahead.clear()
         file.coming.clear()
         self.fetcher.forget(file.target)
@@ -653,7 +654,7 @@ class OpenFiles:
             if chunk in file.ahead:
                 file.ahead.discard(chunk)
                 self.counters.prefetch_used += 1
-                self._brought(file, used=target.file.extent(chunk)[1])
+                self._reached(file, target, chunk)
             if target.file.complete:
                 continue
             dropped = []
@@ -661,6 +662,15 @@ class OpenFiles:
                 dropped += [c for c in _chunks(span) if not self._ahead(file, target, c)]
             if dropped:
                 streams.on_dropped(dropped)
+
+    def _reached(self, file: OpenFile, target: SourceTarget, chunk: int) -> None:
+        """A reader came to a chunk that was fetched ahead, or was to be."""
+        length = target.file.extent(chunk)[1]
+        if chunk in file.coming:
+            file.coming.discard(chunk)  # its landing is no fetching ahead any more
+            self._brought(file, late=length)
+        else:
+            self._brought(file, used=length)
 
     def _ahead(self, file: OpenFile, target: SourceTarget, chunk: int, deadline: float | None = None) -> bool:
         if target.file.state(chunk) is ChunkState.PRESENT:
@@ -678,9 +688,9 @@ class OpenFiles:
             return True
         return False
 
-    def _brought(self, file: OpenFile, *, asked: int = 0, fetched: int = 0, used: int = 0) -> None:
+    def _brought(self, file: OpenFile, **nbytes: int) -> None:
         if file.decision and self._decider is not None:
-            self._decider.brought(file.decision, asked=asked, fetched=fetched, used=used)
+            self._decider.brought(file.decision, **nbytes)
 
     def on_landed(self, target: Target, chunk: int) -> None:
         """A chunk is in the cache file."""
@@ -736,6 +746,10 @@ class OpenFiles:
 
 def _chunks(span: Span) -> range:
     return range(span.first, span.stop)
+
+
+def _length(target: SourceTarget, chunks: Iterable[int]) -> int:
+    return sum(target.file.extent(chunk)[1] for chunk in chunks)
 
 
 def _flush(fd: int) -> None:
