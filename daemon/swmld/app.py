@@ -100,10 +100,10 @@ def _read_rules(settings: Settings) -> tuple[RuleSet, Loaded] | None:
     """Raises RulesError with all that is wrong with them."""
     if not settings.rules:
         return None
-    from swmld.config.load import check
+    from swmld.config.load import check, said
     from swmld.head import reload
 
-    return reload.first(settings.rules, settings.environment, also=check)
+    return reload.first(settings.rules, settings.environment, also=check, said=said)
 
 
 def _raise_fd_limit() -> None:

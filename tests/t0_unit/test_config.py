@@ -235,7 +235,7 @@ def test_rules_are_one_path_or_several(write: Any, tmp_path: Path, monkeypatch: 
 
 def test_an_environment_is_one_of_rules(write: Any) -> None:
     assert problems(write("mount: /m\nenvironment: test\n")) == [
-        "F:2: environment: expected rules, which have environments, beside it (rules)"
+        "F:2: environment: needs rules that define it: --rules PATH, or --config with rules"
     ]
     assert problems(None, mount="/m", environment="", rules=["/a"]) == [
         "--environment: expected a name, got nothing"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from swmld.api.metrics import METRICS
-from swmld.cli import man
+from swmld.cli import configuring, man
 from swmld.cli.main import app, run
 from swmld.cli.options import PANELS, default_text
 from swmld.config.layers import option_name
@@ -95,6 +95,8 @@ def test_the_unit_starts_what_there_is() -> None:
     assert command is not None
     assert set(re.findall(r"--[a-z-]+", command[1])) <= EVERY_OPTION
     assert "Type=notify" in UNIT
+    assert command[1].endswith(f"--config {configuring.DEFAULT}")
+    assert f"swmld config init {configuring.DEFAULT}\n" in UNIT
 
 
 def test_the_doctor_and_the_default_agree_on_the_free_floor(tmp_path: Path) -> None:

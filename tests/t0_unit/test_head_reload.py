@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import trio
 import watchfiles
+from swmld.config.load import check, said
 from swmld.head import reload
 from swmld.head.reload import first, watch
+from swmld.head.rulesfiles import Files
 from swmld.rules.decide import Engine
 from swmld.rules.ruleset import RulesError, RuleSet
 
@@ -177,6 +179,33 @@ async def test_an_invalid_file_keeps_the_old_rules(tmp_path: Path, caplog: pytes
         f"rules were changed and cannot be used, the old ones stay: {path}:1:8: rules: expected a list, "
         "got '1' (and 2 more: swmld rules ls)"
     ]
+
+
+@pytest.mark.trio
+async def test_changed_settings_of_the_daemon_are_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, night = tmp_path / "c" / "default" / "r.yaml", tmp_path / "c" / "environments" / "night.yaml"
+    for file in (path, night):
+        file.parent.mkdir(parents=True)
+        put(file, "")
+    put(path, text("a") + "cache_size: 1GiB\nsettings: {chunk_size: 4MiB}\n")
+    _, loaded = first([tmp_path / "c"], None, also=check, said=said)
+    for content, pending in (
+        (text("b") + "cache_size: 1GiB\nsettings: {chunk_size: 4MiB}\n", ()),
+        (text("b") + "cache_size: 2GiB\nread_only: true\n", ("cache_size", "chunk_size", "read_only")),
+        (text("c") + "cache_size: 2GiB\nread_only: true\n", ("cache_size", "chunk_size", "read_only")),
+        (text("c") + "cache_size: 2GiB\nchunk_size: huge\n", ("cache_size", "chunk_size", "read_only")),
+        (text("c") + "cache_size: 1GiB\nchunk_size: 4MiB\n", ()),
+    ):
+        put(path, content)
+        put(night, "log_level: debug\n")
+        await reload._reload(Files([tmp_path / "c"]), None, FakeHead(), loaded, lambda: 7.0)
+        assert loaded.pending == pending
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    keys = "cache_size, chunk_size, read_only"
+    assert warned == [f"changed settings of the daemon count from its next start on: {keys}"]
+    assert (loaded.errors, loaded.reloads) == (1, 4)
 
 
 @pytest.mark.trio

@@ -93,6 +93,13 @@ def check(found: Iterable[Document]) -> list[Problem]:
     return list(dict.fromkeys(problems))
 
 
+def said(found: Iterable[Document], environment: str | None) -> dict[str, Any]:
+    """What documents say of the daemon, with an environment in use: keys and values as they are written."""
+    return {
+        key: value for each in found for key, value in layers.of_document(each, environment).values.items()
+    }
+
+
 def _sorted(files: Sequence[Layer], problems: Iterable[Problem]) -> list[Problem]:
     order = {layer.document.name: number for number, layer in enumerate(files) if layer.document}
     return sorted(dict.fromkeys(problems), key=lambda one: (order.get(one.where, -1), one.line, one.column))

@@ -198,7 +198,7 @@ class Settings(BaseModel):
         if self.prefetch_parallel > self.fetch_parallel:
             raise ValueError(f"prefetch_parallel: expected at most fetch_parallel ({self.fetch_parallel})")
         if self.environment is not None and not self.rules:
-            raise ValueError("environment: expected rules, which have environments, beside it (rules)")
+            raise ValueError("environment: needs rules that define it: --rules PATH, or --config with rules")
         return self
 
     @property

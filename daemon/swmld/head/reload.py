@@ -12,14 +12,14 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
 
-from swmld.documents import DocumentError
+from swmld.documents import Document, DocumentError, Problem
 from swmld.head.rulesfiles import Check, Files, State, read_files
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ EVERY = 5.0
 """Seconds between two looks at files whose changes nobody tells."""
 DEBOUNCE = 1000
 """Milliseconds for which changes are gathered at most; they are told after 50 without another."""
+Said = Callable[[Iterable[Document], str | None], Mapping[str, Any]]
+"""What documents say of the daemon, with an environment in use; ``swmld.config.load.said``."""
+
 LINES = 20
 """Of remarks in the log."""
 
@@ -48,7 +51,8 @@ class Ruled(Protocol):
 class Loaded:
     """What the rules in use were read from, and how the latest reading went. Times: seconds since the epoch,
     0 never. ``error``: why the files as they are now are not in use, a line each problem; "": they are.
-    ``also``: what else the files must pass."""
+    ``also``: what else the files must pass. ``said``: what they say of the daemon, ``settings`` at its start,
+    and ``pending`` the keys of which they say something else by now."""
 
     paths: tuple[Path, ...]
     environment: str | None
@@ -59,6 +63,9 @@ class Loaded:
     error: str = ""
     error_at: float = 0.0
     also: Check | None = None
+    said: Said | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    pending: tuple[str, ...] = ()
 
 
 def first(
@@ -67,12 +74,14 @@ def first(
     clock: Callable[[], float] = time.time,
     *,
     also: Check | None = None,
+    said: Said | None = None,
 ) -> tuple[RuleSet, Loaded]:
     """The rules at the start, which blocks. Raises RulesError with every problem."""
     paths = tuple(paths)
     files = Files(paths)
-    rules = read_files(files, environment, also)
-    return rules, Loaded(paths, environment, clock(), files.state, also=also)
+    loaded = Loaded(paths, environment, clock(), files.state, also=also, said=said)
+    rules, loaded.settings = _read(files, environment, loaded)
+    return rules, loaded
 
 
 def announce(rules: RuleSet) -> None:
@@ -119,7 +128,7 @@ async def _reload(
 ) -> None:
     loaded.seen = files.state
     try:
-        rules, engine = await _blocking(lambda: _compiled(files, environment, loaded.also))
+        rules, engine, settings = await _blocking(lambda: _compiled(files, environment, loaded))
     except Exception as error:
         # Whatever is wrong with the files, or with us: the rules in use are not touched.
         unexpected = not isinstance(error, DocumentError)
@@ -134,16 +143,42 @@ async def _reload(
     head.swap(rules, engine)
     loaded.at, loaded.error, loaded.reloads = clock(), "", loaded.reloads + 1
     announce(rules)
+    _tell_pending(loaded, settings)
     gone = await _blocking(head.review)
     if gone:
         log.info("files that are excluded now left the cache", extra={"files": gone})
 
 
-def _compiled(files: Files, environment: str | None, also: Check | None) -> tuple[RuleSet, Engine]:
+def _tell_pending(loaded: Loaded, now: Mapping[str, Any]) -> None:
+    """Say in the log which of the daemon's settings are not what it was started with, once each time."""
+    keys = now.keys() | loaded.settings.keys()
+    pending = tuple(sorted(key for key in keys if now.get(key) != loaded.settings.get(key)))
+    if pending and pending != loaded.pending:
+        log.warning("changed settings of the daemon count from its next start on: %s", ", ".join(pending))
+    loaded.pending = pending
+
+
+def _compiled(
+    files: Files, environment: str | None, loaded: Loaded
+) -> tuple[RuleSet, Engine, Mapping[str, Any]]:
     from swmld.rules.decide import Engine
 
+    rules, settings = _read(files, environment, loaded)
+    return rules, Engine(rules.rules), settings
+
+
+def _read(files: Files, environment: str | None, loaded: Loaded) -> tuple[RuleSet, Mapping[str, Any]]:
+    """The rules, and what the files that count say of the daemon. Raises RulesError."""
+    counting: list[Document] = []
+
+    def also(documents: Iterable[Document]) -> list[Problem]:
+        every = list(documents)
+        only = {str(path): name for path, name in files.environments.items()}
+        counting.extend(each for each in every if only.get(each.name) in (None, environment))
+        return loaded.also(every) if loaded.also is not None else []
+
     rules = read_files(files, environment, also)
-    return rules, Engine(rules.rules)
+    return rules, loaded.said(counting, environment) if loaded.said is not None else {}
 
 
 async def _changes(directories: list[Path], every: float) -> AsyncGenerator[set[str], None]:
