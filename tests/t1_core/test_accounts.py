@@ -248,6 +248,26 @@ def test_what_goes_before_its_first_open_is_wasted_by_who_asked_for_it() -> None
     assert lab.ledger.told[8] == {"asked": rest, "fetched": rest, "wasted": rest}
 
 
+def test_another_generation_wastes_what_was_fetched_of_the_one_before() -> None:
+    lab = Ahead()
+    lab.bring(1, 7, CHUNK)
+    lab.land(0)
+    lab.replace(1, told=False)
+    lab.bring(1, 8, CHUNK)
+    lab.land(0)
+    lab.open(1)
+    assert lab.ledger.told[7] == {"asked": CHUNK, "fetched": CHUNK, "wasted": CHUNK}
+    assert lab.ledger.told[8] == {"asked": CHUNK, "fetched": CHUNK, "used": CHUNK}
+
+
+def test_what_lands_in_a_file_that_has_gone_is_wasted() -> None:
+    lab = Ahead()
+    lab.bring(1, DECISION, CHUNK)
+    lab.replace(1, told=True)
+    lab.land(0)
+    assert lab.ledger.told[DECISION] == {"asked": CHUNK, "fetched": CHUNK, "wasted": CHUNK}
+
+
 def test_of_too_many_the_oldest_is_wasted() -> None:
     lab = Ahead(most=1)
     for node in (1, 2):
