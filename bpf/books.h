@@ -167,7 +167,7 @@ static __always_inline int on_miss(u32 dev, u64 ino, u64 first, int fault_only)
 	t = threads.lookup(&tid);
 	if (fault_only && !(t && t->fault)) /* readahead that a read asked for, seen as page_cache_sync_ra */
 		return 0;
-	c = known_cursor(&k, epoch);
+	c = known_cursor(g, &k, epoch);
 	if (!c) /* now, so that this wait has books to go into */
 		c = open_cursor(g, &k, epoch, coarse_ns(g));
 	t = t ? t : thread_of(tid);
@@ -192,12 +192,13 @@ static __always_inline int on_ahead(u32 dev, u64 ino, u64 page)
 	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
 	struct swp_thread *t;
 	u32 epoch;
+	struct swp_config *g = ours(dev, ino, k.pid, &epoch);
 
-	if (!ours(dev, ino, k.pid, &epoch))
+	if (!g)
 		return 0;
 	t = thread_of((u32)bpf_get_current_pid_tgid());
 	if (t) {
-		struct swp_cursor *c = known_cursor(&k, epoch);
+		struct swp_cursor *c = known_cursor(g, &k, epoch);
 
 		if (c && t->fault) {
 			c->missed |= READS_AHEAD;
@@ -248,7 +249,7 @@ static __always_inline int on_map(u32 dev, u64 ino, u64 first, u64 last, u64 siz
 	if (!g)
 		return 0;
 	t = thread_of(tid);
-	c = known_cursor(&k, epoch);
+	c = known_cursor(g, &k, epoch);
 	if (!t || !c || !in_visit(t, &k, c, FAULTED, tid) || first > t->start || last < t->start) {
 		on_read(dev, ino, first, last, size, SWP_FAULT);
 		if (t)
@@ -277,13 +278,14 @@ static __always_inline int on_fault(u32 dev, u64 ino, u64 page, u64 size)
 {
 	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
 	u32 tid = (u32)bpf_get_current_pid_tgid(), epoch;
+	struct swp_config *g = ours(dev, ino, k.pid, &epoch);
 	struct swp_thread *t;
 	struct swp_cursor *c;
 
-	if (!ours(dev, ino, k.pid, &epoch))
+	if (!g)
 		return 0;
 	t = thread_of(tid);
-	c = known_cursor(&k, epoch);
+	c = known_cursor(g, &k, epoch);
 	if (t && c && in_visit(t, &k, c, MAPPED, tid) && t->start <= page && page <= t->around) {
 		begin_visit(t, &k, FAULTED, page, page);
 		c->start = page; /* its neighbours had been read before */

@@ -57,17 +57,14 @@ static __always_inline struct swp_config *ours(u32 dev, u64 ino, u32 pid, u32 *e
 	struct swp_config *g = config.lookup(&zero);
 	struct swp_filter *f;
 
-	*epoch = 0;
 	if (!g || !g->mount_dev)
 		return NULL;
-	if (dev != g->mount_dev) {
-		if (dev != g->cache_dev && dev != g->source_dev)
-			return NULL;
-		f = filter.lookup(&word);
-		if (!f || !(f->bits >> (ino & 63) & 1))
-			return NULL;
-		*epoch = f->epoch;
-	}
+	if (dev != g->mount_dev && dev != g->cache_dev && dev != g->source_dev)
+		return NULL;
+	f = filter.lookup(&word);
+	if (!f || (dev != g->mount_dev && !(f->bits >> (ino & 63) & 1)))
+		return NULL;
+	*epoch = f->epoch;
 	return pid == g->self ? NULL : g;
 }
 
@@ -121,20 +118,23 @@ static __always_inline void meet(u32 pid, u64 now)
 		count_lost(SWP_LOST_PROCESSES);
 }
 
+static __always_inline struct swp_watch *watch_of(struct swp_config *g, struct swp_key *k)
+{
+	struct swp_file file = {.ino = k->ino, .dev = k->dev == g->mount_dev ? 0 : k->dev};
+
+	return watched.lookup(&file);
+}
+
 /* A cursor for a stream that has none: NULL where the file is not ours after all. */
 static __always_inline struct swp_cursor *open_cursor(struct swp_config *g, struct swp_key *k, u32 epoch, u64 now)
 {
-	struct swp_file file = {.ino = k->ino, .dev = k->dev};
-	struct swp_watch *w = NULL;
+	struct swp_watch *w = watch_of(g, k);
 	struct swp_cursor *c;
 	u32 zero = 0;
 	int made;
 
-	if (k->dev != g->mount_dev) {
-		w = watched.lookup(&file);
-		if (!w)
-			return NULL;
-	}
+	if (!w && k->dev != g->mount_dev)
+		return NULL;
 	c = blank.lookup(&zero);
 	if (!c)
 		return NULL;
@@ -155,32 +155,34 @@ static __always_inline struct swp_cursor *open_cursor(struct swp_config *g, stru
 /* Something else is watched under one of 64 inode numbers than when these books were last looked into. If it is this one,
  * its file was removed and the number is another's now, as happens with cache files that are evicted: the books are put
  * aside as they are until they have been read. Of two threads that come here at once one does so. */
-static __always_inline int is_still(struct swp_key *k, struct swp_cursor *c, u32 epoch)
+static __always_inline int is_still(struct swp_config *g, struct swp_key *k, struct swp_cursor *c, u32 epoch)
 {
-	struct swp_file file = {.ino = k->ino, .dev = k->dev};
 	struct swp_key ended = {.ino = k->ino, .dev = SWP_ENDED | c->epoch, .pid = k->pid};
-	struct swp_watch *w = watched.lookup(&file);
+	struct swp_watch *w = watch_of(g, k);
+	u64 node = k->dev == g->mount_dev && !c->node ? k->ino : c->node;
+	u64 now = w ? w->node : k->dev == g->mount_dev ? k->ino : 0;
 
-	if (!c->first_ns || (w && w->node == c->node)) { /* 0: another thread is about to begin them */
+	if (!c->first_ns || node == now) { /* 0: another thread is about to begin them */
 		c->epoch = epoch;
 		return 1;
 	}
+	c->node = node;
 	if (!cursors.insert(&ended, c))
 		cursors.delete(k);
 	return 0;
 }
 
 /* NULL: it has no books, or they were another file's. */
-static __always_inline struct swp_cursor *known_cursor(struct swp_key *k, u32 epoch)
+static __always_inline struct swp_cursor *known_cursor(struct swp_config *g, struct swp_key *k, u32 epoch)
 {
 	struct swp_cursor *c = cursors.lookup(k);
 
-	return c && c->epoch != epoch && !is_still(k, c, epoch) ? NULL : c;
+	return c && c->epoch != epoch && !is_still(g, k, c, epoch) ? NULL : c;
 }
 
 static __always_inline struct swp_cursor *cursor_of(struct swp_config *g, struct swp_key *k, u32 epoch, u64 now)
 {
-	struct swp_cursor *c = known_cursor(k, epoch);
+	struct swp_cursor *c = known_cursor(g, k, epoch);
 
 	return c ? c : open_cursor(g, k, epoch, now);
 }

@@ -150,7 +150,8 @@ struct swp_filter { /* by inode number, 64 of them in an element: most files of 
 	unsigned int pad;
 };
 
-struct swp_watch { /* by swp_file: the cache files and source files that passthrough reads and writes */
+struct swp_watch { /* by swp_file: the cache files and source files that passthrough reads and writes; under device 0 those
+		    * of the mount's own inodes whose nodeid is not their number */
 	unsigned long long node;
 };
 

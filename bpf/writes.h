@@ -28,7 +28,7 @@ static __always_inline int on_write(u32 dev, u64 ino, u64 node, u64 bytes)
 	if (!g)
 		return 0;
 	now = coarse_ns(g);
-	c = known_cursor(&k, epoch);
+	c = known_cursor(g, &k, epoch);
 	if (!c) {
 		u32 known = processes.lookup(&k.pid) != NULL;
 

@@ -65,15 +65,15 @@ int sw_map_batch(int map_fd, uint64_t *token, int first, void *keys, void *value
 	return (int)a.batch.count;
 }
 
-/* The nodeid of an inode of the mount itself, which carries the source's inode number; 0 if the table has none. Files of
- * file systems nested in the source are known by theirs, too, but may share a number with another: the root's wins. */
+/* The nodeid of an inode of the mount itself, which carries the source's inode number, where the probes were told no other
+ * (watch_number): it is that number. 0 if there is no such file of the source's own file system, and was none lately. */
 void sw_nodes_of(sw_session *s, const uint64_t *inos, uint64_t *nodes, int n)
 {
 	lock(s);
 	for (int i = 0; i < n; i++) {
-		const struct node *x = node_by_key(s, 0, inos[i]);
+		const struct node *x = node_get(s, inos[i]);
 
-		nodes[i] = x ? x->id : 0;
+		nodes[i] = (x && !x->dev && x->ino == inos[i]) || number_retired(s, inos[i]) ? inos[i] : 0;
 	}
 	unlock(s);
 }
@@ -239,6 +239,22 @@ void watch_remove(sw_session *s, struct node *n)
 	n->watch_ino = 0;
 }
 
+/* The mount's own inodes are watched all, and their numbers are nodeids, but for those of files whose number was another's
+ * before: these are told apart under device 0. Called when the number becomes the node's, and when it is `gone`. */
+void watch_number(sw_session *s, struct node *n, int gone)
+{
+	struct swp_file key = {.ino = n->ino};
+	struct swp_watch value = {.node = n->id};
+
+	if (s->watch_fd < 0 || n->dev || n->id == n->ino || n->id == SW_ROOT)
+		return;
+	if (gone)
+		sw_map_delete(s->watch_fd, &key);
+	else if (sw_map_update(s->watch_fd, &key, &value) < 0)
+		COUNT(s, watch_errors);
+	watch_changed(s, n->ino);
+}
+
 int sw_watch_start(sw_session *s, int watched_fd, int filter_fd, uint32_t cache_dev, uint32_t source_dev)
 {
 	void *p = mmap(NULL, FILTER_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, filter_fd, 0);
@@ -251,8 +267,11 @@ int sw_watch_start(sw_session *s, int watched_fd, int filter_fd, uint32_t cache_
 	s->cache_dev = cache_dev;
 	s->source_dev = source_dev;
 	for (uint64_t i = 0; i < s->nbuckets; i++)
-		for (struct node *n = s->by_id[i]; n; n = n->hid)
+		for (struct node *n = s->by_id[i]; n; n = n->hid) {
 			watch_add(s, n);
+			if (n->in_key)
+				watch_number(s, n, 0);
+		}
 	unlock(s);
 	return 0;
 }

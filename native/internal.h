@@ -137,6 +137,8 @@ struct dirfd {
 #define SW_REPLACED 64
 #define SW_EARLY 64
 
+#define SW_RETIRED 4096        /* inode numbers of removed files that are remembered, each in a place of its own */
+
 struct sw_session {
 	struct sw_config config;
 	struct rule *rules;
@@ -146,6 +148,7 @@ struct sw_session {
 	struct node **by_id, **by_key;
 	struct link **by_name;
 	uint64_t nbuckets, nnodes, nlinks, next_id;
+	struct { uint64_t ino, epoch; } retired[SW_RETIRED]; /* by inode number: the next epoch of one that was freed */
 	struct node *root, lru, brow;
 	uint64_t nlru, nbrow;
 	uint64_t root_dev;
@@ -248,6 +251,7 @@ void node_settle(sw_session *s, struct node *n); /* to the idle list, or freed, 
 void node_attr(sw_session *s, struct node *n, const struct statx *st, uint64_t asked);
 void brow_touch(sw_session *s, struct node *n);  /* recency of registered backing files */
 void brow_remove(sw_session *s, struct node *n);
+int number_retired(const sw_session *s, uint64_t ino); /* it was a nodeid lately, of a file that is gone */
 uint64_t node_valid_ns(sw_session *s, struct node *n);
 void node_entry(sw_session *s, struct node *n, struct sw_entry *out);
 void node_rule(sw_session *s, struct node *n);
@@ -290,6 +294,7 @@ void backing_drop(sw_session *s, struct node *n); /* under lock */
 /* bpf.c (under lock) */
 void watch_add(sw_session *s, struct node *n);
 void watch_remove(sw_session *s, struct node *n);
+void watch_number(sw_session *s, struct node *n, int gone);
 
 /* view.c */
 int view_init(sw_session *s);

@@ -2,7 +2,8 @@
  *
  * A nodeid is the source's inode number where that fits (root's device, below 2^48, not 1), so it is the same after a
  * restart without being stored. Where the number is taken by an older file (an inode number used again, or a file
- * replaced while its cached bytes are open) the upper bits tell them apart; the rest get numbers from a counter.
+ * replaced while its cached bytes are open), or was lately, the upper bits tell them apart: who keeps books of nodeids
+ * need not be told that a file is gone. The rest get numbers from a counter.
  * Everything here is under session.lock and makes no system call. */
 #include "internal.h"
 
@@ -110,16 +111,40 @@ static void key_remove(sw_session *s, struct node *n)
 		p = &(*p)->hkey;
 	*p = n->hkey;
 	n->in_key = 0;
+	watch_number(s, n, 1);
+}
+
+static uint64_t retired_slot(uint64_t ino)
+{
+	return hash_id(ino) & (SW_RETIRED - 1);
+}
+
+int number_retired(const sw_session *s, uint64_t ino)
+{
+	return s->retired[retired_slot(ino)].ino == ino;
+}
+
+/* Nobody can ask for the file again: what comes with its number is another one. */
+static void number_retire(sw_session *s, const struct node *n)
+{
+	uint64_t epoch = (n->id >> 48) + 1, slot = retired_slot(n->ino);
+
+	if (n->dev || n->id >= ID_COUNTER || (number_retired(s, n->ino) && s->retired[slot].epoch > epoch))
+		return;
+	s->retired[slot].ino = n->ino;
+	s->retired[slot].epoch = epoch;
 }
 
 static uint64_t new_id(sw_session *s, uint64_t dev, uint64_t ino)
 {
-	uint64_t id = ino, epoch;
+	uint64_t id, epoch = number_retired(s, ino) ? s->retired[retired_slot(ino)].epoch : 0;
 
 	if (dev == 0 && ino > SW_ROOT && ino < INO_LIMIT)
-		for (epoch = 0; epoch < 0x1000; epoch++, id = ino | epoch << 48)
+		for (; epoch < 0x1000; epoch++) {
+			id = ino | epoch << 48;
 			if (!node_get(s, id))
 				return id;
+		}
 	do
 		id = ID_COUNTER | ++s->next_id;
 	while (node_get(s, id));
@@ -148,6 +173,7 @@ static struct node *node_new(sw_session *s, uint64_t id, uint64_t dev, uint64_t 
 	s->by_key[h] = n;
 	n->in_key = 1;
 	s->nnodes++;
+	watch_number(s, n, 0);
 	return n;
 }
 
@@ -197,10 +223,18 @@ static void link_free(sw_session *s, struct link *l)
 	free(l);
 }
 
+/* Deleted or replaced: nobody can ask for it again. */
+static int dead(const struct node *n)
+{
+	return !n->links || !n->in_key;
+}
+
 static void node_free(sw_session *s, struct node *n)
 {
 	struct node **p = &s->by_id[hash_id(n->id) & (s->nbuckets - 1)];
 
+	if (dead(n))
+		number_retire(s, n);
 	lru_remove(s, n);
 	brow_remove(s, n);
 	if (n->backing)
@@ -231,12 +265,6 @@ void node_hold(sw_session *s, struct node *n)
 static int held(const struct node *n)
 {
 	return n->nlookup || n->refs || n->opens;
-}
-
-/* Deleted or replaced: nobody can ask for it again. */
-static int dead(const struct node *n)
-{
-	return !n->links || !n->in_key;
 }
 
 /* The kernel's references, children, handles: whoever drops the last one calls this. n may be gone afterwards.

@@ -192,6 +192,16 @@ static void number_used_again(void)
 	sw_forget(s, a, 1); /* nobody can ask for it any more: gone at once */
 	sw_forget(s, b, 1);
 	EQUAL(s->nnodes, 2);
+	sw_unlinked(s, SW_ROOT, "c");
+	sw_forget(s, c, 1);
+	EQUAL(s->nnodes, 1);
+	st = attr(100, FILE_MODE); /* all are gone: books that somebody keeps of them are not this one's */
+	st.stx_btime.tv_sec += 2;
+	b = enter_as(st, SW_ROOT, "d", 1);
+	CHECK(b != 100 && b != c && known(100) == b);
+	sw_forget(s, b, 1); /* forgotten, but there: it comes back as what it was */
+	EQUAL(enter_as(st, SW_ROOT, "d", 1), b);
+	EQUAL(enter(101, FILE_MODE, SW_ROOT, "e", 1), 101);
 	/* A source that says a birth time only sometimes has not made a new file. */
 	st = attr(300, FILE_MODE);
 	a = enter_as(st, SW_ROOT, "x", 1);
