@@ -43,8 +43,8 @@ TIMED = {
     "test_fuse_tools",
     "test_native",
 }
-ALONE = TIMED | {"t6_fault", "t7_stress"}
-"""Those, and what ends daemons in the midst of things: not beside other tests."""
+ALONE = TIMED | {"t6_fault", "t7_stress", "test_fuse_concurrent"}
+"""Those, what ends daemons in the midst of things, and what needs all CPUs: not beside other tests."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

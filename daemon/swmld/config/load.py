@@ -94,9 +94,15 @@ def check(found: Iterable[Document]) -> list[Problem]:
 
 
 def said(found: Iterable[Document], environment: str | None) -> dict[str, Any]:
-    """What documents say of the daemon, with an environment in use: keys and values as they are written."""
+    """What documents say of the daemon, with an environment in use: keys and values as they are written.
+
+    An empty list says nothing: ``rules: []`` is a file without rules as well as one that names no paths.
+    """
     return {
-        key: value for each in found for key, value in layers.of_document(each, environment).values.items()
+        key: value
+        for each in found
+        for key, value in layers.of_document(each, environment).values.items()
+        if value != []
     }
 
 
