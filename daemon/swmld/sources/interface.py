@@ -1,0 +1,154 @@
+"""What every source is to the rest: names with attributes, and generations of files whose bytes can be read.
+
+All calls block and may be made from any thread, many at once; each ends within the source's own time limit.
+What goes wrong is an ``OSError`` whose errno is what the reader of the mount gets:
+
+    ENOENT, ENOTDIR, EACCES    as open(2) would say it; 403 is EACCES, 401 too
+    ESTALE                     the file is another generation by now (412, other chunks, another length)
+    EIO                        the source answers with an error, or with bytes that cannot be what was asked for
+    ETIMEDOUT, EHOSTUNREACH    it does not answer, or cannot be reached: what is cached is served on
+    EROFS, EOPNOTSUPP          it cannot be changed; it cannot do that
+
+A message names the operation and the path, never a credential.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+ROOT = b""
+"""Paths are bytes, relative to the source's root, without a leading or trailing slash; the root is empty."""
+
+LISTED = 1000
+"""Entries of one page of a listing, unless the caller says otherwise; what S3 gives at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """One file, directory or symlink as the source has it. Times in ns since the epoch."""
+
+    mode: int
+    """As ``st_mode``: type and permissions."""
+    size: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    """Of the last change as the source knows it, else ``mtime_ns``; see ``generation_ns``."""
+    btime_ns: int = 0
+    """When it was made; 0: not known."""
+    uid: int = 0
+    gid: int = 0
+    nlink: int = 1
+    rdev: int = 0
+    ino: int = 0
+    """The same for the same file as long as it lives, also for its other names; see ``number_of``."""
+    tag: bytes = b""
+    """What names the generation besides size and times (an ETag, the chunks' ids); empty: nothing does."""
+    link: bytes = b""
+    """Where a symlink leads."""
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether it has entries."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it has bytes."""
+        return stat.S_ISREG(self.mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a directory's entries, in the order of their names as bytes."""
+
+    entries: tuple[tuple[bytes, Attributes], ...]
+    more: bool
+    """Whether ``list`` after the last of them would give others."""
+
+
+class Feature(enum.Flag):
+    """What a source can do besides being read."""
+
+    NONE = 0
+    WATCH = enum.auto()
+    """``watch`` tells of changes."""
+
+
+class Reader(Protocol):
+    """One generation of one file, open to be read. Calls may be made from several threads at once."""
+
+    size: int
+
+    def read(self, view: memoryview, offset: int) -> int:
+        """Fills ``view`` from ``offset`` on, straight from the socket where it can; the number of bytes, short
+        only at the end of the file. ESTALE rather than bytes of another generation, EIO rather than fewer."""
+        ...
+
+    def current(self) -> bool:
+        """Whether the source still has this generation; True without asking, where ``read`` itself would have
+        said otherwise (a conditional request, chunks that never change)."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of it; a ``read`` under way may end with any error."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that is not as it was: ``path`` itself, and for ``tree`` all below it."""
+
+    path: bytes
+    tree: bool = False
+
+
+class Source(Protocol):
+    """A tree of files somewhere else."""
+
+    name: str
+    """For people, and the cache's key: the URL without credentials."""
+    features: Feature
+
+    def stat(self, path: bytes) -> Attributes:
+        """What ``path`` is now."""
+        ...
+
+    def list(self, path: bytes, after: bytes = b"", limit: int = LISTED) -> Page:
+        """The entries whose names come after ``after``."""
+        ...
+
+    def open(self, path: bytes, attributes: Attributes) -> Reader:
+        """The generation that ``attributes`` (of a ``stat`` or ``list``) name. May leave it to ``read`` to find
+        out that it is gone."""
+        ...
+
+    def watch(self, tell: Callable[[Change], None], ready: Callable[[bool], None]) -> None:
+        """Blocks, and calls ``tell`` for each change made by anybody since ``ready(True)``, until ``close``;
+        ``ready(False)`` while changes may be missed. EOPNOTSUPP without ``Feature.WATCH``."""
+        ...
+
+    def close(self) -> None:
+        """Ends connections, and calls that wait."""
+        ...
+
+
+def number_of(identity: bytes) -> int:
+    """An inode number for what has none: 63 bits of BLAKE2b. Of ten million files two share one with a
+    probability of 5 in a million (n²/2^64)."""
+    return int.from_bytes(hashlib.blake2b(identity, digest_size=8).digest()) >> 1 | 1 << 48
+
+
+def generation_ns(attributes: Attributes) -> int:
+    """``ctime_ns`` that differs where ``tag`` does: the cache and the kernel tell generations by size and
+    times, and sources whose clock ticks in seconds overwrite a file twice within one. The nanoseconds of a
+    time in whole seconds are 30 bits of the tag's hash."""
+    second = 1_000_000_000
+    if not attributes.tag:
+        return attributes.ctime_ns
+    digest = hashlib.blake2b(attributes.tag, digest_size=8, person=b"generation").digest()
+    return attributes.ctime_ns // second * second + int.from_bytes(digest) % second
