@@ -13,6 +13,7 @@ SOURCES = [
     "calls.c",
     "table.c",
     "source.c",
+    "remote.c",
     "dirs.c",
     "cfile.c",
     "park.c",

@@ -115,6 +115,21 @@ uint64_t sw_node_of(sw_session *s, uint64_t dev, uint64_t ino); /* 0 when not kn
 int sw_notify_inode(sw_session *s, uint64_t nodeid, int64_t off, int64_t len); /* may block; off -1: attributes only */
 int sw_notify_entry(sw_session *s, uint64_t parent, const char *name);    /* may block */
 
+/* ---- remote.c: a source that Python asks. `asked`: sw_now() from before it was asked; dev is the root's ---- */
+struct sw_attrs {
+	uint64_t ino, size;
+	int64_t mtime_ns, ctime_ns, btime_ns; /* btime_ns 0: not known */
+	uint32_t mode, nlink, uid, gid, rdev, blksize;
+};
+uint64_t sw_now(void);
+int sw_enter(sw_session *s, uint64_t parent, const char *name, const struct sw_attrs *attrs, uint64_t asked, int ref,
+	     struct sw_entry *out);
+/* -ESTALE: another file has the name */
+int sw_refresh(sw_session *s, uint64_t nodeid, const struct sw_attrs *attrs, uint64_t asked, struct sw_entry *out);
+void sw_expire(sw_session *s, uint64_t nodeid); /* it changed at the source: ask before it is relied on; 0: all may have */
+uint64_t sw_child(sw_session *s, uint64_t parent, const char *name); /* nodeid as the table has it, 0: unknown */
+void sw_check_interval(sw_session *s, uint64_t ns); /* relaxed paths without a rule of their own, from now on */
+
 /* ---- hot.c, cfile.c: opens and cached bytes ---- */
 enum { SW_NONE = 0, SW_CACHED = 1, SW_PASS_CACHE = 2, SW_PASS_SOURCE = 3 };
 enum { SW_WANT_SOURCE = 1, SW_WANT_COMPLETE = 2, SW_WANT_PARTIAL = 3 };

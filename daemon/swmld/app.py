@@ -39,14 +39,20 @@ from swmld.mount.gate import SourceGate
 from swmld.mount.hinting import Hinting
 from swmld.mount.listings import Listings
 from swmld.mount.loading import Loader
-from swmld.mount.mountpoint import SourceDirectory
+from swmld.mount.mountpoint import RemoteSource, SourceDirectory
 from swmld.mount.namespace import Namespace
 from swmld.mount.native import Config, Event, EventKind, Native
 from swmld.mount.openfiles import OpenFiles
+from swmld.mount.remote import RemoteTree
+from swmld.mount.remote_names import RemoteNames
+from swmld.mount.tree import DirectoryTree
 from swmld.observe.observer import Devices, Observer
 from swmld.observe.probe import device_of, kernel_device
 from swmld.plan.readahead import Limits
 from swmld.plugins.known import Plugins
+from swmld.sources import urls
+from swmld.sources.interface import ROOT
+from swmld.sources.urls import SourceUrl
 from swmld.types import Check
 
 if TYPE_CHECKING:
@@ -78,12 +84,31 @@ def run(settings: Settings) -> int:
     plugins = _find_plugins(settings)
     rules = _read_rules(settings)
     mountpoint.clean_dead(settings.mount)
-    source = mountpoint.open_source(settings.source or settings.mount, read_only=settings.read_only)
+    source = _open_source(settings)
     try:
         with contextlib.closing(_open_cache(settings, source)) as cache:
             return Daemon(settings, source, cache, rules, plugins).run()
     finally:
         os.close(source.fd)
+        if source.remote is not None:
+            source.remote.close()
+
+
+def _open_source(settings: Settings) -> SourceDirectory | RemoteSource:
+    """UsageError when it cannot be used."""
+    if not isinstance(settings.source, SourceUrl):
+        return mountpoint.open_source(settings.source or settings.mount, read_only=settings.read_only)
+    url = settings.source
+    source = urls.open_source(url, timeout=settings.fetch_timeout, parallel=settings.fetch_parallel)
+    try:
+        root = source.stat(ROOT)
+    except OSError as error:
+        source.close()
+        raise HostError(f"source {url.name}: {error.strerror or error}") from None
+    if not root.is_dir:
+        source.close()
+        raise UsageError(f"source {url.name} is not a directory")
+    return mountpoint.hold_remote(source, settings.mount)
 
 
 def _find_plugins(settings: Settings) -> Plugins | None:
@@ -112,7 +137,7 @@ def _raise_fd_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _open_cache(settings: Settings, source: SourceDirectory) -> Cache:
+def _open_cache(settings: Settings, source: SourceDirectory | RemoteSource) -> Cache:
     try:
         settings.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         disk = os.statvfs(settings.cache_dir)
@@ -120,7 +145,7 @@ def _open_cache(settings: Settings, source: SourceDirectory) -> Cache:
         raise UsageError(f"cache directory {settings.cache_dir}: {error.strerror}") from None
     return Cache.open(
         settings.cache_dir,
-        source_key=str(source.path),
+        source_key=source.name,
         mount=str(settings.mount),
         size_limit=settings.cache_size,
         free_floor=settings.free_floor.of(disk.f_blocks * disk.f_frsize),
@@ -134,7 +159,7 @@ class Daemon:
     def __init__(
         self,
         settings: Settings,
-        source: SourceDirectory,
+        source: SourceDirectory | RemoteSource,
         cache: Cache,
         rules: tuple[RuleSet, Loaded] | None,
         plugins: Plugins | None,
@@ -194,7 +219,7 @@ class Daemon:
         try:
             self._native.mount(
                 os.fsencode(settings.mount),
-                b"swmld:" + os.fsencode(self._source.path),
+                b"swmld:" + os.fsencode(self._source.name),
                 self._source.mount_flags,
             )
             found = mountpoint.mount_at(settings.mount)
@@ -210,13 +235,24 @@ class Daemon:
 
     def _build(self) -> tuple[OpenFiles, Fuse]:
         settings, native = self._settings, self._native
-        self._gate = SourceGate(self._source.fd, local=self._source.local, timeout=settings.fetch_timeout)
+        remote = self._source.remote
+        tree = self._tree = (
+            DirectoryTree(native, direct=not self._source.local)
+            if remote is None
+            else RemoteTree(native, remote, interval=settings.check_interval)
+        )
+        root_fd = self._source.fd
+        self._gate = SourceGate(
+            (lambda: os.stat(".", dir_fd=root_fd)) if remote is None else (lambda: remote.stat(ROOT)),
+            local=self._source.local,
+            timeout=settings.fetch_timeout,
+        )
         self._disk = Workers(DISK_THREADS, "swmld-disk")
         # A hung source holds threads of the fetcher; none that serve cached data.
         self._carriers = Workers(2 * settings.fetch_parallel, "swmld-fetch")
         self._engine = make_engine(settings.engine, parallel=settings.fetch_parallel)
         self._pool = BufferPool(BUFFERED_CHUNKS, settings.chunk_size)
-        listings = Listings(native, self._gate)
+        listings = Listings(tree, self._gate)
         self._observer = Observer(
             native, listings, self._disk,
             mode=settings.probe, state=settings.state_dir, prefetch=self._prefetched,
@@ -224,16 +260,14 @@ class Daemon:
         stats = FetchStats()
         self._head = self._make_head(stats)
         decider = self._head.head if self._head is not None else None
-        loader = Loader(
-            native, self._cache, self._gate.close_fd, direct=not self._source.local,
-            decider=decider,
-        )  # fmt: skip
+        loader = Loader(native, tree, self._cache, self._gate.close_fd, decider=decider)
         self._ahead: NeighbourPrefetch | None = None
         files = OpenFiles(
             native,
             self._gate,
             self._disk,
             self._cache,
+            tree,
             loader,
             whole_limit=settings.chunk_size,
             limits=Limits(max_window=settings.readahead_max),
@@ -256,7 +290,7 @@ class Daemon:
         learns = settings.neighbours == "auto"
         if learns or decider is not None:
             self._ahead = NeighbourPrefetch(
-                native, self._gate, loader, self._fetcher, listings,
+                native, self._gate, tree, loader, self._fetcher, listings,
                 whole_limit=settings.chunk_size, max_files=settings.neighbours_max_files if learns else 0,
                 fresh=settings.check_interval if settings.check is Check.RELAXED else 3600.0,
                 brought=decider.brought if decider is not None else None,
@@ -270,12 +304,16 @@ class Daemon:
             native.node_of(identity.dev, identity.ino), file_id
         )
         self._cache.usage_of = lambda identity: native.usage(native.node_of(identity.dev, identity.ino))
-        names = Namespace(native, self._gate, self._cache, self._source.fd, acl=self._source.acl)
+        names: Namespace | RemoteNames
+        if isinstance(tree, RemoteTree):
+            names = RemoteNames(native, self._gate, tree)
+        else:
+            names = Namespace(native, self._gate, self._cache, root_fd, acl=self._source.acl)
         self._service = Service(
-            settings=settings, version=__version__, source=self._source, native=native, cache=self._cache,
-            fetcher=self._fetcher, files=files, gate=self._gate, disk=self._disk, loader=loader,
-            ahead=self._ahead, engine=self._engine.name, started=self._started, observer=self._observer,
-            rules=self._rules_api(), mount_id=self._mount_id, plugins=self._plugins,
+            settings=settings, version=__version__, source=self._source, native=native, tree=tree,
+            cache=self._cache, fetcher=self._fetcher, files=files, gate=self._gate, disk=self._disk,
+            loader=loader, ahead=self._ahead, engine=self._engine.name, started=self._started,
+            observer=self._observer, rules=self._rules_api(), mount_id=self._mount_id, plugins=self._plugins,
         )  # fmt: skip
         return files, Fuse(native, names, files)
 
@@ -286,7 +324,8 @@ class Daemon:
 
         rules, loaded = self._rules
         return Running(
-            rules, loaded, native=self._native, gate=self._gate, observer=self._observer, cache=self._cache,
+            rules, loaded, native=self._native, tree=self._tree, gate=self._gate,
+            observer=self._observer, cache=self._cache,
             fetch_stats=stats, cache_dir=self._settings.cache_dir, mount=self._settings.mount,
             plugins=self._plugins,
         )  # fmt: skip
@@ -383,6 +422,10 @@ class Daemon:
                     await inner.start(task)
                 inner.start_soon(self._events)
                 inner.start_soon(self._observer.run, self._devices())
+                if isinstance(self._tree, RemoteTree):
+                    inner.start_soon(
+                        partial(trio.to_thread.run_sync, self._tree.watch, abandon_on_cancel=True)
+                    )
                 if self._ahead is not None:
                     inner.start_soon(self._ahead.run)
                 if self._files.hinting is not None:
@@ -462,7 +505,7 @@ class Daemon:
         s = self._settings
         how = self._service.mode
         where = f"http://{metrics}/metrics" if metrics != "off" else "off"
-        line = f"{s.mount} serves {self._source.path} (cache {s.cache_dir}, {how}, metrics {where})"
+        line = f"{s.mount} serves {self._source.name} (cache {s.cache_dir}, {how}, metrics {where})"
         for text in self._service.fallbacks:
             log.info("%s", text)
         if s.check is Check.IMMUTABLE:

@@ -40,6 +40,7 @@ class Copy:
     entry."""
 
     source_direct = False
+    reader = None
 
     def __init__(self, key: int, source: str, cached: str, size: int) -> None:
         self.key = key

@@ -118,6 +118,7 @@ class FakeTarget:
         self.key = key
         self.source_fd = source_fd
         self.source_direct = direct
+        self.reader = None
         self.file = file
         self.terms: Terms | None = None
         self.changed = False

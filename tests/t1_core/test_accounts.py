@@ -54,7 +54,7 @@ class File:
 @dataclass
 class Target:
     file: File
-    source_fd: int = 1
+    fills: bool = True
     terms: Any = None
     identity: Any = None
 
@@ -146,7 +146,7 @@ class Ahead:
         self.current = dict.fromkeys(range(3), 0)
         nothing = cast(Any, None)
         self.ahead = NeighbourPrefetch(
-            cast(Any, Native()), cast(Any, Gate()), cast(Any, self), cast(Any, self.fetcher), nothing,
+            cast(Any, Native()), cast(Any, Gate()), nothing, cast(Any, self), cast(Any, self.fetcher), nothing,
             whole_limit=CHUNK, max_files=0, fresh=1.0, brought=self.ledger,
         )  # fmt: skip
         self.ahead._awaited = Awaited(self.ledger, most)
@@ -300,7 +300,7 @@ class Opened:
         self.ledger, self.fetcher = Ledger(), Fetcher()
         nothing = cast(Any, None)
         self.files = OpenFiles(
-            cast(Any, Native()), nothing, nothing, nothing, nothing,
+            cast(Any, Native()), nothing, nothing, nothing, nothing, nothing,
             whole_limit=CHUNK, limits=Limits(), on_open=nothing, decider=cast(Any, self),
         )  # fmt: skip
         self.files.fetcher = cast(Any, self.fetcher)

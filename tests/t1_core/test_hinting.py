@@ -44,7 +44,7 @@ class File:
 @dataclass
 class Target:
     file: File
-    source_fd: int = 1
+    fills: bool = True
     holds: int = 0
 
     def retain(self) -> None:

@@ -66,8 +66,9 @@ class Tree:
     def path(self, nodeid: int) -> bytes:
         return self.paths[nodeid]
 
-    def open_dir(self, nodeid: int) -> int:
-        return os.open(os.path.join(os.fsencode(self.root), self.paths[nodeid]), os.O_RDONLY)
+    def scan(self, nodeid: int) -> Iterable[tuple[bytes, int]]:
+        for name in os.listdir(os.path.join(os.fsencode(self.root), self.paths[nodeid])):
+            yield name, 0
 
     def set_complete(self, nodeid: int, file_id: int, of: object) -> None:
         pass
@@ -91,7 +92,7 @@ class Warmed:
         if entry.size == 0:
             return entry, None
         file = self.cache.acquire(entry.identity, self.tree.paths[nodeid])
-        return entry, SourceTarget(-1, file, entry.identity, lambda fd: None)
+        return entry, SourceTarget(None, file, entry.identity, lambda fd: None)
 
     async def ensure(self, target: SourceTarget, chunks: Iterable[int]) -> None:
         self.asked.append(target.file.source_path)
@@ -113,7 +114,7 @@ class Warmed:
         fake: Any = self
         gate: Any = Gate()
         disk: Any = FakeOffload()
-        one = Warmup(tree, gate, fake, fake, disk, room)
+        one = Warmup(tree, tree, gate, fake, fake, disk, room)
         found = trio.run(one.run, [os.fsencode(path) for path in paths] or [b""], self._progress)
         assert not +self.tree.refs, "nodes are held"
         assert self.progress["done_bytes"] == self.progress["total_bytes"]

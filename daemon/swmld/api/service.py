@@ -42,9 +42,10 @@ from swmld.fetch.threads import Workers
 from swmld.mount.ahead import NeighbourPrefetch
 from swmld.mount.gate import SourceGate
 from swmld.mount.loading import Loader
-from swmld.mount.mountpoint import SourceDirectory
+from swmld.mount.mountpoint import RemoteSource, SourceDirectory
 from swmld.mount.native import ROOT, Native
 from swmld.mount.openfiles import OpenFiles
+from swmld.mount.tree import Tree
 from swmld.observe.observer import Observer
 from swmld.types import Served
 
@@ -55,8 +56,9 @@ class Service:
 
     settings: Settings
     version: str
-    source: SourceDirectory
+    source: SourceDirectory | RemoteSource
     native: Native
+    tree: Tree
     cache: Cache
     fetcher: Fetcher
     files: OpenFiles
@@ -116,12 +118,12 @@ class Service:
             version=self.version,
             pid=os.getpid(),
             mount=str(self.settings.mount),
-            source=str(self.source.path),
+            source=self.source.name,
             cache_dir=str(self.settings.cache_dir),
             mode=self.mode,
             engine=self.engine,
             probe=self.observer.probe()["how"],
-            read_only=self.settings.read_only,
+            read_only=self.settings.read_only or self.source.remote is not None,
             metrics=self.metrics_address,
             uptime=time.monotonic() - self.started,
             cache=CacheUsage(bytes=usage.bytes, files=usage.files, limit=usage.limit, free=usage.free),
@@ -233,9 +235,8 @@ class Service:
     async def _warmup(self, params: dict[str, Any], progress: Progress) -> WarmupResult:
         paths = [self._below(path) for path in params.get("paths", [])]
         room = Room(self.cache, await self.disk.call(self._floor))
-        return await Warmup(self.native, self.gate, self.loader, self.fetcher, self.disk, room).run(
-            paths, progress
-        )
+        warmup = Warmup(self.native, self.tree, self.gate, self.loader, self.fetcher, self.disk, room)
+        return await warmup.run(paths, progress)
 
     def _floor(self) -> int:
         """Bytes that stay free on the cache's disk; blocks."""
@@ -301,7 +302,7 @@ class Service:
         target = None
         try:
             _, target = await self.gate.call(lambda: self.loader.load(nodeid))
-            if target is not None and target.source_fd >= 0 and target.file.file_id == file.file_id:
+            if target is not None and target.fills and target.file.file_id == file.file_id:
                 await self.fetcher.ensure(target, [chunk])
         except Exception:  # what cannot be mended is counted as bad; the source still has the bytes
             return
@@ -312,7 +313,7 @@ class Service:
     async def _find(self, path: bytes) -> int:
         nodeid = ROOT
         for name in path.split(b"/"):
-            lookup = partial(self.native.lookup, nodeid, name, ref=False)
+            lookup = partial(self.tree.lookup, nodeid, name, ref=False)
             nodeid = (await self.gate.call(lookup)).nodeid
         return nodeid
 

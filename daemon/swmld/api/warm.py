@@ -20,6 +20,7 @@ from swmld.mount.gate import SourceGate
 from swmld.mount.loading import Loader, unload
 from swmld.mount.native import ROOT, Entry, Native
 from swmld.mount.target import SourceTarget
+from swmld.mount.tree import Tree
 
 FILES_AT_ONCE = 24
 """As many requests as prefetch may have at the source: files of one chunk need one each."""
@@ -38,6 +39,7 @@ class Warmup:
     def __init__(
         self,
         native: Native,
+        tree: Tree,
         gate: SourceGate,
         loader: Loader,
         fetcher: Fetcher,
@@ -45,6 +47,7 @@ class Warmup:
         room: Room,
     ) -> None:
         self._native = native
+        self._tree = tree
         self._gate = gate
         self._loader = loader
         self._fetcher = fetcher
@@ -93,9 +96,9 @@ class Warmup:
 
     async def _resolve(self, path: bytes) -> Entry:
         """The entry, with one reference of its node held."""
-        entry = await self._gate.call(lambda: self._native.getattr(ROOT))
+        entry = await self._gate.call(lambda: self._tree.getattr(ROOT))
         for name in (part for part in path.split(b"/") if part not in (b"", b".")):
-            lookup = partial(self._native.lookup, entry.nodeid, name)
+            lookup = partial(self._tree.lookup, entry.nodeid, name)
             try:
                 child = await self._gate.call(lookup)
             except OSError as error:
@@ -123,7 +126,7 @@ class Warmup:
 
     async def _child(self, parent: int, name: bytes, send: trio.MemorySendChannel[Planned]) -> None:
         try:
-            child = await self._gate.call(lambda: self._native.lookup(parent, name))
+            child = await self._gate.call(lambda: self._tree.lookup(parent, name))
         except OSError:
             return  # gone meanwhile
         try:
@@ -132,11 +135,7 @@ class Warmup:
             self._native.forget(child.nodeid, 1)
 
     def _names(self, nodeid: int) -> list[bytes]:
-        fd = self._native.open_dir(nodeid)
-        try:
-            return sorted(os.fsencode(name) for name in os.listdir(fd))
-        finally:
-            os.close(fd)
+        return sorted(name for name, _ in self._tree.scan(nodeid))
 
     async def _work(self, receive: trio.MemoryReceiveChannel[Planned]) -> None:
         async with receive:

@@ -21,7 +21,7 @@ def check(settings: Settings) -> None:
         raise UsageError("needs root, to mount: run it with sudo")
     _check_not_served(settings)
     _check_mount(settings)
-    if settings.source is not None:
+    if isinstance(settings.source, Path):
         _directory_exists(settings.source, f"source {settings.source}", "")
     _check_nesting(settings)
 
@@ -76,7 +76,7 @@ def _check_nesting(settings: Settings) -> None:
         raise UsageError(
             f"mount point {mount} lies in the cache directory {cache}; choose another: --cache-dir DIR"
         )
-    if settings.source is None:
+    if not isinstance(settings.source, Path):
         return
     source = _real(settings.source)
     if _inside(cache, source):

@@ -21,6 +21,7 @@ from swmld.config.values import (
     Glob,
     MountPoint,
     Name,
+    Origin,
     Paths,
 )
 from swmld.types import Check
@@ -86,8 +87,10 @@ class Settings(BaseModel):
     model_config = _FROZEN
 
     mount: MountPoint = Field(description="Directory where the files are served.")
-    source: Directory | None = Field(
-        default=None, description="Directory to serve; default: what the mount point already holds."
+    source: Origin | None = Field(
+        default=None,
+        description="Directory or URL (seaweedfs://HOST:PORT/PATH, s3://BUCKET/PREFIX, https://...) to "
+        "serve; default: what the mount point already holds.",
     )
     cache_dir: Directory = Field(
         default_factory=_default_cache_dir,

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from swmld.errors import UsageError
+from swmld.sources import urls
+from swmld.sources.urls import SourceUrl
 from swmld.units import format_size, parse_size
 from swmld.values import FALSE_WORDS, Parser, either, expected, number
 
@@ -16,6 +19,18 @@ def directory(given: Any) -> Path:
     if isinstance(given, Path | str) and str(given) and "\0" not in str(given):
         return Path(os.path.abspath(os.path.expanduser(given)))
     raise expected("the path of a directory", given)
+
+
+def origin(given: Any) -> Path | SourceUrl:
+    """The URL of a source, else a path as ``directory``."""
+    if isinstance(given, SourceUrl):
+        return given
+    if isinstance(given, str) and "://" in given:
+        try:
+            return urls.parse(given)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+    return directory(given)
 
 
 def path_list(given: Any) -> tuple[Path, ...]:
@@ -119,6 +134,7 @@ _FLOOR = either(
 )
 
 Directory = Annotated[Path, Parser(directory, schema=_PATH)]
+Origin = Annotated[Path | SourceUrl, Parser(origin, schema=_PATH)]
 Name = Annotated[str, Parser(name, schema=_PATH)]
 Paths = Annotated[tuple[Path, ...], Parser(path_list, schema=_LIST)]
 MountPoint = Annotated[Path, Parser(mount_point, schema=_PATH)]

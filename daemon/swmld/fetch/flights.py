@@ -33,6 +33,7 @@ from swmld.fetch.engine import Engine
 from swmld.fetch.sharing import Group, Terms
 from swmld.fetch.stats import FetchStats, Result
 from swmld.fetch.threads import Offload
+from swmld.sources.interface import Reader
 from swmld.types import FetchClass
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,8 @@ class Target(Protocol):
 
     key: Hashable
     source_fd: int
+    reader: Reader | None
+    """What is read instead of ``source_fd``, in a worker thread."""
     source_direct: bool
     """``source_fd`` is O_DIRECT; set to False by a flight that had to clear the flag."""
     file: Any
@@ -278,6 +281,9 @@ class Carrier:
     async def _part(self, flight: Flight, buffer: Buffer, start: int, step: int) -> None:
         target = flight.target
         length = min(step, flight.length - start)
+        if target.reader is not None:
+            await self._remote(target.reader, buffer, start, length, flight.offset)
+            return
         while True:
             direct = target.source_direct
             # Never past the buffer: every size class is a multiple of ALIGNMENT.
@@ -294,6 +300,18 @@ class Carrier:
             if count < length:
                 raise _stale(f"ends at byte {flight.offset + start + count}")
             return
+
+
+    async def _remote(self, reader: Reader, buffer: Buffer, start: int, length: int, offset: int) -> None:
+        view = buffer.view[start : start + length]
+        try:
+            count = await self._offload.call(partial(reader.read, view, offset + start), buffer)
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                raise _stale("changed while it was read") from error
+            raise _source_failed(error) from error
+        if count < length:
+            raise _stale(f"ends at byte {offset + start + count}")
 
 
 def _prepare(cache: Room, flight: Flight) -> None:

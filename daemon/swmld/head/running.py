@@ -21,6 +21,7 @@ from swmld.head.recognition import Recognition, wanted
 from swmld.head.reload import Loaded
 from swmld.mount.gate import SourceGate
 from swmld.mount.native import ROOT, Native
+from swmld.mount.tree import Tree
 from swmld.observe.libraries import Programs
 from swmld.observe.observer import Observer
 from swmld.plugins.known import Plugins
@@ -40,6 +41,7 @@ class Running:
         loaded: Loaded,
         *,
         native: Native,
+        tree: Tree,
         gate: SourceGate,
         observer: Observer,
         cache: Cache,
@@ -49,6 +51,7 @@ class Running:
         plugins: Plugins | None = None,
     ) -> None:
         self._native = native
+        self._tree = tree
         self._gate = gate
         self._cache = cache
         self.loaded = loaded
@@ -96,7 +99,7 @@ class Running:
         held = []
         try:
             for name in (part for part in os.fsencode(path).split(b"/") if part not in (b"", b".")):
-                entry = await self._gate.call(lambda at=nodeid, name=name: self._native.lookup(at, name))  # type: ignore[misc]
+                entry = await self._gate.call(lambda at=nodeid, name=name: self._tree.lookup(at, name))  # type: ignore[misc]
                 held.append(entry.nodeid)
                 nodeid = entry.nodeid
             await self._facts.prepare(Opening(nodeid), everything=True)

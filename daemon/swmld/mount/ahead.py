@@ -26,6 +26,7 @@ from swmld.mount.listings import Listings
 from swmld.mount.loading import Loader, unload
 from swmld.mount.native import Native
 from swmld.mount.target import SourceTarget
+from swmld.mount.tree import Tree
 from swmld.plan.neighbours import Limits
 from swmld.types import FetchClass
 
@@ -72,6 +73,7 @@ class NeighbourPrefetch:
         self,
         native: Native,
         gate: SourceGate,
+        tree: Tree,
         loader: Loader,
         fetcher: Fetcher,
         listings: Listings,
@@ -83,6 +85,7 @@ class NeighbourPrefetch:
     ) -> None:
         self._native = native
         self._gate = gate
+        self._tree = tree
         self._loader = loader
         self._fetcher = fetcher
         self._listings = listings
@@ -231,7 +234,7 @@ class NeighbourPrefetch:
 
     async def _below(self, wanted: Wanted) -> None:
         parent, name, order = wanted.parent, wanted.name, wanted.order
-        found = await self._gate.call(lambda: below.read(self._native, parent, name))
+        found = await self._gate.call(lambda: below.read(self._tree, parent, name))
         if name is not None:
             readers = self._readers(found.nodeid)
             if readers.plan.listing is None:
@@ -255,7 +258,7 @@ class NeighbourPrefetch:
             if entry.size > limit and readers is not None:
                 readers.plan.passed_over(name)
             return
-        if target.source_fd < 0:
+        if not target.fills:
             self._native.set_complete(entry.nodeid, target.file.file_id, target.identity, tell_open=True)
             target.release()
             return

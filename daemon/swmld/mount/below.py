@@ -7,7 +7,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from swmld.mount.native import Native
+from swmld.mount.tree import Tree
 from swmld.plan.listing import Listing
 
 DIRECTORIES = 128
@@ -26,24 +26,19 @@ class Found(NamedTuple):
     directories: list[bytes]
 
 
-def read(native: Native, parent: int, name: bytes | None = None) -> Found:
+def read(tree: Tree, parent: int, name: bytes | None = None) -> Found:
     """Of the directory ``parent``, or of ``name`` in it; OSError, ENOTDIR where that is a symbolic link."""
     nodeid = parent
     if name is not None:
-        entry = native.lookup(parent, name, ref=False)
+        entry = tree.lookup(parent, name, ref=False)
         if not stat.S_ISDIR(entry.mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         nodeid = entry.nodeid
     files: list[bytes] = []
     directories: list[bytes] = []
-    fd = native.open_dir(nodeid)
-    try:
-        with os.scandir(fd) as entries:
-            for each in entries:
-                if each.is_dir(follow_symlinks=False):
-                    directories.append(os.fsencode(each.name))
-                elif name is not None and each.is_file(follow_symlinks=False):
-                    files.append(os.fsencode(each.name))
-    finally:
-        os.close(fd)
+    for each, kind in tree.scan(nodeid):
+        if kind == stat.S_IFDIR:
+            directories.append(each)
+        elif name is not None and kind == stat.S_IFREG:
+            files.append(each)
     return Found(nodeid, Listing(files), sorted(directories)[:DIRECTORIES])

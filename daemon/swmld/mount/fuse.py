@@ -14,6 +14,7 @@ from swmld.errors import SwmldError
 from swmld.mount.namespace import Caller, Namespace
 from swmld.mount.native import Entry, Native
 from swmld.mount.openfiles import OpenFiles
+from swmld.mount.remote_names import RemoteNames
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -64,7 +65,7 @@ class Fuse(pyfuse3.Operations):
     enable_acl = False  # C asks for POSIX ACLs at INIT where the source stores them
     enable_writeback_cache = False
 
-    def __init__(self, native: Native, names: Namespace, files: OpenFiles) -> None:
+    def __init__(self, native: Native, names: Namespace | RemoteNames, files: OpenFiles) -> None:
         super().__init__()
         self._native = native
         self._names = names

@@ -39,10 +39,11 @@ UNREACHABLE = frozenset(
 
 
 class SourceGate:
-    """``call`` runs a blocking function; ``local`` sources have no time limit, as the kernel has none."""
+    """``call`` runs a blocking function; ``local`` sources have no time limit, as the kernel has none.
+    ``probe`` asks the source for its root; OSError."""
 
-    def __init__(self, root_fd: int, *, local: bool, timeout: float) -> None:
-        self._root_fd = root_fd
+    def __init__(self, probe: Callable[[], object], *, local: bool, timeout: float) -> None:
+        self._probe = probe
         self._local = local
         self._timeout = timeout
         self._workers = Workers(THREADS, "swmld-source")
@@ -123,7 +124,7 @@ class SourceGate:
         while True:
             # One probe at a time: it may hang as long as the source does, and then is the sign of life.
             try:
-                await self._workers.call(lambda: os.stat(".", dir_fd=self._root_fd))
+                await self._workers.call(self._probe)
                 break
             except OSError:
                 await trio.sleep(PROBE_INTERVAL)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import stat
 from collections import OrderedDict
 
 import trio
 
 from swmld.mount.gate import SourceGate
-from swmld.mount.native import Native
+from swmld.mount.tree import Tree
 from swmld.plan.listing import Listing
 
 KEPT_BYTES = 64 << 20
@@ -18,8 +18,8 @@ KEPT_BYTES = 64 << 20
 class Listings:
     """Loop-only. A listing is as old as it is: ``load`` again where a name is missing."""
 
-    def __init__(self, native: Native, gate: SourceGate, kept: int = KEPT_BYTES) -> None:
-        self._native = native
+    def __init__(self, tree: Tree, gate: SourceGate, kept: int = KEPT_BYTES) -> None:
+        self._tree = tree
         self._gate = gate
         self._kept = kept
         self._bytes = 0
@@ -56,9 +56,4 @@ class Listings:
             self._bytes -= self._known.popitem(last=False)[1].nbytes
 
     def _read(self, directory: int) -> Listing:
-        fd = self._native.open_dir(directory)
-        try:
-            with os.scandir(fd) as entries:
-                return Listing(os.fsencode(e.name) for e in entries if e.is_file(follow_symlinks=False))
-        finally:
-            os.close(fd)
+        return Listing(name for name, kind in self._tree.scan(directory) if kind == stat.S_IFREG)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
 from collections.abc import Callable
 
@@ -13,6 +11,7 @@ from swmld.errors import CacheError
 from swmld.mount.deciding import Decider
 from swmld.mount.native import Entry, Native
 from swmld.mount.target import SourceTarget
+from swmld.mount.tree import Opened, Tree
 from swmld.types import Identity
 
 RACY_NS = 50_000_000
@@ -20,9 +19,6 @@ RACY_COARSE_NS = 2_000_000_000
 """A file that changed this recently is served from the source and not cached: another change within the same
 tick of its clock would leave (size, mtime, ctime) as they are. Kernel clocks tick every 1 to 10 ms
 (CONFIG_HZ); file systems that keep whole seconds (or two: FAT) are known by their timestamps."""
-
-DIRECT_MINIMUM = 256 << 10
-"""Bytes from which a remote file is read with O_DIRECT."""
 
 
 def racy(entry: Entry) -> bool:
@@ -41,21 +37,21 @@ class Loader:
     def __init__(
         self,
         native: Native,
+        tree: Tree,
         cache: Cache,
         close: Callable[[int], None],
         *,
-        direct: bool,
         decider: Decider | None = None,
     ) -> None:
         self._native = native
+        self._tree = tree
         self._decider = decider
         self._cache = cache
         self._close = close
-        self._direct = direct
 
     def load(self, nodeid: int, *, opened: bool = False) -> tuple[Entry, SourceTarget | None]:
         """The attributes now, and the target; None when the file is not to be cached. OSError."""
-        return self.load_entry(self._native.getattr(nodeid), opened=opened)
+        return self.load_entry(self._tree.getattr(nodeid), opened=opened)
 
     def load_entry(self, entry: Entry, *, opened: bool = False) -> tuple[Entry, SourceTarget | None]:
         """As ``load``, of attributes that were asked for just now."""
@@ -63,26 +59,27 @@ class Loader:
         if cached is None:
             return entry, None
         if cached.complete:
-            return entry, SourceTarget(-1, cached, entry.identity, self._close)
+            return entry, SourceTarget(None, cached, entry.identity, self._close)
         try:
-            fd, direct = self._open(entry.nodeid, entry.size)
+            opened_source = self._tree.open(entry.nodeid, entry.size)
         except BaseException:
             cached.release()
             raise
-        return entry, SourceTarget(fd, cached, entry.identity, self._close, direct=direct)
+        return entry, SourceTarget(opened_source, cached, entry.identity, self._close)
 
     def load_small(self, parent: int, name: bytes, limit: int) -> tuple[Entry, SourceTarget | None]:
         """As ``load``, of a regular file of at most ``limit`` bytes that nobody has opened yet."""
         if self._native.child_complete(parent, name):  # most likely it only needs to be confirmed
-            return self.load_entry(self._native.lookup(parent, name, ref=False))
-        entry, fd = self._native.open_child(parent, name)
+            return self.load_entry(self._tree.lookup(parent, name, ref=False))
+        entry, found = self._tree.open_child(parent, name)
+        source: Opened | None = found
         cached = self._cached(entry) if entry.size <= limit else None
         if cached is None or cached.complete:
-            self._close(fd)
-            fd = -1
+            found.close(self._close)
+            source = None
         if cached is None:
             return entry, None
-        return entry, SourceTarget(fd, cached, entry.identity, self._close)
+        return entry, SourceTarget(source, cached, entry.identity, self._close)
 
     def first_opened(self, nodeid: int) -> None:
         """C has opened a file that was fetched ahead, for the first time. Loop-safe."""
@@ -125,18 +122,9 @@ class Loader:
         if cached is None:
             return None
         if cached.complete:
-            return SourceTarget(-1, cached, entry.identity, self._close)
+            return SourceTarget(None, cached, entry.identity, self._close)
         cached.release()
         return None
-
-    def _open(self, nodeid: int, size: int) -> tuple[int, bool]:
-        """(descriptor, O_DIRECT or not); the flight that reads it compares its generation. Large remote files
-        are read past this host's page cache: a FUSE or NFS client then sends a read as parallel requests
-        instead of one readahead window at a time, and memory is left to the cache file's pages."""
-        if self._direct and size >= DIRECT_MINIMUM:
-            with contextlib.suppress(OSError):
-                return self._native.open_source(nodeid, os.O_RDONLY | os.O_DIRECT, verify=False), True
-        return self._native.open_source(nodeid, os.O_RDONLY, verify=False), False
 
 
 def unload(loaded: tuple[Entry, SourceTarget | None]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swmld.errors import HostError, UsageError
+from swmld.sources.interface import Source
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,10 @@ LOCAL_TYPES = frozenset(
 """File systems whose metadata is on this host: asking them is as fast as asking our own table, and they do
 not hang. All others are asked in worker threads, with a time limit."""
 
-_FLAGS = ((os.ST_RDONLY, 1), (os.ST_NOSUID, 2), (os.ST_NODEV, 4), (os.ST_NOEXEC, 8))
+_READ_ONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
+_FLAGS = (
+    (os.ST_RDONLY, _READ_ONLY), (os.ST_NOSUID, _NOSUID), (os.ST_NODEV, _NODEV), (os.ST_NOEXEC, _NOEXEC)
+)  # fmt: skip
 """(statvfs flag, mount(2) flag) that the mount takes over from the source."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -104,6 +108,14 @@ class SourceDirectory:
     fstype: str
     mount_flags: int
 
+    remote: None = None
+    """It is a directory; see ``RemoteSource``."""
+
+    @property
+    def name(self) -> str:
+        """For people, and the cache's key."""
+        return str(self.path)
+
     @property
     def local(self) -> bool:
         """Whether its metadata can be asked inline."""
@@ -130,7 +142,31 @@ def open_source(path: Path, *, read_only: bool) -> SourceDirectory:
     mount_id = int(next(line.split()[1] for line in info.splitlines() if line.startswith("mnt_id:")))
     fstype = next((m.fstype for m in mounts() if m.mount_id == mount_id), "unknown")
     mount_flags = sum(mount for stat_flag, mount in _FLAGS if flags & stat_flag)
-    return SourceDirectory(fd, path, fstype, mount_flags | (1 if read_only else 0))
+    return SourceDirectory(fd, path, fstype, mount_flags | (_READ_ONLY if read_only else 0))
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSource:
+    """A source that is no directory of this host. ``fd`` holds the mount point instead."""
+
+    fd: int
+    remote: Source
+    mount_flags: int = _READ_ONLY | _NOSUID | _NODEV
+    local: bool = False
+    acl: bool = False
+
+    @property
+    def name(self) -> str:
+        """For people, and the cache's key."""
+        return self.remote.name
+
+
+def hold_remote(source: Source, mount: Path) -> RemoteSource:
+    """UsageError when the mount point cannot be opened."""
+    try:
+        return RemoteSource(os.open(mount, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), source)
+    except OSError as error:
+        raise UsageError(f"mount point {mount}: {error.strerror}") from None
 
 
 def widen_readahead(path: Path, kib: int) -> None:

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from swmld._native import ffi, lib
-
-from ..types import Check, Identity
+from swmld.sources.interface import Attributes, generation_ns
+from swmld.types import Check, Identity
 
 ROOT = 1
+BLOCK_SIZE = 4096
+"""``st_blksize`` of files of a source that has none; what the kernel gives cached pages."""
 
 
 class Mode(enum.IntEnum):
@@ -86,6 +88,8 @@ class Entry:
     blksize: int
     valid: float
     check: int
+    check_interval: float = 0.0
+    """Seconds that a look at the source holds where ``check`` is 1 (relaxed)."""
 
     @property
     def identity(self) -> Identity:
@@ -121,7 +125,23 @@ def _must(result: int) -> int:
 def _entry(e: Any) -> Entry:
     return Entry(
         e.nodeid, e.ino, e.dev, e.size, e.blocks, e.atime_ns, e.mtime_ns, e.ctime_ns, e.mode, e.nlink,
-        e.uid, e.gid, e.rdev, e.blksize, e.valid_ns / 1e9, e.check,
+        e.uid, e.gid, e.rdev, e.blksize, e.valid_ns / 1e9, e.check, e.check_ns / 1e9,
+    )  # fmt: skip
+
+
+def now() -> int:
+    """The clock of ``asked``: CLOCK_MONOTONIC_COARSE in ns."""
+    return int(lib.sw_now())
+
+
+def _attrs(a: Attributes) -> Any:
+    return ffi.new(
+        "struct sw_attrs *",
+        {
+            "ino": a.ino, "size": a.size, "mtime_ns": a.mtime_ns, "ctime_ns": generation_ns(a),
+            "btime_ns": a.btime_ns, "mode": a.mode, "nlink": a.nlink, "uid": a.uid, "gid": a.gid,
+            "rdev": a.rdev, "blksize": BLOCK_SIZE,
+        },
     )  # fmt: skip
 
 
@@ -289,6 +309,39 @@ class Native:
     def node_of(self, dev: int, ino: int) -> int:
         """The nodeid of a source file, 0 when the table does not know it."""
         return int(lib.sw_node_of(self._s, dev, ino))
+
+    # -- a source that Python asks --
+
+    def enter(self, parent: int, name: bytes, attributes: Attributes, asked: int, ref: bool = True) -> Entry:
+        """A child as the source has it; ``asked``: ``now()`` from before it was asked. With ``ref`` the
+        kernel holds one more reference."""
+        e = ffi.new("struct sw_entry *")
+        _must(lib.sw_enter(self._s, parent, name, _attrs(attributes), asked, ref, e))
+        return _entry(e)
+
+    def refresh(self, nodeid: int, attributes: Attributes, asked: int) -> Entry:
+        """What the node's name means now; ESTALE when that is another file."""
+        e = ffi.new("struct sw_entry *")
+        _must(lib.sw_refresh(self._s, nodeid, _attrs(attributes), asked, e))
+        return _entry(e)
+
+    def expire(self, nodeid: int) -> None:
+        """It has changed at the source: nothing of it is to be relied on without asking. 0: all may have."""
+        lib.sw_expire(self._s, nodeid)
+
+    def child(self, parent: int, name: bytes) -> int:
+        """The nodeid of a child as the table has it, 0 when it does not know it."""
+        return int(lib.sw_child(self._s, parent, name))
+
+    def set_check_interval(self, seconds: float) -> None:
+        """How long a look at the source holds from now on, for relaxed paths without a rule of their own."""
+        lib.sw_check_interval(self._s, int(seconds * 1e9))
+
+    def forget_entry(self, parent: int, name: bytes) -> None:
+        """Blocking. The kernel looks the name up again."""
+        lib.sw_notify_entry(self._s, parent, name)
+
+    # -- what the kernel keeps --
 
     def forget_attributes(self, nodeid: int) -> None:
         """Blocking. The kernel's copy of the attributes is old."""

@@ -38,6 +38,7 @@ from swmld.mount.hinting import Hinting, Reading
 from swmld.mount.loading import Loader, unload
 from swmld.mount.native import Entry, Event, EventKind, Mode, Native, Want
 from swmld.mount.target import SourceTarget
+from swmld.mount.tree import Opened, Tree
 from swmld.plan.readahead import Limits, Streams
 from swmld.types import FetchClass, Span
 
@@ -73,7 +74,7 @@ class OpenFile:
     from_source: bool = False
     target: SourceTarget | None = None
     """What reads are served from while not ``from_source`` and not passed through."""
-    source_fd: int = -1
+    source: Opened | None = None
     """For reads from the source; opened when the first one comes."""
     mirror_fd: int = -1
     """The cache file that passed-through readers see, while a writer changes the source."""
@@ -120,6 +121,7 @@ class OpenFiles:
         gate: SourceGate,
         disk: Workers,
         cache: Cache,
+        tree: Tree,
         loader: Loader,
         *,
         whole_limit: int,
@@ -131,6 +133,7 @@ class OpenFiles:
         self._gate = gate
         self._disk = disk
         self._cache = cache
+        self._tree = tree
         self._loader = loader
         self._whole_limit = whole_limit
         self._limits = limits
@@ -330,10 +333,10 @@ class OpenFiles:
         if verdict is not None and self._acts is not None:
             file.acted |= self._acts.loaded(file.nodeid, verdict, target)
         self._on_open(file.nodeid, verdict=verdict)
-        if target.source_fd >= 0 and entry.size > self._whole_limit:
+        if target.fills and entry.size > self._whole_limit:
             return self._open_partial(file, entry, target, verdict)
         try:
-            if target.source_fd >= 0:
+            if target.fills:
                 self.counters.misses += 1
                 await self.fetcher.ensure(target, range(target.file.nchunks))
         except FetchError as error:
@@ -344,7 +347,7 @@ class OpenFiles:
         except BaseException:
             target.release()
             raise
-        if self.hinting is not None and target.source_fd >= 0:
+        if self.hinting is not None and target.fills:
             self.hinting.opened(file.nodeid, target)
         return self._open_whole(file, entry, target)
 
@@ -409,21 +412,21 @@ class OpenFiles:
                 until = trio.current_time() + rule.deadline
             for chunk in at_once(verdict, entry.size, cached.chunk_size, limits):
                 self._ahead(file, target, chunk, until)
-        if self.hinting is not None and target.source_fd >= 0 and limits.max_window > 0:
+        if self.hinting is not None and target.fills and limits.max_window > 0:
             file.reading = self.hinting.begin(file.nodeid, target, partial(self._ahead, file, target))
 
     async def _open_from_source(self, file: OpenFile) -> int:
-        fd = await self._gate.open(lambda: self._native.open_source(file.nodeid, os.O_RDONLY))
+        source = await self._gate.call(lambda: self._tree.reopen(file.nodeid, Opened()), self._close_source)
         try:
-            fh = self._open_file(file, Want.SOURCE, fd)
+            fh = self._open_file(file, Want.SOURCE, source.fd, pass_through=source.fd >= 0)
         except BaseException:
-            self._gate.close_fd(fd)
+            self._close_source(source)
             raise
         passed = self._native.open_flags(fh) & (nat.FOPEN_PASSTHROUGH | nat.FOPEN_DIRECT_IO)
-        if passed == nat.FOPEN_PASSTHROUGH or file.source_fd >= 0:
-            self._gate.close_fd(fd)
+        if passed == nat.FOPEN_PASSTHROUGH or file.source is not None:
+            self._close_source(source)
         else:
-            file.source_fd = fd
+            file.source = source
         self._handles[fh] = Handle(file)
         return fh
 
@@ -452,9 +455,16 @@ class OpenFiles:
             os.close(mirrors.pop(file.nodeid))
             if not mirrors:
                 del self._mirrors[file.mirrors_for]
-        for fd in (file.source_fd, file.mirror_fd):
-            if fd >= 0:
-                self._gate.close_fd(fd)
+        self._close_sources(file)
+
+    def _close_sources(self, file: OpenFile) -> None:
+        if file.source is not None:
+            self._close_source(file.source)
+        if file.mirror_fd >= 0:
+            self._gate.close_fd(file.mirror_fd)
+
+    def _close_source(self, source: Opened) -> None:
+        source.close(self._gate.close_fd)
 
     def _drop_target(self, file: OpenFile) -> None:
         if file.target is None:
@@ -484,8 +494,8 @@ class OpenFiles:
         if target is not None and not file.from_source:
             data = await self._read_cached(file, target, offset, size)
         if data is None:
-            fd = await self._readable_fd(file, fh)
-            data = await self._gate.call(lambda: _pread(fd, size, offset))
+            source = await self._readable(file, fh)
+            data = await self._gate.call(lambda: _read_source(source, size, offset))
         self.counters.reads += 1
         self.counters.read_bytes += len(data)
         return data
@@ -527,23 +537,21 @@ class OpenFiles:
                 raise OSError(error.errno, os.strerror(error.errno)) from None
         return await self._disk.call(lambda: _pread(cached.fd, stop - offset, offset))
 
-    async def _readable_fd(self, file: OpenFile, fh: int) -> int:
+    async def _readable(self, file: OpenFile, fh: int) -> Opened:
         own = self._handles.get(fh)
         if own is not None and own.fd >= 0:
-            return own.fd
-        if file.source_fd < 0:
-            target, nodeid = file.target, file.nodeid
-            if target is not None and target.source_fd >= 0:
-                # The open file itself, even if its name means another one by now; without O_DIRECT.
-                name = f"/proc/self/fd/{target.source_fd}"
-                fd = await self._gate.open(lambda: os.open(name, os.O_RDONLY | os.O_CLOEXEC))
+            return Opened(own.fd)
+        if file.source is None:
+            nodeid = file.nodeid
+            opened = file.target.opened if file.target is not None else None
+            source = await self._gate.call(
+                lambda: self._tree.reopen(nodeid, opened or Opened()), self._close_source
+            )
+            if file.source is not None:
+                self._close_source(source)
             else:
-                fd = await self._gate.open(lambda: self._native.open_source(nodeid, os.O_RDONLY))
-            if file.source_fd >= 0:
-                self._gate.close_fd(fd)
-            else:
-                file.source_fd = fd
-        return file.source_fd
+                file.source = source
+        return file.source
 
     # ---- write
 
@@ -730,9 +738,7 @@ class OpenFiles:
         for file in list(self._files.values()):
             file.pending = 0
             self._drop_target(file)
-            for fd in (file.source_fd, file.mirror_fd):
-                if fd >= 0:
-                    self._gate.close_fd(fd)
+            self._close_sources(file)
         self._files.clear()
         for handle in self._handles.values():
             if handle.fd >= 0:
@@ -762,6 +768,14 @@ def _flush(fd: int) -> None:
         os.fsync(fd)
     else:
         os.close(copy)
+
+
+def _read_source(source: Opened, size: int, offset: int) -> bytes:
+    reader = source.reader
+    if reader is None:
+        return _pread(source.fd, size, offset)
+    data = bytearray(max(0, min(size, reader.size - offset)))
+    return bytes(memoryview(data)[: reader.read(memoryview(data), offset)]) if data else b""
 
 
 def _pread(fd: int, size: int, offset: int) -> bytes:

@@ -1,0 +1,274 @@
+"""A source that is no directory of this host, as nodes: what ``sources`` give, entered into C's table.
+
+Read-only. Attributes are asked for as ``check`` says, unless the source tells of its changes: then what is
+known holds until it does.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from swmld.mount.native import ROOT, Entry, Native, now
+from swmld.mount.tree import Opened
+from swmld.sources.interface import Attributes, Change, Feature, Source, generation_ns
+
+log = logging.getLogger(__name__)
+
+KEPT = 1 << 16
+"""Files whose attributes are remembered with all that their source says of them: about 25 MB."""
+
+TOLD = 4096
+"""Changes that are remembered, to tell whether an answer is older than one of them."""
+
+STRICT, RELAXED = 0, 1
+WATCHED_SECONDS = 86400.0
+"""How long a look at the source holds that tells of its changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Attributes, when they were asked for (``native.now``), and how many changes had been told by then."""
+
+    attributes: Attributes
+    asked: int
+    changes: int
+
+
+class Recent:
+    """The latest attributes by path, and the latest changes; any thread."""
+
+    def __init__(self, most: int = KEPT) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._known: OrderedDict[bytes, Known] = OrderedDict()
+        self._told: deque[Change] = deque(maxlen=TOLD)
+        self.changes = 0
+        """How many were told."""
+
+    def get(self, path: bytes) -> Known | None:
+        """What is remembered, however old."""
+        with self._lock:
+            known = self._known.get(path)
+            if known is not None:
+                self._known.move_to_end(path)
+            return known
+
+    def put(self, path: bytes, known: Known) -> None:
+        """Unless a change was told since it was asked for."""
+        with self._lock:
+            if not self._unchanged(path, known.changes):
+                return
+            self._known[path] = known
+            self._known.move_to_end(path)
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
+
+    def unchanged(self, path: bytes, since: int) -> bool:
+        """Whether none of the changes told after the first ``since`` is one of ``path``."""
+        with self._lock:
+            return self._unchanged(path, since)
+
+    def _unchanged(self, path: bytes, since: int) -> bool:
+        if (newer := self.changes - since) > TOLD:
+            return False
+        return not any(
+            path == c.path or (c.tree and (not c.path or path.startswith(c.path + b"/")))
+            for c in islice(reversed(self._told), newer)
+        )
+
+    def forget(self, change: Change) -> None:
+        """What was known of it does not hold any more."""
+        with self._lock:
+            self.changes += 1
+            self._told.append(change)
+            self._known.pop(change.path, None)
+            if change.tree:
+                below = change.path + b"/" if change.path else b""
+                for each in [other for other in self._known if other.startswith(below)]:
+                    del self._known[each]
+
+
+class RemoteTree:
+    """See ``tree.Tree``. ``interval``: seconds that a look at the source holds where it tells of no
+    changes."""
+
+    def __init__(self, native: Native, source: Source, *, interval: float) -> None:
+        self._native = native
+        self._source = source
+        self._interval = interval
+        self._recent = Recent()
+        self.watched = False
+        """The source tells of its changes now."""
+
+    # ---- what is asked
+
+    def lookup(self, parent: int, name: bytes, ref: bool = True) -> Entry:
+        """See ``Tree``."""
+        path = self._below(parent, name)
+        nodeid = self._native.child(parent, name)
+        entry = self._native.cached_entry(nodeid) if nodeid else None
+        known = self._fresh(path, entry)
+        if known is None:
+            try:
+                known = self._stat(path)
+            except FileNotFoundError:
+                self._native.unlinked(parent, name)
+                raise
+        return self.enter(parent, name, path, known, ref)
+
+    def enter(self, parent: int, name: bytes, path: bytes, known: Known, ref: bool) -> Entry:
+        """Into the table."""
+        entry = self._native.enter(parent, name, known.attributes, known.asked, ref)
+        return self._still(entry, path, known)
+
+    def _still(self, entry: Entry, path: bytes, known: Known) -> Entry:
+        """Whoever tells of a change logs it first and then looks into the table; here it is the other way
+        round, so that one of the two sees that what was entered is old."""
+        if self._recent.unchanged(path, known.changes):
+            return entry
+        self._native.expire(entry.nodeid)
+        return replace(entry, valid=0.0)
+
+    def getattr(self, nodeid: int) -> Entry:
+        """See ``Tree``."""
+        path = self.path(nodeid)
+        known = self._fresh(path, self._native.cached_entry(nodeid))
+        if known is None:
+            try:
+                known = self._stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                self._native.expire(nodeid)
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+        return self._still(self._native.refresh(nodeid, known.attributes, known.asked), path, known)
+
+    def scan(self, nodeid: int) -> Iterator[tuple[bytes, int]]:
+        """See ``Tree``."""
+        path, after, more = self.path(nodeid), b"", True
+        while more:
+            entries, more = self.page(path, after)
+            for name, known in entries:
+                yield name, stat.S_IFMT(known.attributes.mode)
+            after = entries[-1][0] if entries else after
+            more = more and bool(entries)
+
+    def open(self, nodeid: int, size: int) -> Opened:
+        """See ``Tree``. ESTALE where the source has another generation than the table."""
+        path = self.path(nodeid)
+        entry = self._native.cached_entry(nodeid)
+        known = self._recent.get(path)
+        if known is None or not _same(entry, known.attributes):
+            known = self._stat(path)
+        if not _same(entry, known.attributes):
+            self._native.expire(nodeid)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return Opened(reader=self._source.open(path, known.attributes))
+
+    def open_child(self, parent: int, name: bytes) -> tuple[Entry, Opened]:
+        """See ``Tree``."""
+        entry = self.lookup(parent, name, ref=False)
+        if not stat.S_ISREG(entry.mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return entry, self.open(entry.nodeid, entry.size)
+
+    def reopen(self, nodeid: int, opened: Opened) -> Opened:
+        """See ``Tree``."""
+        return self.open(nodeid, 0)
+
+    def attributes(self, nodeid: int) -> Attributes:
+        """All that the source says of a node, asked for now if need be."""
+        path = self.path(nodeid)
+        known = self._fresh(path, self._native.cached_entry(nodeid)) or self._stat(path)
+        return known.attributes
+
+    def page(self, path: bytes, after: bytes) -> tuple[list[tuple[bytes, Known]], bool]:
+        """Some entries of a directory, and whether there are more."""
+        asked, changes = now(), self._recent.changes
+        page = self._source.list(path, after)
+        entries = [(name, Known(attributes, asked, changes)) for name, attributes in page.entries]
+        below = path + b"/" if path else b""
+        for name, known in entries:
+            if known.attributes.is_file:
+                self._recent.put(below + name, known)
+        return entries, page.more
+
+    def path(self, nodeid: int) -> bytes:
+        """From the source's root; ESTALE for a node without a name."""
+        path = self._native.path(nodeid)
+        return b"" if path == b"." else path
+
+    def _below(self, parent: int, name: bytes) -> bytes:
+        path = self.path(parent)
+        return path + b"/" + name if path else name
+
+    def _stat(self, path: bytes) -> Known:
+        asked, changes = now(), self._recent.changes
+        known = Known(self._source.stat(path), asked, changes)
+        self._recent.put(path, known)
+        return known
+
+    def _fresh(self, path: bytes, entry: Entry | None) -> Known | None:
+        """What is remembered, if that may be relied on without asking."""
+        known = self._recent.get(path)
+        if known is None:
+            return None
+        check = entry.check if entry is not None else RELAXED
+        if check == STRICT:
+            return None
+        interval = WATCHED_SECONDS if self.watched else self._interval
+        if entry is not None and entry.check == RELAXED:
+            interval = entry.check_interval
+        return known if check != RELAXED or now() - known.asked < interval * 1e9 else None
+
+    # ---- what the source tells
+
+    def watch(self) -> None:
+        """Blocking, until the source is closed: changes at the source are seen at once."""
+        if Feature.WATCH not in self._source.features:
+            return
+        try:
+            self._source.watch(self.changed, self._watching)
+        except OSError as error:
+            log.warning("%s does not tell of changes any more: %s", self._source.name, error)
+        finally:
+            self._watching(False)
+
+    def _watching(self, on: bool) -> None:
+        if on == self.watched:
+            return
+        if on:  # what changed while nobody told is not known
+            self._recent.forget(Change(b"", tree=True))
+            self._native.expire(0)
+        self.watched = on
+        self._native.set_check_interval(WATCHED_SECONDS if on else self._interval)
+
+    def changed(self, change: Change) -> None:
+        """Blocking: forgets what is known of it, here and in the kernel."""
+        self._recent.forget(change)
+        parent, nodeid, name = 0, ROOT, b""
+        for name in change.path.split(b"/") if change.path else ():
+            parent, nodeid = nodeid, self._native.child(nodeid, name)
+            if not nodeid:
+                break
+        if change.tree:
+            self._native.expire(0)
+        if nodeid:
+            self._native.expire(nodeid)
+            self._native.forget_attributes(nodeid)
+        if parent:
+            self._native.forget_entry(parent, name)
+
+
+def _same(entry: Entry | None, attributes: Attributes) -> bool:
+    """Whether the table has this generation."""
+    if entry is None:
+        return False
+    now_there = (attributes.ino, attributes.size, attributes.mtime_ns, generation_ns(attributes))
+    return (entry.ino, entry.size, entry.mtime_ns, entry.ctime_ns) == now_there

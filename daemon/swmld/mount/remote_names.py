@@ -1,0 +1,197 @@
+"""Names and attributes of a source that is no directory of this host: ``namespace.Namespace`` for ``remote``.
+
+Nothing can be changed: the mount is read-only, and the kernel refuses it before we are asked.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from swmld.mount.gate import UNREACHABLE, SourceGate
+from swmld.mount.namespace import LISTING_BATCH, Caller
+from swmld.mount.native import ROOT, Entry, Native
+from swmld.mount.remote import Known, RemoteTree
+
+NAME_MAX = 255
+CAPACITY_BLOCKS = 1 << 38
+"""Of 4 KiB: what df(1) shows of a source that has no size of its own, 1 PiB."""
+
+
+@dataclass(slots=True)
+class PagedListing:
+    """One open directory: the entries that were read last, from number ``start`` on."""
+
+    nodeid: int
+    path: bytes
+    start: int = 0
+    entries: list[tuple[bytes, Known]] = field(default_factory=list)
+    more: bool = True
+
+    def rewind(self) -> None:
+        """To the first entry, to be read anew."""
+        self.start, self.entries, self.more = 0, [], True
+
+    @property
+    def end(self) -> int:
+        """One past the last entry that is there."""
+        return self.start + len(self.entries)
+
+
+class RemoteNames:
+    """The operations of FUSE on names."""
+
+    def __init__(self, native: Native, gate: SourceGate, tree: RemoteTree) -> None:
+        self._native = native
+        self._gate = gate
+        self._tree = tree
+        self._listings: dict[int, PagedListing] = {}
+        self._numbers = 0
+
+    async def lookup(self, parent: int, name: bytes) -> Entry:
+        """The child; the kernel holds one more reference to it."""
+        if len(name) > NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        return await self._gate.call(lambda: self._tree.lookup(parent, name), self._unref)
+
+    def _unref(self, entry: Entry) -> None:
+        self._native.forget(entry.nodeid, 1)
+
+    async def getattr(self, nodeid: int) -> Entry:
+        """As the source has it; what was last known while the source cannot be asked."""
+        try:
+            return await self._gate.call(lambda: self._tree.getattr(nodeid))
+        except OSError as error:
+            entry = self._native.cached_entry(nodeid)
+            if error.errno in UNREACHABLE and entry is not None and entry.nlink:
+                return entry
+            raise
+
+    async def readlink(self, nodeid: int) -> bytes:
+        """The target."""
+        return await self._gate.call(lambda: self._tree.attributes(nodeid).link)
+
+    async def statfs(self) -> os.statvfs_result:
+        """Sources have no size: what is shown is large, and nothing of it used."""
+        some = (4096, 4096, CAPACITY_BLOCKS, CAPACITY_BLOCKS, CAPACITY_BLOCKS)
+        return os.statvfs_result((*some, 1 << 40, 1 << 40, 1 << 40, os.ST_RDONLY, NAME_MAX))
+
+    async def getxattr(self, nodeid: int, name: bytes) -> bytes:
+        """ENODATA: sources have none that are shown."""
+        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+
+    async def listxattr(self, nodeid: int) -> list[bytes]:
+        """None."""
+        return []
+
+    # ---- directories
+
+    async def opendir(self, nodeid: int) -> int:
+        """A handle; EACCES and the like are found with the first entries."""
+        self._numbers += 1
+        self._listings[self._numbers] = PagedListing(nodeid, self._tree.path(nodeid))
+        return self._numbers
+
+    async def entries(self, fh: int, offset: int) -> tuple[int, list[tuple[bytes, Entry | None]]]:
+        """(position, names with attributes) from ``offset`` on, some at a time; empty at the end. Offset 0
+        reads the directory anew."""
+        listing = self._listings[fh]
+        if offset == 0:
+            listing.rewind()
+        return offset, await self._gate.call(lambda: self._batch(listing, offset))
+
+    def _batch(self, listing: PagedListing, offset: int) -> list[tuple[bytes, Entry | None]]:
+        if offset < 2:  # before what is in it
+            return [(name, self._dot(listing.nodeid, name)) for name in (b".", b"..")[offset:]]
+        first = offset - 2
+        if first < listing.start:
+            listing.rewind()
+        while first >= listing.end and listing.more:
+            after = listing.entries[-1][0] if listing.entries else b""
+            entries, more = self._tree.page(listing.path, after)
+            listing.start, listing.entries, listing.more = listing.end, entries, more and bool(entries)
+        part = listing.entries[first - listing.start :][:LISTING_BATCH]
+        return [(name, self._child(listing, name, known)) for name, known in part]
+
+    def _dot(self, nodeid: int, name: bytes) -> Entry:
+        if name == b".." and nodeid != ROOT:
+            nodeid = self._native.parent(nodeid)[0]
+        return self._native.cached_entry(nodeid) or self._tree.getattr(nodeid)
+
+    def _child(self, listing: PagedListing, name: bytes, known: Known) -> Entry:
+        path = listing.path + b"/" + name if listing.path else name
+        return self._tree.enter(listing.nodeid, name, path, known, ref=False)
+
+    def listed(self, entry: Entry) -> None:
+        """The kernel took this entry of a listing: it holds a reference now."""
+        self._native.ref(entry.nodeid)
+
+    def releasedir(self, fh: int) -> None:
+        """Close a listing."""
+        self._listings.pop(fh, None)
+
+    async def fsyncdir(self, fh: int) -> None:
+        """Nothing is written."""
+
+    # ---- changes
+
+    async def setattr(
+        self,
+        nodeid: int,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> None:
+        """EROFS."""
+        _refuse()
+
+    async def create(
+        self, parent: int, name: bytes, flags: int, mode: int, caller: Caller
+    ) -> tuple[Entry, int]:
+        """EROFS."""
+        _refuse()
+
+    async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Entry:
+        """EROFS."""
+        _refuse()
+
+    async def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Entry:
+        """EROFS."""
+        _refuse()
+
+    async def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Entry:
+        """EROFS."""
+        _refuse()
+
+    async def link(self, nodeid: int, parent: int, name: bytes) -> Entry:
+        """EROFS."""
+        _refuse()
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        """EROFS."""
+        _refuse()
+
+    async def rmdir(self, parent: int, name: bytes) -> None:
+        """EROFS."""
+        _refuse()
+
+    async def rename(self, old: tuple[int, bytes], new: tuple[int, bytes], flags: int) -> None:
+        """EROFS."""
+        _refuse()
+
+    async def setxattr(self, nodeid: int, name: bytes, value: bytes) -> None:
+        """EROFS."""
+        _refuse()
+
+    async def removexattr(self, nodeid: int, name: bytes) -> None:
+        """EROFS."""
+        _refuse()
+
+
+def _refuse() -> NoReturn:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))

@@ -1,0 +1,116 @@
+"""The source as nodes: names, attributes, opened bytes. Blocking, for worker threads (``gate.SourceGate``).
+
+``DirectoryTree`` is a directory of this host: C asks it. ``remote.RemoteTree`` is everything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from swmld.mount.native import Entry, Native
+from swmld.sources.interface import Reader
+
+DIRECT_MINIMUM = 256 << 10
+"""Bytes from which a remote file is read with O_DIRECT."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Bytes of one file at the source: behind a descriptor, or a ``reader``."""
+
+    fd: int = -1
+    direct: bool = False
+    """``fd`` is O_DIRECT."""
+    reader: Reader | None = None
+
+    def close(self, close_fd: Callable[[int], None]) -> None:
+        """Lets go of it; descriptors by ``close_fd``, which does not block."""
+        if self.fd >= 0:
+            close_fd(self.fd)
+        if self.reader is not None:
+            self.reader.close()
+
+
+class Tree(Protocol):
+    """What is asked of a source, by node. OSError; ESTALE: the node's name means another file."""
+
+    def lookup(self, parent: int, name: bytes, ref: bool = True) -> Entry:
+        """The child; with ``ref`` the kernel holds one more reference to it."""
+        ...
+
+    def getattr(self, nodeid: int) -> Entry:
+        """The node, asked for just now or as recently as ``check`` allows."""
+        ...
+
+    def scan(self, nodeid: int) -> Iterator[tuple[bytes, int]]:
+        """Each entry of a directory: its name, and its type as in ``st_mode``."""
+        ...
+
+    def open(self, nodeid: int, size: int) -> Opened:
+        """To fill the cache with: perhaps another generation by now, which the flight finds out."""
+        ...
+
+    def open_child(self, parent: int, name: bytes) -> tuple[Entry, Opened]:
+        """A child that is known to be a regular file and that nobody has opened yet."""
+        ...
+
+    def reopen(self, nodeid: int, opened: Opened) -> Opened:
+        """To be read past the cache: the file that is ``opened``, else that of the node."""
+        ...
+
+
+class DirectoryTree:
+    """A directory. ``direct``: large files are read past this host's page cache: a FUSE or NFS client then
+    sends a read as parallel requests instead of one readahead window at a time, and memory is left to the
+    cache file's pages."""
+
+    def __init__(self, native: Native, *, direct: bool) -> None:
+        self._native = native
+        self._direct = direct
+
+    def lookup(self, parent: int, name: bytes, ref: bool = True) -> Entry:
+        """See ``Tree``."""
+        return self._native.lookup(parent, name, ref)
+
+    def getattr(self, nodeid: int) -> Entry:
+        """See ``Tree``."""
+        return self._native.getattr(nodeid)
+
+    def scan(self, nodeid: int) -> Iterator[tuple[bytes, int]]:
+        """See ``Tree``."""
+        fd = self._native.open_dir(nodeid)
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    kind = 0
+                    if entry.is_dir(follow_symlinks=False):
+                        kind = stat.S_IFDIR
+                    elif entry.is_file(follow_symlinks=False):
+                        kind = stat.S_IFREG
+                    yield os.fsencode(entry.name), kind
+        finally:
+            os.close(fd)
+
+    def open(self, nodeid: int, size: int) -> Opened:
+        """See ``Tree``."""
+        if self._direct and size >= DIRECT_MINIMUM:
+            with contextlib.suppress(OSError):
+                fd = self._native.open_source(nodeid, os.O_RDONLY | os.O_DIRECT, verify=False)
+                return Opened(fd, direct=True)
+        return Opened(self._native.open_source(nodeid, os.O_RDONLY, verify=False))
+
+    def open_child(self, parent: int, name: bytes) -> tuple[Entry, Opened]:
+        """See ``Tree``."""
+        entry, fd = self._native.open_child(parent, name)
+        return entry, Opened(fd)
+
+    def reopen(self, nodeid: int, opened: Opened) -> Opened:
+        """See ``Tree``. The open file itself, even if its name means another one by now; without O_DIRECT."""
+        if opened.fd >= 0:
+            return Opened(os.open(f"/proc/self/fd/{opened.fd}", os.O_RDONLY | os.O_CLOEXEC))
+        return Opened(self._native.open_source(nodeid, os.O_RDONLY))
