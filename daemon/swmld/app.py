@@ -108,7 +108,7 @@ def _open_source(settings: Settings) -> SourceDirectory | RemoteSource:
     if not root.is_dir:
         source.close()
         raise UsageError(f"source {url.name} is not a directory")
-    return mountpoint.hold_remote(source, settings.mount)
+    return mountpoint.hold_remote(source, root, settings.mount)
 
 
 def _find_plugins(settings: Settings) -> Plugins | None:
@@ -235,13 +235,16 @@ class Daemon:
 
     def _build(self) -> tuple[OpenFiles, Fuse]:
         settings, native = self._settings, self._native
-        remote = self._source.remote
-        tree = self._tree = (
-            DirectoryTree(native, direct=not self._source.local)
-            if remote is None
-            else RemoteTree(native, remote, interval=settings.check_interval)
-        )
-        root_fd = self._source.fd
+        remote, root_fd = self._source.remote, self._source.fd
+        tree: DirectoryTree | RemoteTree
+        if isinstance(self._source, RemoteSource):
+            tree = RemoteTree(
+                native, self._source.remote, self._source.root,
+                strict=settings.check is Check.STRICT, interval=settings.check_interval,
+            )  # fmt: skip
+        else:
+            tree = DirectoryTree(native, direct=not self._source.local)
+        self._tree = tree
         self._gate = SourceGate(
             (lambda: os.stat(".", dir_fd=root_fd)) if remote is None else (lambda: remote.stat(ROOT)),
             local=self._source.local,

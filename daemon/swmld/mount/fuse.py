@@ -54,6 +54,14 @@ def attributes(entry: Entry) -> pyfuse3.EntryAttributes:
     return a
 
 
+def _absent(seconds: float) -> pyfuse3.EntryAttributes:
+    """That a name is not there; the kernel may answer so for ``seconds``."""
+    a = pyfuse3.EntryAttributes()
+    a.st_ino = 0
+    a.entry_timeout = seconds
+    return a
+
+
 def _caller(ctx: pyfuse3.RequestContext) -> Caller:
     return Caller(ctx.uid, ctx.gid, ctx.umask)
 
@@ -73,7 +81,12 @@ class Fuse(pyfuse3.Operations):
 
     @_translated
     async def lookup(self, parent: int, name: bytes, ctx: Any = None) -> pyfuse3.EntryAttributes:
-        return attributes(await self._names.lookup(parent, name))
+        try:
+            return attributes(await self._names.lookup(parent, name))
+        except FileNotFoundError:
+            if not self._names.absent_for:
+                raise
+            return _absent(self._names.absent_for)
 
     @_translated
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:

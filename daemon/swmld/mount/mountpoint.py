@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swmld.errors import HostError, UsageError
-from swmld.sources.interface import Source
+from swmld.sources.interface import Attributes, Source
 
 log = logging.getLogger(__name__)
 
@@ -147,10 +147,12 @@ def open_source(path: Path, *, read_only: bool) -> SourceDirectory:
 
 @dataclass(frozen=True, slots=True)
 class RemoteSource:
-    """A source that is no directory of this host. ``fd`` holds the mount point instead."""
+    """A source that is no directory of this host. ``fd`` holds the mount point instead; ``root`` is what the
+    source's root was when it was first asked for."""
 
     fd: int
     remote: Source
+    root: Attributes
     mount_flags: int = _READ_ONLY | _NOSUID | _NODEV
     local: bool = False
     acl: bool = False
@@ -161,10 +163,10 @@ class RemoteSource:
         return self.remote.name
 
 
-def hold_remote(source: Source, mount: Path) -> RemoteSource:
+def hold_remote(source: Source, root: Attributes, mount: Path) -> RemoteSource:
     """UsageError when the mount point cannot be opened."""
     try:
-        return RemoteSource(os.open(mount, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), source)
+        return RemoteSource(os.open(mount, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), source, root)
     except OSError as error:
         raise UsageError(f"mount point {mount}: {error.strerror}") from None
 

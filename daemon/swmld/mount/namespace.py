@@ -49,6 +49,9 @@ class Listing:
 class Namespace:
     """The operations of FUSE on names, without FUSE."""
 
+    absent_for = 0.0
+    """Seconds for which the kernel may answer that a name is not there: asked again each time, as C does."""
+
     def __init__(self, native: Native, gate: SourceGate, cache: Cache, root_fd: int, *, acl: bool) -> None:
         self._native = native
         self._gate = gate

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from swmld._native import ffi, lib
-from swmld.sources.interface import Attributes, generation_ns
+from swmld.sources.interface import Attributes, birth_ns, generation_ns
 from swmld.types import Check, Identity
 
 ROOT = 1
@@ -139,7 +139,7 @@ def _attrs(a: Attributes) -> Any:
         "struct sw_attrs *",
         {
             "ino": a.ino, "size": a.size, "mtime_ns": a.mtime_ns, "ctime_ns": generation_ns(a),
-            "btime_ns": a.btime_ns, "mode": a.mode, "nlink": a.nlink, "uid": a.uid, "gid": a.gid,
+            "btime_ns": birth_ns(a), "mode": a.mode, "nlink": a.nlink, "uid": a.uid, "gid": a.gid,
             "rdev": a.rdev, "blksize": BLOCK_SIZE,
         },
     )  # fmt: skip

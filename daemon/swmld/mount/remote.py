@@ -71,6 +71,11 @@ class Recent:
             if len(self._known) > self._most:
                 self._known.popitem(last=False)
 
+    def drop(self, path: bytes) -> None:
+        """It is not there any more."""
+        with self._lock:
+            self._known.pop(path, None)
+
     def unchanged(self, path: bytes, since: int) -> bool:
         """Whether none of the changes told after the first ``since`` is one of ``path``."""
         with self._lock:
@@ -97,16 +102,20 @@ class Recent:
 
 
 class RemoteTree:
-    """See ``tree.Tree``. ``interval``: seconds that a look at the source holds where it tells of no
-    changes."""
+    """See ``tree.Tree``. ``strict``: each open asks, where no rule for its path says otherwise. ``interval``:
+    seconds that a look at the source holds where it tells of no changes."""
 
-    def __init__(self, native: Native, source: Source, *, interval: float) -> None:
+    def __init__(
+        self, native: Native, source: Source, root: Attributes, *, strict: bool, interval: float
+    ) -> None:
         self._native = native
         self._source = source
+        self._strict = strict
         self._interval = interval
         self._recent = Recent()
         self.watched = False
         """The source tells of its changes now."""
+        native.refresh(ROOT, root, now())
 
     # ---- what is asked
 
@@ -120,6 +129,7 @@ class RemoteTree:
             try:
                 known = self._stat(path)
             except FileNotFoundError:
+                self._recent.drop(path)
                 self._native.unlinked(parent, name)
                 raise
         return self.enter(parent, name, path, known, ref)
@@ -145,6 +155,7 @@ class RemoteTree:
             try:
                 known = self._stat(path)
             except (FileNotFoundError, NotADirectoryError):
+                self._recent.drop(path)
                 self._native.expire(nodeid)
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
         return self._still(self._native.refresh(nodeid, known.attributes, known.asked), path, known)
@@ -220,7 +231,7 @@ class RemoteTree:
         if known is None:
             return None
         check = entry.check if entry is not None else RELAXED
-        if check == STRICT:
+        if check == STRICT or (entry is None and self._strict):
             return None
         interval = WATCHED_SECONDS if self.watched else self._interval
         if entry is not None and entry.check == RELAXED:

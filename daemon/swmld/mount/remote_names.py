@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from swmld.mount.gate import UNREACHABLE, SourceGate
@@ -16,6 +16,10 @@ from swmld.mount.native import ROOT, Entry, Native
 from swmld.mount.remote import Known, RemoteTree
 
 NAME_MAX = 255
+ABSENT_SECONDS = 1.0
+"""How long the kernel may answer that a name is not there. An import in Python asks for dozens of such names,
+each a round trip; and a file that others make is to be seen within two seconds."""
+
 CAPACITY_BLOCKS = 1 << 38
 """Of 4 KiB: what df(1) shows of a source that has no size of its own, 1 PiB."""
 
@@ -49,6 +53,8 @@ class RemoteNames:
         self._tree = tree
         self._listings: dict[int, PagedListing] = {}
         self._numbers = 0
+        self.absent_for = ABSENT_SECONDS
+        """As in ``Namespace``."""
 
     async def lookup(self, parent: int, name: bytes) -> Entry:
         """The child; the kernel holds one more reference to it."""
@@ -60,13 +66,18 @@ class RemoteNames:
         self._native.forget(entry.nodeid, 1)
 
     async def getattr(self, nodeid: int) -> Entry:
-        """As the source has it; what was last known while the source cannot be asked."""
+        """As the source has it; what was last known while the source cannot be asked, and of a file that was
+        removed or replaced there while it is open here."""
         try:
             return await self._gate.call(lambda: self._tree.getattr(nodeid))
         except OSError as error:
             entry = self._native.cached_entry(nodeid)
-            if error.errno in UNREACHABLE and entry is not None and entry.nlink:
+            if entry is None:
+                raise
+            if error.errno in UNREACHABLE:
                 return entry
+            if error.errno == errno.ESTALE and (self._native.usage(nodeid) or (0, False))[1]:
+                return replace(entry, nlink=0, valid=0.0)
             raise
 
     async def readlink(self, nodeid: int) -> bytes:
