@@ -72,7 +72,7 @@ class Page:
 
 
 class Cut(OSError):
-    """``Reader.read`` may raise it where a body ended too soon: the first ``got`` bytes of the view are right,
+    """``Reader.read`` may raise it where a body ended too soon: the view's first ``got`` bytes are right,
     and another try may go on behind them."""
 
     got: int
