@@ -162,5 +162,16 @@ def generation_ns(attributes: Attributes) -> int:
     second = 1_000_000_000
     if not attributes.tag:
         return attributes.ctime_ns
-    digest = hashlib.blake2b(attributes.tag, digest_size=8, person=b"generation").digest()
-    return attributes.ctime_ns // second * second + int.from_bytes(digest) % second
+    return attributes.ctime_ns // second * second + _hash(attributes.tag, b"generation") % second
+
+
+def birth_ns(attributes: Attributes) -> int:
+    """``btime_ns``, or where that is not known another number for each ``tag``: objects are replaced as a whole,
+    so whoever has the one before open is to keep it, as if a new file had been renamed over it."""
+    if attributes.btime_ns or not attributes.tag:
+        return attributes.btime_ns
+    return _hash(attributes.tag, b"birth") >> 1 or 1
+
+
+def _hash(tag: bytes, person: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(tag, digest_size=8, person=person).digest())
