@@ -1,8 +1,8 @@
 """Tests that can be looked up instead of asked: by property and operand, with the bits of the rules that need
 them.
 
-A table holds lookups by property. One look a property says which bits fit its value, or which do not, in a few
-operations on whole numbers with some bits for each rule.
+A table holds lookups by property. One look a property says which bits fit its value, or which do not, in a
+few operations on whole numbers with some bits for each rule.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def is_said(leaf: Leaf) -> bool:
 
 
 class Lookup(Protocol):
-    """``fits``: bits of all its entries; ``told(value)``: bits of those that fit, ``needed`` ones turned over."""
+    """``fits``: bits of all its entries; ``told(value)``: of those that fit, ``needed`` ones turned over."""
 
     fits: int
 
