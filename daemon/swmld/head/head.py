@@ -18,7 +18,7 @@ from swmld.plan.eviction import Keep
 from swmld.rules import actions, facts
 from swmld.rules.decide import CoolDowns, Engine, Outcome
 from swmld.rules.kinds import Value
-from swmld.rules.ruleset import RuleSet
+from swmld.rules.ruleset import NO_RULES, RuleSet
 from swmld.rules.verdict import Verdict
 from swmld.types import Identity
 
@@ -84,10 +84,13 @@ class Head:
         self._holders: OrderedDict[Identity, int] = OrderedDict()
         self.history = history
         self.brought = history.brought
+        self.rules, self.engine = NO_RULES, Engine(())
         self.swap(rules)
 
-    def swap(self, rules: RuleSet, engine: Engine | None = None) -> None:
-        """From the next decision on these rules count; ``engine`` where they were compiled elsewhere."""
+    def swap(self, rules: RuleSet, engine: Engine | None = None) -> list[object]:
+        """From the next decision on these rules count; ``engine`` where they were compiled elsewhere. Returns
+        what is not in use any more: to free it takes a while with thousands of rules."""
+        old = self._parts()
         self.rules = rules
         self.engine = engine or Engine(rules.rules)
         self._shares = Shares()
@@ -95,6 +98,11 @@ class Head:
         effects = {each.effect for rule in rules.rules for each in rule.actions}
         self.coordinates, self._caching = actions.Coordinate in effects, actions.Cache in effects
         self.history.forget_but({rule.title for rule in rules.rules})
+        return old
+
+    def _parts(self) -> list[object]:
+        """The rules in use, then what holds them: the latter goes first."""
+        return [*self.rules.rules, *self.engine.parts(), self.rules, self.engine]
 
     # ---- one file is opened
 
