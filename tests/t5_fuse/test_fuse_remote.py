@@ -148,7 +148,7 @@ def test_what_is_cached_is_served_while_the_source_is_away(tmp_path: Path, web: 
         assert (daemon.mount / "other").stat().st_size == 300_000
         with web.away():
             assert (daemon.mount / "kept").read_bytes() == kept
-            with fails(errno.EIO, errno.EHOSTUNREACH, errno.ETIMEDOUT):
+            with fails(errno.EIO):
                 (daemon.mount / "other").read_bytes()
             assert (daemon.mount / "kept").read_bytes() == kept
         wanted = hashlib.sha256((web.root / "other").read_bytes()).digest()

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import pyfuse3
 
 from swmld.errors import SwmldError
+from swmld.mount.gate import as_read
 from swmld.mount.namespace import Caller, Namespace
 from swmld.mount.native import Entry, Native
 from swmld.mount.openfiles import OpenFiles
@@ -31,7 +32,7 @@ def _translated(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coro
         except pyfuse3.FUSEError:
             raise
         except OSError as error:
-            raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
+            raise pyfuse3.FUSEError(as_read(error.errno or errno.EIO)) from None
         except SwmldError as error:
             raise pyfuse3.FUSEError(error.errno) from None
         except Exception:  # a bug of ours must not take the mount down with it

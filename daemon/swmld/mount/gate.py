@@ -32,10 +32,16 @@ CLOSERS = 16
 PROBE_INTERVAL = 1.0
 """Seconds between two looks whether the source is back."""
 
-UNREACHABLE = frozenset(
-    {errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNABORTED}
-)
+NOBODY = frozenset({errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNABORTED})
+"""Nobody is there to answer for the source."""
+
+UNREACHABLE = NOBODY | {errno.EIO}
 """What a source that cannot be asked answers; cached bytes are served on."""
+
+
+def as_read(code: int) -> int:
+    """The errno that programs get for one of the source: reads of files fail with EIO (read(2))."""
+    return errno.EIO if code in NOBODY else code
 
 
 class SourceGate:
@@ -80,9 +86,14 @@ class SourceGate:
         with trio.move_on_after(self._timeout):
             try:
                 return await self._workers.call(guarded)
+            except OSError as error:
+                if error.errno in NOBODY:
+                    self._close(str(error.strerror))
+                raise
             finally:
                 waiting = False
-        self._close()
+        self.timeouts += 1
+        self._close(f"for {self._timeout:g} s")
         raise OSError(errno.EIO, "the source does not answer")
 
     def close_fd(self, fd: int) -> None:
@@ -101,14 +112,11 @@ class SourceGate:
         """``call`` of a function that returns a descriptor."""
         return await self.call(function, self.close_fd)
 
-    def _close(self) -> None:
-        self.timeouts += 1
+    def _close(self, why: str) -> None:
         if not self._down:
             self._down = True
             self._wake.set()
-            log.warning(
-                "source does not answer for %g s: uncached reads fail with EIO until it does", self._timeout
-            )
+            log.warning("source does not answer %s: uncached reads fail with EIO until it does", why)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hands out results and watches a source that went away, until cancelled."""

@@ -33,7 +33,7 @@ from swmld.fetch.threads import Workers
 from swmld.mount import native as nat
 from swmld.mount.acting import Acts
 from swmld.mount.deciding import Decider, at_once, file_limits, single_writer
-from swmld.mount.gate import UNREACHABLE, SourceGate
+from swmld.mount.gate import UNREACHABLE, SourceGate, as_read
 from swmld.mount.hinting import Hinting, Reading
 from swmld.mount.loading import Loader, unload
 from swmld.mount.native import Entry, Event, EventKind, Mode, Native, Want
@@ -729,7 +729,7 @@ class OpenFiles:
         elif code == errno.ENOSPC:
             self._native.failed(file.nodeid, chunk, 0)
         else:
-            self._native.failed(file.nodeid, chunk, code)
+            self._native.failed(file.nodeid, chunk, as_read(code))
 
     def close(self) -> None:
         """The mount is gone: gives back every descriptor."""

@@ -257,6 +257,11 @@ class RemoteTree:
         if on:  # what changed while nobody told is not known
             self._recent.forget(Change(b"", tree=True))
             self._native.expire(0)
+        log.info(
+            "%s %s of its changes: attributes hold %s",
+            self._source.name, "tells" if on else "does not tell",
+            "until it does" if on else f"{self._interval:g} s",
+        )  # fmt: skip
         self.watched = on
         self._native.set_check_interval(WATCHED_SECONDS if on else self._interval)
 
