@@ -82,10 +82,12 @@ class ObjectSource:
         # Two more than are shown: the directory's own marker and the key that is only looked at.
         asked, token = min(max(limit, 1) + 2, MOST), ""
         start = _decodable(after)
+        held: tuple[Key, ...] = ()
         while True:
             listed = self._keys.page(prefix, start, token=token, limit=asked, what=what)
+            keys = [*held, *listed.keys]
             found, more = page_of(
-                listed.keys,
+                keys,
                 bool(listed.token),
                 after,
                 limit,
@@ -94,7 +96,8 @@ class ObjectSource:
             self._leave_out(found.left_out, path)
             if found.entries or not more:
                 break
-            token = listed.token
+            # The last was only looked at.
+            token, held = listed.token, tuple(keys[-1:] if len(keys) > 1 else ())
         if not (listed.keys or after or token or path == ROOT) and not self.stat(path).is_dir:
             raise failure(errno.ENOTDIR, what)
         root = path + b"/" if path else b""
