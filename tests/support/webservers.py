@@ -196,7 +196,9 @@ class Hostile:
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
         self.asked: list[tuple[str, str, dict[str, str]]] = []
-        """Method, path and headers (lower-case) of each request."""
+        """Method, path and headers (lower-case) of each request but PUT."""
+        self.token = b""
+        """The answer to each PUT; 501 where it is empty."""
 
     def __enter__(self) -> Hostile:
         outer = self
@@ -206,6 +208,7 @@ class Hostile:
 
             def do_GET(self) -> None:
                 headers = {name.lower(): value for name, value in self.headers.items()}
+                self.rfile.read(int(headers.get("content-length", 0)))
                 outer.asked.append((self.command, self.path, headers))
                 answer = outer.answers.get(self.path.partition("?")[0])
                 if answer is None:
@@ -213,7 +216,10 @@ class Hostile:
                 else:
                     answer(self)
 
-            do_HEAD = do_GET
+            do_HEAD = do_POST = do_GET
+
+            def do_PUT(self) -> None:
+                respond(200 if outer.token else 501, outer.token)(self)
 
             def log_message(self, *_: object) -> None:
                 pass
