@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from swmld.sources.urls import open_source, parse
 
@@ -57,7 +58,7 @@ class MadeBucket(MadeSource):
         self._client.put_object(Bucket=BUCKET, Key=self._prefix + path.decode() + "/", Body=b"")
 
 
-def client(endpoint: str, key: str = KEY, secret: str = SECRET) -> Any:
+def client_of(endpoint: str, key: str = KEY, secret: str = SECRET) -> Any:
     """boto3's client of S3, which knows all there is to put; ``BUCKET`` is made."""
     import boto3
     from botocore.config import Config
@@ -76,7 +77,7 @@ def client(endpoint: str, key: str = KEY, secret: str = SECRET) -> Any:
 
 
 @contextlib.contextmanager
-def moto() -> Iterator[str]:
+def moto_server() -> Iterator[str]:
     """moto's server on loopback; its URL."""
     from moto.server import ThreadedMotoServer
 
@@ -210,7 +211,7 @@ class Hostile:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 self.rfile.read(int(headers.get("content-length", 0)))
                 outer.asked.append((self.command, self.path, headers))
-                answer = outer.answers.get(self.path.partition("?")[0])
+                answer = outer.answers.get(unquote(self.path.partition("?")[0]))
                 if answer is None:
                     respond(404)(self)
                 else:

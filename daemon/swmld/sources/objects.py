@@ -91,7 +91,7 @@ class ObjectSource:
                 bool(listed.token),
                 after,
                 limit,
-                lambda name: self._is_directory(prefix + name, what),
+                lambda name: self._is_beside(prefix + name, what),
             )
             self._leave_out(found.left_out, path)
             if found.entries or not more:
@@ -135,6 +135,12 @@ class ObjectSource:
     def _is_directory(self, key: str, what: str) -> bool:
         """Whether there are keys below ``key``, its marker being one."""
         return bool(self._keys.page(f"{key}/", limit=1, deep=True, what=what).keys)
+
+    def _is_beside(self, key: str, what: str) -> bool:
+        """Whether ``key`` is a directory of the one that is being listed."""
+        if isinstance(self._keys, Whole):
+            return self._keys.marked(key, what)
+        return self._is_directory(key, what)
 
     def _leave_out(self, names: Sequence[str], path: bytes) -> None:
         if names and not self.left_out:
