@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from swmld.sources.urls import open_source, parse
 
@@ -57,7 +58,7 @@ class MadeBucket(MadeSource):
         self._client.put_object(Bucket=BUCKET, Key=self._prefix + path.decode() + "/", Body=b"")
 
 
-def client(endpoint: str, key: str = KEY, secret: str = SECRET) -> Any:
+def client_of(endpoint: str, key: str = KEY, secret: str = SECRET) -> Any:
     """boto3's client of S3, which knows all there is to put; ``BUCKET`` is made."""
     import boto3
     from botocore.config import Config
@@ -76,7 +77,7 @@ def client(endpoint: str, key: str = KEY, secret: str = SECRET) -> Any:
 
 
 @contextlib.contextmanager
-def moto() -> Iterator[str]:
+def moto_server() -> Iterator[str]:
     """moto's server on loopback; its URL."""
     from moto.server import ThreadedMotoServer
 
@@ -196,7 +197,9 @@ class Hostile:
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
         self.asked: list[tuple[str, str, dict[str, str]]] = []
-        """Method, path and headers (lower-case) of each request."""
+        """Method, path and headers (lower-case) of each request but PUT."""
+        self.token = b""
+        """The answer to each PUT; 501 where it is empty."""
 
     def __enter__(self) -> Hostile:
         outer = self
@@ -206,14 +209,18 @@ class Hostile:
 
             def do_GET(self) -> None:
                 headers = {name.lower(): value for name, value in self.headers.items()}
+                self.rfile.read(int(headers.get("content-length", 0)))
                 outer.asked.append((self.command, self.path, headers))
-                answer = outer.answers.get(self.path.partition("?")[0])
+                answer = outer.answers.get(unquote(self.path.partition("?")[0]))
                 if answer is None:
                     respond(404)(self)
                 else:
                     answer(self)
 
-            do_HEAD = do_GET
+            do_HEAD = do_POST = do_GET
+
+            def do_PUT(self) -> None:
+                respond(200 if outer.token else 501, outer.token)(self)
 
             def log_message(self, *_: object) -> None:
                 pass

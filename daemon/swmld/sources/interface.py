@@ -166,8 +166,8 @@ def generation_ns(attributes: Attributes) -> int:
 
 
 def birth_ns(attributes: Attributes) -> int:
-    """``btime_ns``, or where that is not known another number for each ``tag``: objects are replaced as a whole,
-    so whoever has the one before open is to keep it, as if a new file had been renamed over it."""
+    """``btime_ns``, or where that is not known another number for each ``tag``: objects are replaced as a
+    whole, so whoever has the one before open is to keep it, as if a new file had been renamed over it."""
     if attributes.btime_ns or not attributes.tag:
         return attributes.btime_ns
     return _hash(attributes.tag, b"birth") >> 1 or 1

@@ -82,19 +82,22 @@ class ObjectSource:
         # Two more than are shown: the directory's own marker and the key that is only looked at.
         asked, token = min(max(limit, 1) + 2, MOST), ""
         start = _decodable(after)
+        held: tuple[Key, ...] = ()
         while True:
             listed = self._keys.page(prefix, start, token=token, limit=asked, what=what)
+            keys = [*held, *listed.keys]
             found, more = page_of(
-                listed.keys,
+                keys,
                 bool(listed.token),
                 after,
                 limit,
-                lambda name: self._is_directory(prefix + name, what),
+                lambda name: self._is_beside(prefix + name, what),
             )
             self._leave_out(found.left_out, path)
             if found.entries or not more:
                 break
-            token = listed.token
+            # The last was only looked at.
+            token, held = listed.token, tuple(keys[-1:] if len(keys) > 1 else ())
         if not (listed.keys or after or token or path == ROOT) and not self.stat(path).is_dir:
             raise failure(errno.ENOTDIR, what)
         root = path + b"/" if path else b""
@@ -132,6 +135,12 @@ class ObjectSource:
     def _is_directory(self, key: str, what: str) -> bool:
         """Whether there are keys below ``key``, its marker being one."""
         return bool(self._keys.page(f"{key}/", limit=1, deep=True, what=what).keys)
+
+    def _is_beside(self, key: str, what: str) -> bool:
+        """Whether ``key`` is a directory of the one that is being listed."""
+        if isinstance(self._keys, Whole):
+            return self._keys.marked(key, what)
+        return self._is_directory(key, what)
 
     def _leave_out(self, names: Sequence[str], path: bytes) -> None:
         if names and not self.left_out:

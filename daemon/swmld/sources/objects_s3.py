@@ -134,7 +134,13 @@ class Listing:
 
 
 def sign(
-    place: Place, credential: Credential, query: str, headers: Mapping[str, str], now: datetime
+    place: Place,
+    credential: Credential,
+    query: str,
+    headers: Mapping[str, str],
+    now: datetime,
+    *,
+    host: str = "",
 ) -> dict[str, str]:
     """``headers`` and those that sign a GET of the bucket with the sorted, quoted ``query``."""
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
@@ -142,7 +148,7 @@ def sign(
     if credential.token:
         signed["x-amz-security-token"] = credential.token
     # As it is in the request: with the port, though it be the usual one.
-    every = {"host": place.address, **signed}
+    every = {"host": host or place.address, **signed}
     names = ";".join(sorted(every))
     lines = "".join(f"{name}:{every[name]}\n" for name in sorted(every))
     request = f"GET\n{place.target}\n{query}\n{lines}\n{names}\n{_EMPTY}"

@@ -6,6 +6,7 @@ Google's and Azure's stores are listed by ``list_with_delimiter``: to its end, 1
 
 from __future__ import annotations
 
+import os
 import ssl
 import threading
 import time
@@ -104,7 +105,7 @@ def opened(url: SourceUrl, timeout: float) -> tuple[Any, Listing | None, Chain |
     }
     if certificates:
         options["root_certificate"] = certificates
-    anonymous = url.switch("anonymous")
+    anonymous = url.switch("anonymous") or os.environ.get("AWS_SKIP_SIGNATURE", "").lower() == "true"
     retries = cast(Any, {"max_retries": 0})
     config: dict[str, Any] = {"skip_signature": True} if anonymous else {}
     endpoint = url.options.get("endpoint", "")

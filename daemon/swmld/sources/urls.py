@@ -66,6 +66,8 @@ NAMED = ("endpoint", "account", "manifest", "emulator")
 _SWITCHES = ("path_style", "requester_pays", "anonymous", "emulator")
 _SECRETS = re.compile(r"key|secret|token|passw|pwd|credential|signature|^sig$|^sas|auth", re.I)
 _BUCKETS = ("s3", "gs", "az")
+_BUCKET = re.compile(r"[A-Za-z0-9._$-]{1,255}")
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _HOW = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -131,9 +133,11 @@ def _read(scheme: str, text: str) -> SourceUrl:
     path = unquote_to_bytes(parts.path)
     if scheme == "file":
         return _directory(parts.netloc, path, parts.query)
+    what = {"az": "container"}.get(scheme, "bucket") if scheme in _BUCKETS else "host"
     if not parts.netloc:
-        what = {"az": "container"}.get(scheme, "bucket") if scheme in _BUCKETS else "host"
         raise UsageError(f"source {_shown(text)!r}: the {what} is missing: {scheme}://{what.upper()}/…")
+    if not (_BUCKET if scheme in _BUCKETS else _HOST).fullmatch(parts.netloc):
+        raise UsageError(f"source {scheme}://: a {what} cannot be called {parts.netloc!r}")
     path = path.strip(b"/")
     if any(part in (b"", b".", b"..") for part in path.split(b"/")) and path:
         raise UsageError(f"source {_shown(text)!r}: the path has an empty part, or . or ..")
