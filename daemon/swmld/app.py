@@ -50,7 +50,7 @@ from swmld.observe.observer import Devices, Observer
 from swmld.observe.probe import device_of, kernel_device
 from swmld.plan.readahead import Limits
 from swmld.plugins.known import Plugins
-from swmld.sources import urls
+from swmld.sources import opening
 from swmld.sources.interface import ROOT
 from swmld.sources.urls import SourceUrl
 from swmld.types import Check
@@ -99,7 +99,11 @@ def _open_source(settings: Settings) -> SourceDirectory | RemoteSource:
     if not isinstance(settings.source, SourceUrl):
         return mountpoint.open_source(settings.source or settings.mount, read_only=settings.read_only)
     url = settings.source
-    source = urls.open_source(url, timeout=settings.fetch_timeout, parallel=settings.fetch_parallel)
+    found = opening.opened(
+        url, timeout=settings.fetch_timeout, wait=settings.source_wait, parallel=settings.fetch_parallel,
+        hedge=settings.hedge,
+    )  # fmt: skip
+    source = found.source
     try:
         root = source.stat(ROOT)
     except OSError as error:
@@ -108,7 +112,7 @@ def _open_source(settings: Settings) -> SourceDirectory | RemoteSource:
     if not root.is_dir:
         source.close()
         raise UsageError(f"source {url.name} is not a directory")
-    return mountpoint.hold_remote(source, root, settings.mount)
+    return mountpoint.hold_remote(source, found.stats, root, settings.mount)
 
 
 def _find_plugins(settings: Settings) -> Plugins | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import socket
@@ -15,7 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from swmld.api import http
 from swmld.api.metrics import METRICS, RuleFigures, Snapshot, SnapshotCollector, values
 from swmld.errors import UsageError
-from swmld.fetch.stats import LATENCY_BUCKETS, FetchStats, Result
+from swmld.fetch.stats import FetchStats, Result
+from swmld.histogram import LATENCY_BUCKETS
+from swmld.sources.counting import Outcome, SourceCounts
+from swmld.sources.wrapping import Kind
 from swmld.types import FetchClass, Served
 
 
@@ -31,8 +35,13 @@ def snapshot() -> Snapshot:
     fetch.in_flight[FetchClass.DEMAND] = 46
     fetch.reads_in_flight, fetch.stuck, fetch.retries = 47, 48, 49
     fetch.dropped, fetch.promoted, fetch.refused = 50, 51, 52
+    source = SourceCounts(bytes=54, retries=55, given_up=56, hedges=57, hedges_won=58)
+    source.calls[Kind.STAT, Outcome.ABSENT] = 53
+    source.errors[errno.EIO] = 59
+    source.latency[Kind.READ].observe(0.0015)
     return Snapshot(
         fetch=fetch,
+        source=source,
         opens={Served.PASSTHROUGH: 1},
         reads={Served.NATIVE: 6, Served.MISS: 2},
         read_bytes={Served.NATIVE: 3},
@@ -104,6 +113,14 @@ def test_each_value_is_exported_under_its_name() -> None:
         "swmld_fetch_in_flight{class=demand}": 46,
         "swmld_source_reads_in_flight": 47,
         "swmld_source_reads_stuck": 48,
+        "swmld_source_calls_total{call=stat,outcome=absent}": 53,
+        "swmld_source_call_duration_seconds_count{call=read}": 1,
+        "swmld_source_errors_total{errno=EIO}": 59,
+        "swmld_source_read_bytes_total": 54,
+        "swmld_source_retries_total": 55,
+        "swmld_source_given_up_total": 56,
+        "swmld_source_hedges_total{result=sent}": 57,
+        "swmld_source_hedges_total{result=won}": 58,
         "swmld_fetch_retries_total": 49,
         "swmld_prefetch_dropped_total": 50,
         "swmld_prefetch_promoted_total": 51,

@@ -78,10 +78,6 @@ def test_how_long_calls_take() -> None:
     assert latency.total == pytest.approx(100.0031)
 
 
-def test_its_buckets_are_those_of_fetches() -> None:
-    assert counting.LATENCY_BUCKETS == fetch_stats.LATENCY_BUCKETS
-
-
 def test_what_is_under_way() -> None:
     inner = FakeSource(file=b"")
     source = Counting(inner)

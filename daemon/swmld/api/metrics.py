@@ -10,13 +10,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from errno import errorcode
 from typing import Literal
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from swmld.api.messages import Buckets, Value
-from swmld.fetch.stats import LATENCY_BUCKETS, FetchStats, Histogram
+from swmld.fetch.stats import FetchStats
+from swmld.histogram import LATENCY_BUCKETS, Histogram
+from swmld.sources.counting import SourceCounts
 from swmld.types import FetchClass, Served
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -47,6 +50,8 @@ class Snapshot:
     """
 
     fetch: FetchStats | None = None
+    source: SourceCounts | None = None
+    """Of a remote source."""
     opens: Mapping[Served, int] = field(default_factory=dict)
     reads: Mapping[Served, int] = field(default_factory=dict)
     read_bytes: Mapping[Served, int] = field(default_factory=dict)
@@ -128,6 +133,10 @@ def _flights(snapshot: Snapshot) -> Values:
     }
 
 
+def _source(read: Callable[[SourceCounts], Values]) -> Callable[[Snapshot], Values]:
+    return lambda snapshot: {} if snapshot.source is None else read(snapshot.source)
+
+
 def _ruled(read: Callable[[RuleFigures], Values]) -> Callable[[Snapshot], Values]:
     return lambda snapshot: {} if snapshot.rules is None else read(snapshot.rules)
 
@@ -167,6 +176,21 @@ METRICS: tuple[Definition, ...] = (
                _fetch(lambda f: f.reads_in_flight)),
     Definition("swmld_source_reads_stuck", "gauge", "Requests given up that the source still holds.", (),
                _fetch(lambda f: f.stuck)),
+    Definition("swmld_source_calls_total", "counter", "Calls of a remote source, by kind and outcome.",
+               ("call", "outcome"),
+               _source(lambda s: {(k.value, o.value): n for (k, o), n in s.calls.items() if n})),
+    Definition("swmld_source_call_duration_seconds", "histogram", "Time that a call of a remote source took.",
+               ("call",), _source(lambda s: {(k.value,): v for k, v in s.latency.items() if v.count})),
+    Definition("swmld_source_errors_total", "counter", "Calls of a remote source that failed, by error.",
+               ("errno",), _source(lambda s: {(errorcode.get(c, str(c)),): n for c, n in s.errors.items()})),
+    Definition("swmld_source_read_bytes_total", "counter", "Bytes read from a remote source.", (),
+               _source(lambda s: {(): s.bytes})),
+    Definition("swmld_source_retries_total", "counter", "Calls of a remote source that were made again.", (),
+               _source(lambda s: {(): s.retries})),
+    Definition("swmld_source_given_up_total", "counter", "Calls not made again: no time or budget left.", (),
+               _source(lambda s: {(): s.given_up})),
+    Definition("swmld_hedges_total", "counter", "Second requests for slow reads, and those that won.",
+               ("result",), _source(lambda s: {("sent",): s.hedges, ("won",): s.hedges_won})),
     Definition("swmld_fetch_retries_total", "counter", "Fetches tried once more after an error.", (),
                _fetch(lambda f: f.retries)),
     Definition("swmld_fetch_refused_total", "counter", "Reads failed at once because the source hangs.", (),

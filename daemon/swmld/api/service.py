@@ -174,6 +174,7 @@ class Service:
         ahead = self.ahead
         return Snapshot(
             fetch=self.fetcher.stats,
+            source=self.source.stats.counts() if self.source.remote is not None else None,
             opens={
                 Served.PASSTHROUGH: c["open_passthrough"],
                 Served.NATIVE if self.settings.native else Served.PYTHON: c["open_cached"],

@@ -112,6 +112,8 @@ def serve(
     prefetch_parallel: Annotated[str | None, setting("prefetch_parallel")] = None,
     sub_read: Annotated[str | None, setting("sub_read")] = None,
     fetch_timeout: Annotated[str | None, setting("fetch_timeout")] = None,
+    source_wait: Annotated[str | None, setting("source_wait")] = None,
+    hedge: Annotated[bool | None, setting("hedge", "--hedge/--no-hedge")] = None,
     readahead_max: Annotated[str | None, setting("readahead_max")] = None,
     neighbours: Annotated[str | None, setting("neighbours")] = None,
     neighbours_max_files: Annotated[str | None, setting("neighbours_max_files")] = None,

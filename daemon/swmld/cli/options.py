@@ -17,11 +17,11 @@ from swmld.units import format_duration, format_size
 
 # Which parser of config.values reads the value decides what stands for it in the help.
 METAVARS = {
-    "mount": "DIR", "source": "DIR", "cache_dir": "DIR", "run_dir": "DIR", "state_dir": "DIR",
+    "mount": "DIR", "source": "DIR|URL", "cache_dir": "DIR", "run_dir": "DIR", "state_dir": "DIR",
     "cache_size": "SIZE", "chunk_size": "SIZE", "sub_read": "SIZE", "readahead_max": "SIZE",
     "free_floor": "SIZE|N%|auto", "check": "strict|relaxed|immutable", "engine": "auto|uring|threads",
     "neighbours": "auto|off", "log_level": "debug|info|warning|error", "log_format": "text|json",
-    "check_interval": "TIME", "metadata_timeout": "TIME", "fetch_timeout": "TIME",
+    "check_interval": "TIME", "metadata_timeout": "TIME", "fetch_timeout": "TIME", "source_wait": "TIME",
     "fetch_parallel": "N", "prefetch_parallel": "N", "neighbours_max_files": "N",
     "metrics_address": "HOST:PORT|off", "probe": "auto|ebpf|fuse|off|WAY",
     "rules": "PATH", "environment": "NAME", "plugins": "DIR",
@@ -32,8 +32,8 @@ PANELS = {
     "Mount": ("mount", "source", "read_only", "passthrough", "native", "fuse_uring"),
     "Cache": ("cache_dir", "cache_size", "free_floor", "chunk_size"),
     "Consistency": ("check", "check_interval", "metadata_timeout"),
-    "Fetch": ("engine", "fetch_parallel", "prefetch_parallel", "sub_read", "fetch_timeout", "readahead_max",
-              "neighbours", "neighbours_max_files"),
+    "Fetch": ("engine", "fetch_parallel", "prefetch_parallel", "sub_read", "fetch_timeout", "source_wait",
+              "hedge", "readahead_max",              "neighbours", "neighbours_max_files"),
     "Rules": ("rules", "environment", "plugins", "use_plugins"),
     "Operation": ("probe", "metrics_address", "run_dir", "state_dir", "log_level", "log_format"),
 }  # fmt: skip

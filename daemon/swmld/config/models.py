@@ -150,6 +150,14 @@ class Settings(BaseModel):
     fetch_timeout: Annotated[float, duration(0.1, 86400)] = Field(
         default=60.0, description="Time after which a read of a source that does not answer fails with EIO."
     )
+    source_wait: Annotated[float, duration(0, 3600)] = Field(
+        default=10.0,
+        description="How long a remote source that fails is asked again before readers get EIO; 0: once.",
+    )
+    hedge: Flag = Field(
+        default=False,
+        description="Ask a remote source a second time for a read that takes longer than most: costs a copy.",
+    )
     readahead_max: Annotated[int, size(0)] = Field(
         default=128 * MIB, description="Most bytes fetched ahead of one sequential reader; 0 switches it off."
     )

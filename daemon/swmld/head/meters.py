@@ -6,7 +6,8 @@ import itertools
 from bisect import bisect_left
 from collections import OrderedDict, deque
 
-from swmld.fetch.stats import LATENCY_BUCKETS, FetchStats
+from swmld.fetch.stats import FetchStats
+from swmld.histogram import LATENCY_BUCKETS
 from swmld.rules.kinds import Value
 from swmld.types import FetchClass
 

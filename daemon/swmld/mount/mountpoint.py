@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swmld.errors import HostError, UsageError
+from swmld.sources.counting import SourceStats
 from swmld.sources.interface import Attributes, Source
 
 log = logging.getLogger(__name__)
@@ -152,6 +153,7 @@ class RemoteSource:
 
     fd: int
     remote: Source
+    stats: SourceStats
     root: Attributes
     mount_flags: int = _READ_ONLY | _NOSUID | _NODEV
     local: bool = False
@@ -163,10 +165,10 @@ class RemoteSource:
         return self.remote.name
 
 
-def hold_remote(source: Source, root: Attributes, mount: Path) -> RemoteSource:
+def hold_remote(source: Source, stats: SourceStats, root: Attributes, mount: Path) -> RemoteSource:
     """UsageError when the mount point cannot be opened."""
     try:
-        return RemoteSource(os.open(mount, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), source, root)
+        return RemoteSource(os.open(mount, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), source, stats, root)
     except OSError as error:
         raise UsageError(f"mount point {mount}: {error.strerror}") from None
 

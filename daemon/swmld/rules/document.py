@@ -166,7 +166,8 @@ class ProfileModel(BaseModel):
 DAEMON = frozenset({
     "mount", "source", "cache_dir", "cache_size", "free_floor", "chunk_size", "read_only",
     "passthrough", "native", "fuse_uring", "check", "check_interval", "metadata_timeout", "paths",
-    "engine", "fetch_parallel", "prefetch_parallel", "sub_read", "fetch_timeout", "readahead_max",
+    "engine", "fetch_parallel", "prefetch_parallel", "sub_read", "fetch_timeout", "source_wait",
+    "hedge", "readahead_max",
     "neighbours", "neighbours_max_files", "rules", "environment", "probe", "state_dir",
     "metrics_address", "run_dir", "log_level", "log_format", "plugins", "use_plugins",
 })  # fmt: skip

@@ -10,19 +10,17 @@ import copy
 import enum
 import errno
 import threading
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from swmld.histogram import Histogram
 from swmld.sources.errors import Busy
 from swmld.sources.interface import LISTED, Cut, Page, Source
 from swmld.sources.wrapping import MONOTONIC, Clock, Kind, WrappedReader, Wrapper
 
 T = TypeVar("T")
 
-LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""Upper bounds in seconds, those of ``swmld.fetch.stats``; the histogram has one bucket more."""
 
 
 class Outcome(enum.Enum):
@@ -54,21 +52,6 @@ def outcome_of(error: OSError) -> Outcome:
 
 
 @dataclass
-class Latency:
-    """Counts by bucket (not cumulative), the sum in seconds and the number of calls."""
-
-    counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS) + 1))
-    total: float = 0.0
-    count: int = 0
-
-    def observe(self, seconds: float) -> None:
-        """Add one call."""
-        self.counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
-        self.total += seconds
-        self.count += 1
-
-
-@dataclass
 class SourceCounts:
     """Counters since start, except ``in_flight``, which is now."""
 
@@ -77,7 +60,7 @@ class SourceCounts:
     )
     errors: dict[int, int] = field(default_factory=dict)
     """By errno."""
-    latency: dict[Kind, Latency] = field(default_factory=lambda: {kind: Latency() for kind in Kind})
+    latency: dict[Kind, Histogram] = field(default_factory=lambda: {kind: Histogram() for kind in Kind})
     """Of every call, failed ones too: a time limit is seen in the last buckets."""
     in_flight: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
     bytes: int = 0
