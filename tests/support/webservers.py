@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import http.server
+import ipaddress
 import itertools
 import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -126,9 +129,7 @@ class Nginx:
     def __enter__(self) -> Nginx:
         (self.base / "root").mkdir()
         (self.base / "root").chmod(0o755)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = unused_port()
         self.url = f"http://127.0.0.1:{port}"
         config = self.base / "nginx.conf"
         config.write_text(_NGINX.format(base=self.base, port=port))
@@ -188,13 +189,52 @@ class MadeWeb(MadeSource):
         os.makedirs(os.fsencode(self._root) + b"/" + path)
 
 
+def certificate(directory: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key; ``ca.pem`` beside them has signed it."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    def name(text: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
+
+    def begun(subject: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        builder = x509.CertificateBuilder(name("authority of tests"), name(subject), key.public_key())
+        builder = builder.serial_number(x509.random_serial_number())
+        day = datetime.timedelta(days=1)
+        now = datetime.datetime.now(datetime.UTC)
+        return builder.not_valid_before(now - day).not_valid_after(now + day)
+
+    authority, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    basic = x509.BasicConstraints(ca=True, path_length=None)
+    root = begun("authority of tests", authority).add_extension(basic, critical=True)
+    host = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    leaf = begun("server of tests", own).add_extension(host, critical=False)
+    leaf = leaf.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    pem = serialization.Encoding.PEM
+    (directory / "ca.pem").write_bytes(root.sign(authority, hashes.SHA256()).public_bytes(pem))
+    (directory / "own.pem").write_bytes(leaf.sign(authority, hashes.SHA256()).public_bytes(pem))
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (directory / "own.key").write_bytes(own.private_bytes(pem, *plain))
+    return directory / "own.pem", directory / "own.key"
+
+
+def unused_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 
 class Hostile:
     """A server whose answers are functions, by path; 404 for what has none. A context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: Path | None = None) -> None:
+        """``tls``: a directory for the certificate that it has; ``ca.pem`` is to be trusted."""
+        self._tls = tls
         self.answers: dict[str, Answer] = {}
         self.asked: list[tuple[str, str, dict[str, str]]] = []
         """Method, path and headers (lower-case) of each request but PUT."""
@@ -227,6 +267,14 @@ class Hostile:
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        if self._tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate(self._tls))
+            # The handshake is the connection's thread's, who may never make it.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
         self.address = f"127.0.0.1:{self._server.server_address[1]}"

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 from support.source_kit import failing, names_of, part
-from support.webservers import KEY, SECRET, Answer, Hostile, respond
+from support.webservers import KEY, SECRET, Answer, Hostile, respond, unused_port
 from swmld.sources.errors import Busy
 from swmld.sources.interface import ROOT, Attributes, Source
 from swmld.sources.urls import open_source, parse
@@ -168,12 +168,6 @@ def test_busy(source: Source, hostile: Hostile, status: int) -> None:
     assert error.retry_after == 0
     assert "SlowDown" in str(error)
     line_of(error, "/file")
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("kind", ["refused", "name", "tls"])

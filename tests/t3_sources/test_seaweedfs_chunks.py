@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.seaweed import DIRECTORY, MESSAGES, SYMLINK, chunk
 from swmld.errors import UsageError
-from swmld.sources.interface import Change, generation_ns
+from swmld.sources.interface import Attributes, Change, generation_ns
 from swmld.sources.seaweed_chunks import (
     COMPRESSED,
     ENCRYPTED,
@@ -25,7 +25,7 @@ from swmld.sources.seaweed_chunks import (
     visible,
     within,
 )
-from swmld.sources.seaweed_entries import attributes_of, layout_of_entry, mode_of
+from swmld.sources.seaweed_entries import attributes_of, entry_of, entry_of_document, mode_of
 from swmld.sources.seaweed_security import Security
 from swmld.sources.seaweed_watch import changes_of
 from swmld.sources.seaweedfs import addresses
@@ -143,6 +143,10 @@ def test_modes_are_translated_from_go(said: int, directory: bool, mode: int) -> 
     assert mode_of(said, directory) == mode
 
 
+def _attributes(path: bytes = b"f", **fields: Any) -> Attributes:
+    return attributes_of(entry_of(_entry(**fields)), path)
+
+
 def _entry(**fields: Any) -> Any:
     attributes = MESSAGES["FuseAttributes"](**{"file_mode": 0o644, **fields.pop("attributes", {})})
     return MESSAGES["Entry"](name="f", attributes=attributes, **fields)
@@ -150,26 +154,62 @@ def _entry(**fields: Any) -> Any:
 
 def test_a_file_is_as_long_as_its_chunks_reach_or_as_it_says() -> None:
     parts = [chunk("1,0100000001", 0, 10), chunk("1,0200000001", 30, 5)]
-    assert attributes_of(_entry(chunks=parts), b"f").size == 35
-    assert attributes_of(_entry(chunks=parts, attributes={"file_size": 50}), b"f").size == 50
-    assert attributes_of(_entry(content=b"abc", attributes={"file_size": 9}), b"f").size == 3
+    assert _attributes(chunks=parts).size == 35
+    assert _attributes(chunks=parts, attributes={"file_size": 50}).size == 50
+    assert _attributes(content=b"abc", attributes={"file_size": 9}).size == 3
     remote = MESSAGES["RemoteEntry"](remote_size=70, remote_e_tag="x")
-    assert attributes_of(_entry(remote_entry=remote), b"f").size == 70
-    assert layout_of_entry(_entry(remote_entry=remote)).remote
+    assert _attributes(remote_entry=remote).size == 70
+    assert entry_of(_entry(remote_entry=remote)).layout.remote
 
 
 def test_times_are_whole_where_the_filer_has_no_better() -> None:
     # -62135596800: what Go writes for no time.
-    old = attributes_of(_entry(attributes={"mtime": 5, "crtime": 4, "ctime": -62135596800}), b"f")
+    old = _attributes(attributes={"mtime": 5, "crtime": 4, "ctime": -62135596800})
     assert (old.mtime_ns, old.ctime_ns, old.btime_ns) == (5 * 10**9, 5 * 10**9, 4 * 10**9)
     times = {"mtime": 5, "mtime_ns": 1, "ctime": 6, "ctime_ns": 2, "crtime": 4, "crtime_ns": 3}
-    new = attributes_of(_entry(attributes=times), b"f")
+    new = _attributes(attributes=times)
     assert (new.mtime_ns, new.ctime_ns, new.btime_ns) == (5 * 10**9 + 1, 6 * 10**9 + 2, 4 * 10**9 + 3)
+
+
+def _document(**fields: Any) -> dict[str, Any]:
+    times = dict.fromkeys(("Mtime", "Crtime", "Ctime"), "2026-11-22T22:00:43Z")
+    return {"FullPath": "/a/f", "Mode": 0o644, "FileSize": 0, "Uid": 0, "Gid": 0, **times, **fields}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-22T22:00:43Z", 1_795_384_843_000_000_000),
+        ("2026-11-22T22:00:43.510135527Z", 1_795_384_843_510_135_527),
+        ("2026-11-22T23:00:43.5+01:00", 1_795_384_843_500_000_000),
+        ("2026-11-22T16:30:43.05-05:30", 1_795_384_843_050_000_000),
+        ("0001-01-01T00:00:00Z", 0),
+        ("1969-12-31T23:59:59Z", 0),
+    ],
+)
+def test_times_are_read_as_go_writes_them(text: str, expected: int) -> None:
+    assert entry_of_document(_document(Mtime=text)).mtime_ns == expected
+
+
+def test_a_document_is_read_as_the_message_of_the_same() -> None:
+    listed = {"file_id": "3,01637037d6", "offset": 5, "size": 7, "modified_ts_ns": 9, "is_compressed": True}
+    message = chunk("3,01637037d6", 5, 7, modified_ts_ns=9, is_compressed=True)
+    assert entry_of_document(_document(chunks=[listed])).layout == Layout((chunk_of(message),))
+    by_parts = {**listed, "file_id": "", "fid": {"volume_id": 3, "file_key": 0x63, "cookie": 0x7037D6}}
+    assert entry_of_document(_document(chunks=[by_parts])).layout.chunks[0].fid == "3,63007037d6"
+    remote = {"remote_e_tag": "x", "remote_mtime": 5, "remote_size": 70}
+    assert entry_of_document(_document(Remote=remote)).layout == Layout(remote=b"x 5 70")
+    assert entry_of_document(_document(Remote=remote, chunks=[listed])).size == 12
+    small = entry_of_document(_document(Content="AAECAw==", HardLinkId="aDE=", HardLinkCounter=2, FileSize=4))
+    assert (small.layout.content, small.size, small.hard_link, small.names) == (b"\0\1\2\3", 4, b"h1", 2)
+    for wrong in ({"chunks": [{"size": 1}]}, {"chunks": [{"file_id": "x"}]}, {"Mtime": "yesterday"}):
+        with pytest.raises(ValueError):
+            entry_of_document(_document(**wrong))
 
 
 def test_two_generations_of_one_second_differ() -> None:
     one, two = (
-        attributes_of(_entry(chunks=[chunk(fid, 0, 9)], attributes={"mtime": 5}), b"f")
+        _attributes(chunks=[chunk(fid, 0, 9)], attributes={"mtime": 5})
         for fid in ("1,0100000001", "1,0200000001")
     )
     assert (one.mtime_ns, one.size, one.ino) == (two.mtime_ns, two.size, two.ino)
@@ -178,11 +218,10 @@ def test_two_generations_of_one_second_differ() -> None:
 
 def test_names_of_one_file_have_one_number() -> None:
     linked = {"hard_link_id": b"h1", "hard_link_counter": 2}
-    one, two = attributes_of(_entry(**linked), b"a"), attributes_of(_entry(**linked), b"b")
+    one, two = _attributes(b"a", **linked), _attributes(b"b", **linked)
     assert (one.ino, one.nlink) == (two.ino, 2)
-    assert attributes_of(_entry(), b"a").ino != attributes_of(_entry(), b"b").ino
-    later = _entry(attributes={"crtime": 12})
-    assert attributes_of(_entry(), b"a").ino != attributes_of(later, b"a").ino
+    assert _attributes(b"a").ino != _attributes(b"b").ino
+    assert _attributes(b"a").ino != _attributes(b"a", attributes={"crtime": 12}).ino
 
 
 def _event(directory: str, old: Any = None, new: Any = None, parent: str = "") -> Any:

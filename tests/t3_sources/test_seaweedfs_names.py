@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -125,6 +126,32 @@ def test_what_is_not_there_and_what_is_no_directory(seaweed: Cluster, source: Se
     assert _errno(source.stat, b"none/below") == errno.ENOENT
     assert _errno(source.list, b"none") == errno.ENOENT
     assert _errno(source.list, b"file") == errno.ENOTDIR
+    listing = {"Path": "/names/listing", "Entries": [{"FullPath": "/names/listing/x"}]}
+    for name, padding in (("listing", 0), ("listing.json", 1000)):
+        seaweed.put(f"/names/{name}", json.dumps(listing).encode() + b" " * padding)
+        assert _errno(source.list, name.encode()) == errno.ENOTDIR
+        assert _errno(source.list, name.encode(), b"a") == errno.ENOTDIR
+
+
+def test_http_and_grpc_say_the_same(seaweed: Cluster, source: SeaweedSource) -> None:
+    seaweed.put("/names/both/inline", b"few bytes")
+    seaweed.put("/names/both/chunks", b"c" * 1000)
+    seaweed.create("/names/both", "link", mode=SYMLINK | 0o777, attributes={"symlink_target": "x"})
+    seaweed.create("/names/both", "dir", mode=DIRECTORY | 1 << 22 | 0o755, is_directory=True)
+    times = {"mtime": 1_600_000_000, "mtime_ns": 5, "ctime": 1_600_000_001, "ctime_ns": 6, "rdev": 259}
+    seaweed.create("/names/both", "null", mode=1 << 26 | 1 << 21 | 0o666, attributes=times)
+    linked = {"hard_link_id": b"\xff\x00both", "hard_link_counter": 2, "content": b"of both"}
+    for name in ("one", "two"):
+        seaweed.create("/names/both", name, **linked)
+    by_grpc = seaweed.source("names")
+    by_grpc._names._refused = True
+    assert source.list(b"both").entries == by_grpc.list(b"both").entries
+    assert source.list(b"both", b"dir", 3) == by_grpc.list(b"both", b"dir", 3)
+    for path in (b"", b"both", b"both/inline", b"both/two"):
+        assert source.stat(path) == by_grpc.stat(path)
+    assert _errno(by_grpc.stat, b"none") == errno.ENOENT
+    assert _errno(by_grpc.list, b"none") == errno.ENOENT
+    by_grpc.close()
 
 
 @pytest.mark.parametrize("path", [b"..", b"../names", b"bare/../..", b".", b"\xff\xfe"])

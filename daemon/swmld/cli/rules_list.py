@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from rich.text import Text
 
 from swmld.api.messages import RulesResult, RuleView
-from swmld.cli.history import SHARES, brought, shares, when
+from swmld.cli.history import RATES, SHARES, brought, rates, shares, waited, when
 from swmld.cli.text import plain, printable, table
 from swmld.errors import UsageError
 from swmld.units import format_duration
@@ -41,10 +41,11 @@ def view(found: RulesResult) -> Iterator[Text]:
 def _rows(rules: Iterable[RuleView]) -> Iterator[Text]:
     rows = [
         (printable(rule["title"]), str(rule["priority"]), str(rule["applied"]), str(rule["won"]),
-         when(rule["last"]) if rule["last"] else "-", *shares(rule["brought"]), printable(rule["where"]))
+         when(rule["last"]) if rule["last"] else "-", *shares(rule["brought"]), *rates(rule["waiting"]),
+         printable(rule["where"]))
         for rule in rules
     ]  # fmt: skip
-    head, *lines = table(("RULE", "PRIORITY", "APPLIED", "WON", "LAST", *SHARES, "WHERE"), rows)
+    head, *lines = table(("RULE", "PRIORITY", "APPLIED", "WON", "LAST", *SHARES, *RATES, "WHERE"), rows)
     yield Text(head, style="bold")
     yield from map(Text, lines)
 
@@ -67,3 +68,5 @@ def full(rules: Iterable[RuleView]) -> Iterator[Text]:
         yield Text(f"  applied {rule['applied']:,} times, gave {rule['won']:,} values{last}")
         if any(rule["brought"].values()):
             yield Text(f"  fetched ahead: {brought(rule['brought'])}")
+        if rule["waiting"] is not None:
+            yield Text(f"  waited: {waited(rule['waiting'])}")

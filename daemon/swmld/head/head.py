@@ -118,6 +118,7 @@ class Head:
         """What is decided about a file that is opened now; None: nothing. ``prefetched``: C has opened it,
         for the first time since it was fetched ahead."""
         if not self.engine.rules:
+            self.history.acts(nodeid, 0)
             return None
         try:
             return self._opening(nodeid, pid, uid, prefetched)
@@ -132,13 +133,15 @@ class Head:
             return None  # it has no name any more
         self._knowing.opened(nodeid, prefetched=prefetched)
         outcome = self._decide(path, known)
-        if not outcome.matched:
-            return None
         job, dataset = known.get("job"), known.get("dataset")
         number = int(job) if isinstance(job, int | float) else pid
+        if not outcome.matched:
+            self.history.acts(nodeid, number)
+            return None
         decided = self.history.add(
             path, pid, outcome, job=number, dataset=dataset if isinstance(dataset, str) else None
         )
+        self.history.acts(nodeid, number, decided)
         self._tell(decided)
         verdict = Verdict.of(decided.id, outcome, number)
         wanted, reading = verdict.coordinate, known.get("processes")

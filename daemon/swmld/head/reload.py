@@ -5,10 +5,10 @@ log line. The kernel tells of changes in the directories of the files (an editor
 another one), and every ``EVERY`` seconds the files are looked at besides: it does not tell of changes on a
 network file system, nor behind a symbolic link, nor of those before it was asked.
 
-Reading runs in a thread, and what holds the interpreter's lock for long there holds up the event loop: one
-collection of garbage goes over millions of objects while 10,000 rules are read, for up to a second. So nothing
-is collected meanwhile, what was read is not looked through again (``gc.freeze``: the rules have no cycles and
-go by their counts of references), and large things are let go of piece by piece.
+Reading runs in a thread, and what holds the interpreter's lock for long there holds up the loop: a single
+collection of garbage goes over millions of objects while 10,000 rules are read, for up to a second. So
+nothing is collected meanwhile, what was read is not looked through again (``gc.freeze``: the rules have no
+cycles and go by their counts of references), and large things are let go of piece by piece.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ LINES = 20
 
 
 class Ruled(Protocol):
-    """``head.head.Head``. ``swap`` returns what is not in use any more. ``review`` blocks: what the cache holds, by the rules as they are now."""
+    """``head.head.Head``. ``swap`` returns what is not in use any more. ``review`` blocks: what the cache
+    holds, by the rules as they are now."""
 
     def swap(self, rules: RuleSet, engine: Engine | None = None) -> list[object]: ...
     def review(self) -> int: ...

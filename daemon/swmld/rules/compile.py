@@ -1,7 +1,8 @@
 """An index over rules: which of them can match, without asking each.
 
-A rule has a bit in each of some planes, at the number of its rank. What a rule cannot match without is *needed*: single tests, and groups
-of tests of which at least one must hold (an ``any``, or what a threshold lets be missing, and no more).
+A rule has a bit in each of some planes, at the number of its rank. What a rule cannot match without is
+*needed*: single tests, and groups of tests of which at least one must hold (an ``any``, or what a threshold
+lets be missing, and no more).
 Looking these up strikes out the rules that need other values; of what is left only that is asked which no
 lookup says. So the index may let a rule through that does not match, and never strikes out one that does.
 """

@@ -37,6 +37,9 @@ KEPT = 64
 _RANGE = re.compile(rb"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
+Check = Callable[[Mapping[bytes, bytes]], None]
+
+
 class Response(NamedTuple):
     """What came: ``length`` bytes in the view, and the headers with lower-case names."""
 
@@ -97,12 +100,16 @@ class Connections:
         limit: int = 64 << 20,
         timeout: float | None = None,
         what: str = "",
+        check: Check | None = None,
     ) -> tuple[Response, bytes]:
-        """GET of a document of at most ``limit`` bytes, all of it."""
+        """GET of a document of at most ``limit`` bytes, all of it. ``check`` sees the headers before the body
+        is received, and may raise."""
         found = b""
 
         def body(connection: Connection, head: Head) -> int:
             nonlocal found
+            if check is not None:
+                check(head.headers)
             found = connection.document(head, limit)
             return len(found)
 

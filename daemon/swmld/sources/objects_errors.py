@@ -26,7 +26,7 @@ _CODE = re.compile(r"<Code>([A-Za-z]{3,40})</Code>")
 _KIND = re.compile(r"\bkind: (Connect|Timeout|Request|Interrupted|Decode)\b")
 _CAUSES = {
     "dns error": "the name is not found",
-    "certificate": "TLS: the certificate is not trusted",
+    "InvalidCertificate": "TLS: the certificate is not trusted",
     "InvalidData": "TLS fails",
     "ConnectionRefused": "refused",
 }

@@ -12,7 +12,7 @@ import hashlib
 import heapq
 import itertools
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -104,6 +104,20 @@ def chunk_of(message: Any) -> Chunk:
         _fid(fid.volume_id, fid.file_key, fid.cookie) if fid.volume_id else _fid(*_numbers(message.file_id))
     )
     return Chunk(named, message.offset, message.size, message.modified_ts_ns, flags)
+
+
+def chunk_of_document(said: Mapping[str, Any]) -> Chunk:
+    """The same of the filer's JSON, whose names are those of the messages' fields. ``ValueError``."""
+    flags = COMPRESSED * bool(said.get("is_compressed")) | ENCRYPTED * bool(said.get("cipher_key"))
+    flags |= MANIFEST * bool(said.get("is_chunk_manifest")) | SEALED * bool(said.get("sse_type"))
+    named, fid = said.get("file_id"), said.get("fid")
+    if fid:
+        named = _fid(fid["volume_id"], fid.get("file_key", 0), fid.get("cookie", 0))
+    elif named:
+        named = _fid(*_numbers(named))
+    else:
+        raise ValueError("a chunk has no id")
+    return Chunk(named, said.get("offset", 0), said.get("size", 0), said.get("modified_ts_ns", 0), flags)
 
 
 def _fid(volume: int, key: int, cookie: int) -> str:

@@ -1,7 +1,4 @@
-"""The filer's calls over gRPC, blocking, from any thread.
-
-Against its HTTP API with JSON: see the table in ``seaweedfs``.
-"""
+"""The filer's calls over gRPC, blocking, from any thread: what its HTTP does not have or refuses."""
 
 from __future__ import annotations
 

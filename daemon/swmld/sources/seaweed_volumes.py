@@ -29,6 +29,9 @@ DOWN = 5.0
 MANIFEST = 64 << 20
 """Bytes of a manifest at most; the filer's own, of 10,000 chunks, have about 1 MiB."""
 
+REFUSED = 60.0
+"""Seconds that the filer is asked first after a volume server refused: another key takes another start."""
+
 _UNANSWERED = (errno.EHOSTUNREACH, errno.ETIMEDOUT)
 _Read = TypeVar("_Read")
 
@@ -47,6 +50,7 @@ class Volumes:
         self._places: dict[str, list[str]] = {}
         self._down: dict[str, float] = {}
         self._turns = itertools.count()
+        self._refused = 0.0
 
     def read(self, chunk: Chunk, start: int, view: memoryview) -> None:
         """Fills ``view`` with the bytes of a chunk from its ``start`` on. ENOENT: it is on no server."""
@@ -92,7 +96,12 @@ class Volumes:
 
     def _ways(self, fid: str, errors: list[OSError]) -> Iterator[tuple[str, str, dict[str, str]]]:
         """Address, target and headers: known servers, those that the filer names when asked anew, the filer
-        itself, and last the servers that did not answer of late."""
+        itself (first, where servers refuse), and last the servers that did not answer of late."""
+        # The prefix is what the filer compares, so nothing in it is quoted.
+        proxy = self._proxy, f"/?proxyChunkId={fid}", self._security.filer_headers()
+        refused = self._refused > time.monotonic()
+        if refused:
+            yield proxy
         headers = self._security.volume_headers(fid)
         volume = fid.partition(",")[0]
         tried: set[str] = set()
@@ -106,9 +115,8 @@ class Volumes:
                     late.append(address)
                     continue
                 yield address, f"/{fid}", headers
-        if late or not errors or any(error.errno != errno.ENOENT for error in errors):
-            # The prefix is what the filer compares, so nothing in it is quoted.
-            yield self._proxy, f"/?proxyChunkId={fid}", self._security.filer_headers()
+        if not refused and (late or not errors or any(error.errno != errno.ENOENT for error in errors)):
+            yield proxy
         for address in late:
             yield address, f"/{fid}", headers
 
@@ -128,9 +136,13 @@ class Volumes:
         return places[turn:] + places[:turn]
 
     def _note(self, address: str, error: OSError) -> None:
+        now = time.monotonic()
+        if error.errno == errno.EACCES and address != self._proxy:
+            if self._refused < now:
+                log.warning("volume servers refuse, reading through the filer: %s", error.strerror)
+            self._refused = now + REFUSED
         if error.errno not in _UNANSWERED or address == self._proxy:
             return
-        now = time.monotonic()
         if self._down.get(address, 0.0) < now:
             log.warning("volume server %s does not answer: %s", address, error.strerror)
         self._down[address] = now + DOWN

@@ -1,11 +1,14 @@
-"""SeaweedFS as a source: names from the filer over gRPC, bytes from the volume servers over HTTP."""
+"""SeaweedFS as a source: names from the filer, bytes straight from the volume servers, both over HTTP.
+
+``seaweed_names`` has what the filer is asked and why by HTTP, ``seaweed_chunks`` why generations do not mix,
+``seaweed_volumes`` which server is read and what is done when it fails, ``seaweed_watch`` how changes come
+(over gRPC, as where volumes are).
+"""
 
 from __future__ import annotations
 
 import errno
-import stat
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import quote
 
 from swmld.errors import UsageError
@@ -13,8 +16,9 @@ from swmld.sources.connections import TIMEOUT, Connections
 from swmld.sources.errors import failure
 from swmld.sources.interface import LISTED, Attributes, Change, Feature, Page, Reader
 from swmld.sources.seaweed_chunks import layout_of
-from swmld.sources.seaweed_entries import attributes_of, layout_of_entry
+from swmld.sources.seaweed_entries import Entry, attributes_of
 from swmld.sources.seaweed_filer import FilerClient
+from swmld.sources.seaweed_names import Names
 from swmld.sources.seaweed_reader import SeaweedReader
 from swmld.sources.seaweed_security import Security
 from swmld.sources.seaweed_volumes import Volumes
@@ -42,40 +46,30 @@ class SeaweedSource:
         self._http, self._security = http, security
         self._connections = Connections(timeout=timeout, tls=tls)
         self._filer = FilerClient(grpc, timeout=timeout, certificates=security.grpc())
+        self._names = Names(self._connections, http, security, self._filer)
         self._volumes = Volumes(self._filer, self._connections, http, security, timeout)
         self._watch = Watch(self._filer, self._root)
 
-    def _entry(self, path: bytes) -> Any:
-        if not path:
-            directory, _, name = self._root.rpartition("/")
-        else:
-            directory, _, name = f"{self._root}/{_text(path)}".rpartition("/")
-        return self._filer.entry(directory or "/", name)
+    def _entry(self, path: bytes) -> Entry:
+        return self._names.entry(f"{self._root}/{_text(path)}" if path else self._root)
 
-    def _full(self, path: bytes) -> bytes:
-        return b"%s/%s" % (self._root.encode(), path) if path else self._root.encode()
+    def _attributes(self, entry: Entry, path: bytes) -> Attributes:
+        return attributes_of(entry, b"%s/%s" % (self._root.encode(), path) if path else self._root.encode())
 
     def stat(self, path: bytes) -> Attributes:
         """See ``Source.stat``."""
         return self._attributes(self._entry(path), path)
 
-    def _attributes(self, entry: Any, path: bytes) -> Attributes:
-        try:
-            return attributes_of(entry, self._full(path))
-        except ValueError as error:
-            raise failure(errno.EIO, f"{_shown(path)}: {error}") from None
-
     def list(self, path: bytes, after: bytes = b"", limit: int = LISTED) -> Page:
         """See ``Source.list``. In the order of the filer's store, which is that of bytes in all but some SQL
         databases; ``after`` is understood by the same store."""
-        directory = f"{self._root}/{_text(path)}".rstrip("/") or "/"
-        entries = self._filer.entries(directory, _text(after), limit + 1)
-        if not entries and not stat.S_ISDIR(self.stat(path).mode):
+        directory = f"{self._root}/{_text(path)}" if path else self._root
+        entries, more = self._names.entries(directory, _text(after), limit)
+        if not entries and not self.stat(path).is_dir:
             raise failure(errno.ENOTDIR, f"listing of {_shown(path)}")
-        names = [(entry.name.encode(), entry) for entry in entries[:limit]]
         below = path + b"/" if path else b""
-        found = tuple((name, self._attributes(entry, below + name)) for name, entry in names)
-        return Page(found, len(entries) > limit)
+        names = [(entry.name.encode(), entry) for entry in entries]
+        return Page(tuple((name, self._attributes(entry, below + name)) for name, entry in names), more)
 
     def open(self, path: bytes, attributes: Attributes) -> Reader:
         """See ``Source.open``. Asks the filer only for a file of many chunks. ESTALE; EOPNOTSUPP for files
@@ -83,8 +77,7 @@ class SeaweedSource:
         shown, tag = _shown(path), attributes.tag
         layout = layout_of(tag) if tag else layout_of(b"L")
         if layout is None:
-            entry = self._entry(path)
-            layout = layout_of_entry(entry)
+            layout = self._entry(path).layout
             if layout.tag != tag:
                 raise failure(errno.ESTALE, f"open of {shown}")
 
