@@ -192,7 +192,7 @@ METRICS: tuple[Definition, ...] = (
                _source(lambda s: {(): s.retries})),
     Definition("swmld_source_given_up_total", "counter", "Calls not made again: no time or budget left.", (),
                _source(lambda s: {(): s.given_up})),
-    Definition("swmld_hedges_total", "counter", "Second requests for slow reads, and those that won.",
+    Definition("swmld_source_hedges_total", "counter", "Second requests for slow reads, and those that won.",
                ("result",), _source(lambda s: {("sent",): s.hedges, ("won",): s.hedges_won})),
     Definition("swmld_fetch_retries_total", "counter", "Fetches tried once more after an error.", (),
                _fetch(lambda f: f.retries)),

@@ -29,11 +29,11 @@ METAVARS = {
 SIZES = frozenset(key for key, metavar in METAVARS.items() if metavar == "SIZE")
 TIMES = frozenset(key for key, metavar in METAVARS.items() if metavar == "TIME")
 PANELS = {
-    "Mount": ("mount", "source", "read_only", "passthrough", "native", "fuse_uring"),
+    "Mount": ("mount", "source", "read_only", "passthrough", "native", "fuse_uring", "hedge"),
     "Cache": ("cache_dir", "cache_size", "free_floor", "chunk_size"),
     "Consistency": ("check", "check_interval", "metadata_timeout"),
     "Fetch": ("engine", "fetch_parallel", "prefetch_parallel", "sub_read", "fetch_timeout", "source_wait",
-              "hedge", "readahead_max",              "neighbours", "neighbours_max_files"),
+              "readahead_max", "neighbours", "neighbours_max_files"),
     "Rules": ("rules", "environment", "plugins", "use_plugins"),
     "Operation": ("probe", "metrics_address", "run_dir", "state_dir", "log_level", "log_format"),
 }  # fmt: skip
