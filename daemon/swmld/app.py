@@ -214,7 +214,8 @@ class Daemon:
                     mountpoint.detach(self._settings.mount, self._mount_id)
             pyfuse3.close(unmount=False)
         finally:
-            self._native.free()
+            if self._source.remote is None:
+                self._native.free()  # else threads that wait for a remote source may come back to it
             os.close(self._data_fd)
         return 0
 

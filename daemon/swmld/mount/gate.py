@@ -88,12 +88,12 @@ class SourceGate:
                 return await self._workers.call(guarded)
             except OSError as error:
                 if error.errno in NOBODY:
-                    self._close(str(error.strerror))
+                    self._close(f" ({error.strerror})")
                 raise
             finally:
                 waiting = False
         self.timeouts += 1
-        self._close(f"for {self._timeout:g} s")
+        self._close(f" for {self._timeout:g} s")
         raise OSError(errno.EIO, "the source does not answer")
 
     def close_fd(self, fd: int) -> None:
@@ -116,7 +116,7 @@ class SourceGate:
         if not self._down:
             self._down = True
             self._wake.set()
-            log.warning("source does not answer %s: uncached reads fail with EIO until it does", why)
+            log.warning("source does not answer%s: uncached reads fail with EIO until it does", why)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hands out results and watches a source that went away, until cancelled."""

@@ -248,7 +248,6 @@ class RemoteTree:
             self._source.watch(self.changed, self._watching)
         except OSError as error:
             log.warning("%s does not tell of changes any more: %s", self._source.name, error)
-        finally:
             self._watching(False)
 
     def _watching(self, on: bool) -> None:

@@ -1,0 +1,141 @@
+"""A mount of a real SeaweedFS cluster: its bytes, its changes, and its filer that dies."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.mount import MODES, Daemon
+from support.posix import fails
+from support.seaweed import Cluster
+
+MIB = 1 << 20
+SEEN_SECONDS = 30.0
+"""A change is promised within two; a loaded machine under test gets more before it counts as never."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A cluster of this module's own: its filer is killed."""
+    with Cluster() as cluster:
+        yield cluster
+
+
+def mounted(base: Path, port: int, below: str, mode: str = "passthrough", *options: str) -> Daemon:
+    base.mkdir(exist_ok=True)
+    url = f"seaweedfs://127.0.0.1:{port}/{below}"
+    return Daemon(base, mode, source=None, options=["--source", url, *options])
+
+
+def until(done: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + SEEN_SECONDS
+    while not done():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def content(name: str, size: int) -> bytes:
+    return random.Random(name).randbytes(size)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_bytes_and_changes(tmp_path: Path, cluster: Cluster, mode: str) -> None:
+    sizes = {"empty": 0, "small": 3000, "image": 110_000, "large": 9 * MIB + 5}
+    for name, size in sizes.items():
+        cluster.put(f"/{mode}/d/{name}", content(name, size))
+    with mounted(tmp_path / "own", cluster.filer, mode, mode) as daemon:
+        files = daemon.mount / "d"
+        until(lambda: "tells of its changes" in daemon.log_text(), "the filer is listened to")
+        assert sorted(os.listdir(files)) == sorted(sizes)
+        for _ in range(2):
+            for name, size in sizes.items():
+                assert (files / name).read_bytes() == content(name, size), name
+                assert (files / name).stat().st_size == size
+        with fails(errno.ENOENT):
+            (files / "new").stat()
+        cluster.put(f"/{mode}/d/new", b"made")
+        cluster.put(f"/{mode}/d/small", content("other", 3000))
+        cluster.put(f"/{mode}/d/large", content("longer", 10 * MIB))
+        cluster.delete(f"/{mode}/d/image")
+        until(lambda: (files / "new").exists() and (files / "new").read_bytes() == b"made", "a new file")
+        until(lambda: (files / "small").read_bytes() == content("other", 3000), "a changed file")
+        until(lambda: (files / "large").read_bytes() == content("longer", 10 * MIB), "a large one")
+        until(lambda: not (files / "image").exists(), "a file that is gone")
+        with fails(errno.EROFS):
+            (files / "mine").touch()
+
+
+READ_ALL = """
+import hashlib, sys, pathlib
+for name in sys.argv[2:]:
+    print(hashlib.sha256((pathlib.Path(sys.argv[1]) / name).read_bytes()).hexdigest())
+"""
+
+
+def test_many_processes_read_what_is_replaced_meanwhile(tmp_path: Path, cluster: Cluster) -> None:
+    """Each read is of one generation: of those that were stored, never of two."""
+    names = [f"f{number}" for number in range(12)]
+    made = {
+        name: {hashlib.sha256(content(f"{name}.{n}", 5 * MIB + n)).hexdigest() for n in range(4)}
+        for name in names
+    }
+
+    def put(generation: int) -> None:
+        for name in names:
+            cluster.put(f"/many/{name}", content(f"{name}.{generation}", 5 * MIB + generation))
+
+    put(0)
+    with mounted(tmp_path / "own", cluster.filer, "many") as daemon:
+        readers = [
+            subprocess.Popen(
+                [sys.executable, "-c", READ_ALL, str(daemon.mount), *random.Random(n).sample(names * 6, 72)],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+            for n in range(4)
+        ]  # fmt: skip
+        for generation in range(1, 4):
+            put(generation)
+        for number, reader in enumerate(readers):
+            out, err = reader.communicate(timeout=120)
+            asked = random.Random(number).sample(names * 6, 72)
+            if reader.returncode:  # a chunk of a generation that is gone cannot be had: that is said
+                assert "Stale file handle" in err, err
+            for name, digest in zip(asked, out.split(), strict=False):
+                assert digest in made[name], f"{name}: bytes that nobody stored"
+        until(
+            lambda: all((daemon.mount / n).read_bytes() == content(f"{n}.3", 5 * MIB + 3) for n in names),
+            "the last generation",
+        )
+
+
+def test_a_filer_that_dies_and_comes_back(tmp_path: Path, cluster: Cluster) -> None:
+    port = cluster.filer_process("mortal")
+    for name in ("kept", "other"):
+        cluster.put(f"/away/{name}", content(name, 200_000), port=port)
+    with mounted(tmp_path / "own", port, "away", "passthrough", "--source-wait", "0s") as daemon:
+        daemon.expect_log("source does not answer|source answers again|are not told")
+        assert (daemon.mount / "kept").read_bytes() == content("kept", 200_000)
+        cluster.kill("mortal")
+        assert (daemon.mount / "kept").read_bytes() == content("kept", 200_000)
+        with fails(errno.EIO):
+            (daemon.mount / "never seen").stat()
+        assert (daemon.mount / "kept").read_bytes() == content("kept", 200_000)
+        cluster.filer_process("mortal", port=port)
+
+        def back() -> bool:
+            try:
+                return (daemon.mount / "other").read_bytes() == content("other", 200_000)
+            except OSError:
+                return False
+
+        until(back, "the filer answers again")
+        cluster.put("/away/kept", b"changed", port=port)
+        until(lambda: (daemon.mount / "kept").read_bytes() == b"changed", "changes are told again")
