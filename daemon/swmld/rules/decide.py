@@ -149,7 +149,7 @@ class _Slot:
 
     def decision(self, effect: type[Effect], target: str) -> Decision:
         values = tuple([(name, settled.value) for name, settled in self.settled.items()])
-        made = _made(effect, values)  # type: ignore[arg-type]  (a class is hashable)
+        made = _made(effect, values)  # type: ignore[arg-type]
         return Decision(made, target, tuple(self.settled.values()), tuple(self.rules), tuple(self.overruled))
 
 
