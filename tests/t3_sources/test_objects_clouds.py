@@ -144,14 +144,18 @@ def test_a_key_that_is_no_path_fails_its_own_directory_alone(source: Source, clo
     assert b"q" in names_of(source.list(ROOT))
 
 
+BODY = FILES["p/a"]
+
+
 def whole(body: bytes) -> Answer:
-    return respond(200, body, {"ETag": tag_of(b"alpha", quoted=True), "Last-Modified": CHANGED})
+    return respond(200, body, {"ETag": tag_of(BODY, quoted=True), "Last-Modified": CHANGED})
 
 
-def ranged(said: str, *, length: int | None = None) -> Answer:
-    tag = tag_of(b"alpha", quoted=True)
-    headers = {"ETag": tag, "Last-Modified": CHANGED, "Content-Range": said, "x-ms-blob-type": "BlockBlob"}
-    return respond(206, b"lp", headers, length=length)
+def ranged(said: str, *, tag: str = "alpha", length: int | None = None) -> Answer:
+    headers = {"ETag": tag_of(tag.encode(), quoted=True), "Last-Modified": CHANGED, "Content-Range": said}
+    first, last = map(int, said.removeprefix("bytes ").partition("/")[0].split("-"))
+    body = BODY[first : last + 1]
+    return respond(206, body if length is None else body[:-1], headers, length=length)
 
 
 FAILING = {
@@ -164,9 +168,12 @@ FAILING = {
     "unknown": (respond(401, b"hush"), errno.EACCES, "HTTP 401"),
     "gone": (respond(404, b"hush"), errno.ENOENT, "read /a"),
     "changed": (respond(412, b"hush"), errno.ESTALE, "read /a"),
+    # From a server that does not know If-Match.
+    "another tag": (ranged("bytes 1-3/5", tag="other"), errno.ESTALE, "read /a"),
+    "another size": (ranged("bytes 1-3/6"), errno.ESTALE, "read /a"),
     "shorter": (respond(416, b"hush"), errno.ESTALE, "HTTP 416"),
     "broken": (respond(500, b"hush"), errno.EIO, "HTTP 500"),
-    "no ranges": (whole(b"alpha"), errno.EIO, "cannot be what was asked for"),
+    "no ranges": (whole(BODY), errno.EIO, "cannot be what was asked for"),
     "another range": (ranged("bytes 0-1/5"), errno.EIO, "cannot be what was asked for"),
     "truncated": (ranged("bytes 1-3/5", length=3), errno.EIO, "ends too early"),
     "fewer": (ranged("bytes 1-2/5"), errno.EIO, "cannot be what was asked for"),
