@@ -10,7 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from support.source_kit import failing, names_of, part, read_all
-from support.webservers import Hostile, respond
+from support.webservers import Answer, Hostile, respond
+from swmld.sources.errors import Busy
 from swmld.sources.interface import ROOT, Source
 from swmld.sources.urls import open_source, parse
 
@@ -141,3 +142,53 @@ def test_a_key_that_is_no_path_fails_its_own_directory_alone(source: Source, clo
     assert error.errno == errno.EIO
     assert "list /q" in str(error)
     assert b"q" in names_of(source.list(ROOT))
+
+
+BODY = FILES["p/a"]
+
+
+def whole(body: bytes) -> Answer:
+    return respond(200, body, {"ETag": tag_of(BODY, quoted=True), "Last-Modified": CHANGED})
+
+
+def ranged(said: str, *, tag: str = "alpha", length: int | None = None) -> Answer:
+    headers = {"ETag": tag_of(tag.encode(), quoted=True), "Last-Modified": CHANGED, "Content-Range": said}
+    first, last = map(int, said.removeprefix("bytes ").partition("/")[0].split("-"))
+    body = BODY[first : last + 1]
+    return respond(206, body if length is None else body[:-1], headers, length=length)
+
+
+FAILING = {
+    "busy": (respond(503, b"<Error><Code>SlowDown</Code>hush</Error>"), errno.EIO, "busy"),
+    "forbidden": (
+        respond(403, b"<Error><Code>AccessDenied</Code>hush</Error>"),
+        errno.EACCES,
+        "AccessDenied",
+    ),
+    "unknown": (respond(401, b"hush"), errno.EACCES, "HTTP 401"),
+    "gone": (respond(404, b"hush"), errno.ENOENT, "read /a"),
+    "changed": (respond(412, b"hush"), errno.ESTALE, "read /a"),
+    # From a server that does not know If-Match.
+    "another tag": (ranged("bytes 1-3/5", tag="other"), errno.ESTALE, "read /a"),
+    "another size": (ranged("bytes 1-3/6"), errno.ESTALE, "read /a"),
+    "shorter": (respond(416, b"hush"), errno.ESTALE, "HTTP 416"),
+    "broken": (respond(500, b"hush"), errno.EIO, "HTTP 500"),
+    "no ranges": (whole(BODY), errno.EIO, "cannot be what was asked for"),
+    "another range": (ranged("bytes 0-1/5"), errno.EIO, "cannot be what was asked for"),
+    "truncated": (ranged("bytes 1-3/5", length=3), errno.EIO, "ends too early"),
+    "fewer": (ranged("bytes 1-2/5"), errno.EIO, "cannot be what was asked for"),
+}
+
+
+@pytest.mark.parametrize("kind", FAILING)
+def test_what_obstore_says_is_understood(source: Source, cloud: Cloud, kind: str) -> None:
+    """All of it by its text; and nothing of an answer's body is passed on."""
+    reader = source.open(b"a", dict(source.list(ROOT).entries)[b"a"])
+    cloud.answers["/b/p/a"], number, words = FAILING[kind]
+    error = failing(partial(part, reader, 1, 3))
+    assert error.errno == number
+    assert isinstance(error, Busy) == (kind == "busy")
+    assert words in str(error)
+    assert "read /a" in str(error)
+    assert "hush" not in str(error)
+    assert len(str(error).splitlines()) == 1

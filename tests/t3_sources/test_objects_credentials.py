@@ -1,4 +1,4 @@
-"""Where credentials of S3 come from, in which order, when they are renewed; that they stay where they belong."""
+"""Where credentials of S3 come from, in which order, when they are renewed, and where they go."""
 
 from __future__ import annotations
 
@@ -170,7 +170,9 @@ def test_the_signature_is_that_of_the_documentation() -> None:
     place = Place("https://examplebucket.s3.amazonaws.com", "us-east-1", False, "examplebucket")
     credential = Credential("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
     now = datetime(2013, 5, 24, tzinfo=UTC)
-    headers = sign(place, credential, "max-keys=2&prefix=J", {}, now, host="examplebucket.s3.amazonaws.com")
+    headers = sign(
+        place, credential, "/", "max-keys=2&prefix=J", {}, now, host="examplebucket.s3.amazonaws.com"
+    )
     assert headers["Authorization"].endswith(
         "Signature=34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"
     )

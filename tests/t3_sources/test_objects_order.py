@@ -14,11 +14,11 @@ from support.source_kit import failing, listed, names_of
 from swmld.sources.interface import ROOT
 from swmld.sources.objects import ObjectSource
 from swmld.sources.objects_order import FOLDER, Key, is_name
-from swmld.sources.objects_s3 import Listed, Listing
+from swmld.sources.objects_s3 import Bucket, Listed
 from swmld.sources.urls import parse
 
 
-class Bucket(Listing):
+class FakeBucket(Bucket):
     """What ``ListObjectsV2`` answers of these keys, without a server; counts what is asked."""
 
     def __init__(self, keys: Iterable[str]) -> None:
@@ -60,9 +60,9 @@ class Bucket(Listing):
 SOURCE = ObjectSource(parse("s3://b?anonymous=true&endpoint=http://127.0.0.1:1"), timeout=1, parallel=1)
 
 
-def source_of(keys: Iterable[str]) -> tuple[ObjectSource, Bucket]:
+def source_of(keys: Iterable[str]) -> tuple[ObjectSource, FakeBucket]:
     """The same source each time, since a new one of obstore reads the system's certificates."""
-    SOURCE._keys, SOURCE.left_out = (bucket := Bucket(keys)), 0
+    SOURCE._keys, SOURCE.left_out = (bucket := FakeBucket(keys)), 0
     return SOURCE, bucket
 
 

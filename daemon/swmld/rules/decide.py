@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 from swmld.rules.actions import NAME_OF, Cache, Compress, Effect, Notify, Prefetch
@@ -147,9 +148,15 @@ class _Slot:
         self.overruled: list[Overruled] = []
 
     def decision(self, effect: type[Effect], target: str) -> Decision:
-        values = {name: settled.value for name, settled in self.settled.items()}
-        made = effect(**values)  # type: ignore[arg-type]
+        values = tuple([(name, settled.value) for name, settled in self.settled.items()])
+        made = _made(effect, values)  # type: ignore[arg-type]
         return Decision(made, target, tuple(self.settled.values()), tuple(self.rules), tuple(self.overruled))
+
+
+@lru_cache(maxsize=4096)
+def _made(effect: type[Effect], values: tuple[tuple[str, Value], ...]) -> Effect:
+    """Effects are immutable, and most decisions come to one that there was before."""
+    return effect(**dict(values))  # type: ignore[arg-type]
 
 
 def _settled(matched: Iterable[tuple[Rule, _Asked]]) -> list[Decision]:

@@ -1,15 +1,15 @@
-"""Buckets of S3, Google Cloud Storage and Azure, read by obstore; key prefixes are directories.
+"""Buckets of S3, Google Cloud Storage and Azure, by obstore; key prefixes are directories.
 
 - **Bytes** come by conditional range requests (If-Match with the ETag of the listing or of HEAD), and what
-  comes is held against ETag and size once more: not every server of the S3 protocol knows If-Match. obstore's
-  calls release the GIL; its buffer is copied once, into the caller's.
-- **S3 is listed page by page** (``objects_s3``), in the order of names (``objects_order``). The others are
-  listed whole by obstore, once for all pages of a directory (``objects_stores``).
+  comes is held against ETag and size once more: not every server of the S3 protocol knows If-Match.
+- **S3** is listed and read by requests of our own (``objects_s3``): page by page, in the order of names
+  (``objects_order``), and straight into the caller's buffer.
+- **The others** are listed whole by obstore, once for all pages of a directory (``objects_stores``), and read
+  by it: its calls release the GIL, and its buffer is copied once.
 - **A name is a directory** where keys are below it or it has a marker (``dir/``, ``dir_$folder$``): asked for
   at the same time as the object itself.
 - **Keys that no file can be named by** (``a//b``, ``..``, control characters, over 255 bytes, not UTF-8) are
-  left out of listings, counted in ``left_out``, and told once. Where obstore lists, they fail the listing:
-  EIO.
+  left out of listings, counted in ``left_out``, and told once. Where obstore lists they fail it: EIO.
 
 Times are in whole seconds, as the headers of an object have them. Nothing is tried again here.
 """
@@ -27,7 +27,7 @@ from swmld.sources.errors import failure
 from swmld.sources.interface import LISTED, ROOT, Attributes, Change, Feature, Page, Reader
 from swmld.sources.objects_errors import spoken
 from swmld.sources.objects_order import FOLDER, Key, is_name, page_of
-from swmld.sources.objects_s3 import MOST, Listing, plain_tag
+from swmld.sources.objects_s3 import MOST, Bucket, S3Reader, plain_tag
 from swmld.sources.objects_stores import Whole, opened
 from swmld.sources.owners import SECOND, Owners
 from swmld.sources.threads import Threads
@@ -49,9 +49,9 @@ class ObjectSource:
         """Keys met in listings that no file can be named by; each time they are met."""
         self._base = url.path
         self._owners = Owners(url)
-        self._store, listing, chain = opened(url, timeout)
+        self._store, bucket, chain = opened(url, timeout)
         self._ready = chain.get if chain is not None else None
-        self._keys: Listing | Whole = listing or Whole(self._store)
+        self._keys: Bucket | Whole = bucket or Whole(self._store)
         self._threads = Threads(parallel)
 
     def stat(self, path: bytes) -> Attributes:
@@ -72,7 +72,7 @@ class ObjectSource:
         try:
             self._head(path, key + FOLDER, what)
         except FileNotFoundError:
-            if isinstance(self._keys, Listing) or not self._keys.marked(key, what):
+            if isinstance(self._keys, Bucket) or not self._keys.marked(key, what):
                 raise
         return self._owners.directory(path)
 
@@ -110,7 +110,10 @@ class ObjectSource:
         """See ``Source.open``: asks nothing."""
         if not attributes.is_file:
             raise failure(errno.EISDIR, f"open {_shown(path)}")
-        return ObjectReader(self._store, self._ready, self._key(path, "open"), path, attributes)
+        key = self._key(path, "open")
+        if isinstance(self._keys, Bucket):
+            return S3Reader(self._keys, key, path, attributes)
+        return ObjectReader(self._store, key, path, attributes)
 
     def watch(self, tell: Callable[[Change], None], ready: Callable[[bool], None]) -> None:
         """EOPNOTSUPP: nobody tells."""
@@ -168,14 +171,11 @@ class ObjectSource:
 
 
 class ObjectReader:
-    """One generation of an object."""
+    """One generation of an object of Google's or Azure's."""
 
-    def __init__(
-        self, store: Any, ready: Callable[[], object] | None, key: str, path: bytes, attributes: Attributes
-    ) -> None:
+    def __init__(self, store: Any, key: str, path: bytes, attributes: Attributes) -> None:
         self.size = attributes.size
-        self._store, self._ready, self._key = store, ready, key
-        self._path, self._attributes = path, attributes
+        self._store, self._key, self._path, self._attributes = store, key, path, attributes
 
     def read(self, view: memoryview, offset: int) -> int:
         """See ``Reader.read``."""
@@ -186,7 +186,7 @@ class ObjectReader:
         options: dict[str, Any] = {"range": (offset, offset + wanted)}
         if tag := self._attributes.tag:
             options["if_match"] = f'"{tag.decode()}"'
-        with spoken(what, self._ready):
+        with spoken(what):
             result = obstore.get(self._store, self._key, options=cast(Any, options))
             if not self._same(result.meta):
                 raise failure(errno.ESTALE, what)
@@ -202,7 +202,7 @@ class ObjectReader:
             return True
         what = f"stat {_shown(self._path)}"
         try:
-            with spoken(what, self._ready):
+            with spoken(what):
                 return self._same(obstore.head(self._store, self._key))
         except FileNotFoundError:
             return False

@@ -1,11 +1,15 @@
-"""Listings of S3, a page of keys a request, signed here: obstore reads a prefix to its end before it answers,
-and fails as a whole on a key that is no path.
+"""S3 by requests that are signed here: listings a page at a time, and bytes.
+
+obstore reads a prefix to its end before it answers, and fails as a whole on a key that is no path; its range
+requests take three times the CPU (3.3 against 1.1 ms for 4 MiB, 0.14 against 0.06 ms for 110 KiB), and do not
+tell Retry-After.
 
 Signature version 4: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
 """
 
 from __future__ import annotations
 
+import email.utils
 import errno
 import hashlib
 import hmac
@@ -19,10 +23,12 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-from swmld.sources.connections import Connections
+from swmld.sources.connections import Connections, Response
 from swmld.sources.errors import failure
+from swmld.sources.interface import Attributes
 from swmld.sources.objects_credentials import Chain, Credential
 from swmld.sources.objects_order import UNREADABLE, Key
+from swmld.sources.owners import SECOND
 from swmld.sources.urls import SourceUrl
 
 MOST = 1000
@@ -83,8 +89,8 @@ class Listed(NamedTuple):
     token: str
 
 
-class Listing:
-    """``ListObjectsV2`` of one bucket."""
+class Bucket:
+    """Requests to one bucket."""
 
     def __init__(
         self,
@@ -117,32 +123,88 @@ class Listing:
             query["continuation-token"] = token
         elif after:
             query["start-after"] = prefix + after
-        place = self._place
         text = "&".join(f"{key}={quote(value, safe='')}" for key, value in sorted(query.items()))
-        headers = {"x-amz-request-payer": "requester"} if self._payer else {}
-        if self._chain is not None:
-            headers = sign(place, self._chain.get(), text, headers, datetime.now(UTC))
-        _, body = self._connections.get(place.address, f"{place.target}?{text}", headers=headers, what=what)
+        target, headers = self._place.target, self._headers(self._place.target, text)
+        _, body = self._connections.get(self._place.address, f"{target}?{text}", headers=headers, what=what)
         try:
             return _read(body, prefix)
         except (xml.ParseError, ValueError):
             raise failure(errno.EIO, f"{what}: the answer is no listing") from None
+
+    def read(
+        self, key: str, view: memoryview, offset: int, conditions: Mapping[str, str], what: str
+    ) -> Response:
+        """A range of an object; see ``Connections.read``."""
+        target = f"{self._place.target.rstrip('/')}/{quote(key)}"
+        headers = {**self._headers(target, ""), **conditions}
+        return self._connections.read(self._place.address, target, view, offset, headers=headers, what=what)
+
+    def _headers(self, target: str, query: str) -> dict[str, str]:
+        headers = {"x-amz-request-payer": "requester"} if self._payer else {}
+        if self._chain is None:
+            return headers
+        return sign(self._place, self._chain.get(), target, query, headers, datetime.now(UTC))
 
     def close(self) -> None:
         """Ends connections."""
         self._connections.close()
 
 
+class S3Reader:
+    """One generation of an object."""
+
+    def __init__(self, bucket: Bucket, key: str, path: bytes, attributes: Attributes) -> None:
+        self.size = attributes.size
+        self._bucket, self._key, self._attributes = bucket, key, attributes
+        self._what = f"read /{path.decode('utf-8', 'backslashreplace')}"
+
+    def read(self, view: memoryview, offset: int) -> int:
+        """See ``Reader.read``."""
+        wanted = min(len(view), self.size - offset)
+        if wanted <= 0:
+            return 0
+        expected = self._attributes
+        if expected.tag:
+            conditions = {"If-Match": f'"{expected.tag.decode()}"'}
+        else:
+            changed = email.utils.formatdate(expected.mtime_ns // SECOND, usegmt=True)
+            conditions = {"If-Unmodified-Since": changed}
+        response = self._bucket.read(self._key, view[:wanted], offset, conditions, self._what)
+        if not self._same(response):
+            raise failure(errno.ESTALE, self._what)
+        if response.length != wanted:
+            raise failure(errno.EIO, f"{self._what}: {response.length} bytes instead of {wanted}")
+        return wanted
+
+    def _same(self, response: Response) -> bool:
+        """Not every server of the protocol knows the conditions."""
+        name = b"content-range" if response.status == 206 else b"content-length"
+        if response.text(name).rpartition("/")[2] != str(self.size):
+            return False
+        if self._attributes.tag:
+            return plain_tag(response.text(b"etag")) == self._attributes.tag
+        changed = email.utils.formatdate(self._attributes.mtime_ns // SECOND, usegmt=True)
+        return response.text(b"last-modified") == changed
+
+    def current(self) -> bool:
+        """See ``Reader.current``: every request is conditional."""
+        return True
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 def sign(
     place: Place,
     credential: Credential,
+    target: str,
     query: str,
     headers: Mapping[str, str],
     now: datetime,
     *,
     host: str = "",
 ) -> dict[str, str]:
-    """``headers`` and those that sign a GET of the bucket with the sorted, quoted ``query``."""
+    """``headers`` and those that sign a GET of ``target`` with ``query``, which is sorted, both quoted."""
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
     signed = {"x-amz-date": stamp, "x-amz-content-sha256": _EMPTY, **headers}
     if credential.token:
@@ -151,7 +213,7 @@ def sign(
     every = {"host": host or place.address, **signed}
     names = ";".join(sorted(every))
     lines = "".join(f"{name}:{every[name]}\n" for name in sorted(every))
-    request = f"GET\n{place.target}\n{query}\n{lines}\n{names}\n{_EMPTY}"
+    request = f"GET\n{target}\n{query}\n{lines}\n{names}\n{_EMPTY}"
     scope = f"{stamp[:8]}/{place.region}/s3/aws4_request"
     digest = hashlib.sha256(request.encode()).hexdigest()
     key = f"AWS4{credential.secret}".encode()

@@ -22,7 +22,7 @@ from swmld.sources.http1 import CONNECT_TIMEOUT
 from swmld.sources.objects_credentials import Chain
 from swmld.sources.objects_errors import spoken
 from swmld.sources.objects_order import Key
-from swmld.sources.objects_s3 import MOST, Listed, Listing, place_of, plain_tag
+from swmld.sources.objects_s3 import MOST, Bucket, Listed, place_of, plain_tag
 from swmld.sources.urls import SourceUrl
 
 _KEPT, _KEPT_FOR = 4, 60.0
@@ -47,7 +47,7 @@ class Whole:
         deep: bool = False,
         what: str = "",
     ) -> Listed:
-        """As ``Listing.page``, of ``limit`` keys, however many there are."""
+        """As ``Bucket.page``, of ``limit`` keys, however many there are."""
         if deep or (limit == 1 and not after):
             with spoken(what):
                 first = next(iter(obstore.list(self._store, prefix or None, chunk_size=1)), [])
@@ -94,8 +94,8 @@ def _order(key: Key) -> bytes:
     return (key.name + "/" * key.is_dir).encode()
 
 
-def opened(url: SourceUrl, timeout: float) -> tuple[Any, Listing | None, Chain | None]:
-    """obstore's store, and for S3 the listing beside it and what finds credentials for both."""
+def opened(url: SourceUrl, timeout: float) -> tuple[Any, Bucket | None, Chain | None]:
+    """obstore's store, and for S3 the bucket beside it and what finds credentials for both."""
     certificates = _certificates(url)
     options: dict[str, Any] = {
         "timeout": timedelta(seconds=timeout),
@@ -127,7 +127,7 @@ def opened(url: SourceUrl, timeout: float) -> tuple[Any, Listing | None, Chain |
                 url.host, config=cast(Any, config), client_options=cast(Any, options), retry_config=retries,
                 credential_provider=cast(Any, chain),
             )  # fmt: skip
-            return store, Listing(place, chain, timeout=timeout, tls=tls, payer=payer), chain
+            return store, Bucket(place, chain, timeout=timeout, tls=tls, payer=payer), chain
         if url.scheme == "gs":
             config |= {"base_url": endpoint} if endpoint else {}
             return (

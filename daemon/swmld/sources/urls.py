@@ -227,9 +227,9 @@ _MADE_BY = {
 
 
 def open_source(url: SourceUrl, *, timeout: float, parallel: int) -> Source:
-    """The source at ``url``; no call on it takes longer than ``timeout`` seconds, and it has ``parallel``
-    requests in flight at most. Imports what the scheme needs and no more. Raises ``UsageError`` for options
-    that cannot work; asks no server."""
+    """The source at ``url``. No request of it takes longer than ``timeout`` seconds, and one call makes
+    ``parallel`` requests at the same time at most. Imports what the scheme needs and no more. Raises
+    ``UsageError`` for options that cannot work; asks no server."""
     if url.scheme == "file":
         from swmld.sources.directory import DirectorySource
 
