@@ -52,8 +52,8 @@ from swmld.plan.readahead import Limits
 from swmld.plugins.known import Plugins
 from swmld.sources import opening
 from swmld.sources.interface import ROOT
-from swmld.sources.urls import SourceUrl
 from swmld.types import Check
+from swmld.urls import SourceUrl
 
 if TYPE_CHECKING:
     from swmld.head.reload import Loaded

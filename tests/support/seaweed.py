@@ -23,7 +23,7 @@ from typing import Any
 import grpc
 from swmld.sources import seaweed_messages
 from swmld.sources.seaweedfs import SeaweedSource
-from swmld.sources.urls import parse
+from swmld.urls import parse
 
 from support import gates
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from swmld.sources.urls import open_source, parse
+from swmld.sources.opening import open_source
+from swmld.urls import parse
 
 from support import gates
 from support.source_kit import MadeSource

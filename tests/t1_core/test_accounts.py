@@ -146,8 +146,8 @@ class Ahead:
         self.current = dict.fromkeys(range(3), 0)
         nothing = cast(Any, None)
         self.ahead = NeighbourPrefetch(
-            cast(Any, Native()), cast(Any, Gate()), nothing, cast(Any, self), cast(Any, self.fetcher), nothing,
-            whole_limit=CHUNK, max_files=0, fresh=1.0, brought=self.ledger,
+            cast(Any, Native()), cast(Any, Gate()), nothing, cast(Any, self), cast(Any, self.fetcher),
+            nothing, whole_limit=CHUNK, max_files=0, fresh=1.0, brought=self.ledger,
         )  # fmt: skip
         self.ahead._awaited = Awaited(self.ledger, most)
 

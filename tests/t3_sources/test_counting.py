@@ -6,8 +6,6 @@ import errno
 
 import pytest
 from support.source_fakes import Caller, Failing, FakeClock, FakeSource, Held, until
-from swmld.fetch import stats as fetch_stats
-from swmld.sources import counting
 from swmld.sources.counting import Counting, Outcome
 from swmld.sources.errors import Busy
 from swmld.sources.interface import Cut

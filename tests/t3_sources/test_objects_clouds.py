@@ -13,7 +13,8 @@ from support.source_kit import failing, names_of, part, read_all
 from support.webservers import Answer, Hostile, respond
 from swmld.sources.errors import Busy
 from swmld.sources.interface import ROOT, Source
-from swmld.sources.urls import open_source, parse
+from swmld.sources.opening import open_source
+from swmld.urls import parse
 
 FILES = {"p/a": b"alpha", "p/d/x": b"xi", "p/d-1": b"dash", "p/e/": b"", "p/z": b"zeta"}
 CHANGED = "Tue, 14 Nov 2023 22:13:20 GMT"

@@ -13,7 +13,8 @@ from support.webservers import Hostile, respond
 from swmld.sources import objects_credentials
 from swmld.sources.objects_credentials import Chain, Credential
 from swmld.sources.objects_s3 import Place, place_of, sign
-from swmld.sources.urls import open_source, parse
+from swmld.sources.opening import open_source
+from swmld.urls import parse
 
 FAR = "2099-01-01T00:00:00Z"
 

@@ -13,7 +13,8 @@ from support.source_kit import failing, names_of, part
 from support.webservers import KEY, SECRET, Answer, Hostile, respond, unused_port
 from swmld.sources.errors import Busy
 from swmld.sources.interface import ROOT, Attributes, Source
-from swmld.sources.urls import open_source, parse
+from swmld.sources.opening import open_source
+from swmld.urls import parse
 
 BODY = bytes(range(256)) * 40
 TAG = '"tag"'

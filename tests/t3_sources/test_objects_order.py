@@ -15,7 +15,7 @@ from swmld.sources.interface import ROOT
 from swmld.sources.objects import ObjectSource
 from swmld.sources.objects_order import FOLDER, Key, is_name
 from swmld.sources.objects_s3 import Bucket, Listed
-from swmld.sources.urls import parse
+from swmld.urls import parse
 
 
 class FakeBucket(Bucket):

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from swmld.errors import UsageError
-from swmld.sources.urls import OPTIONS, SourceUrl, open_source, parse
+from swmld.sources.opening import open_source
+from swmld.urls import OPTIONS, SourceUrl, parse
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_a_directory_has_a_name_of_its_own(path: bytes) -> None:
 
 def test_a_source_imports_what_it_needs_and_no_more() -> None:
     program = (
-        "import sys; from swmld.sources.urls import open_source, parse\n"
+        "import sys; from swmld.sources.opening import open_source; from swmld.urls import parse\n"
         "source = open_source(parse('http://h/p'), timeout=1, parallel=1)\n"
         "assert source.name == 'http://h/p'; source.close()\n"
         "print(sorted({'obstore', 'grpc', 'swmld.sources.objects'} & sys.modules.keys()))"

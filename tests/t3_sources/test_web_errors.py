@@ -16,8 +16,9 @@ from support.webservers import Answer, Hostile, respond, unused_port
 from swmld.errors import UsageError
 from swmld.sources.errors import Busy
 from swmld.sources.interface import ROOT, Attributes, Source
-from swmld.sources.urls import open_source, parse
+from swmld.sources.opening import open_source
 from swmld.sources.web_requests import AUTHORIZATION
+from swmld.urls import parse
 
 BODY = bytes(range(256)) * 40
 TAG, CHANGED, SECOND = '"tag"', "Tue, 14 Nov 2023 22:13:20 GMT", 1_700_000_000 * 10**9

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from swmld import urls
 from swmld.errors import UsageError
-from swmld.sources import urls
-from swmld.sources.urls import SourceUrl
 from swmld.units import format_size, parse_size
+from swmld.urls import SourceUrl
 from swmld.values import FALSE_WORDS, Parser, either, expected, number
 
 

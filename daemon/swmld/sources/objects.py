@@ -31,7 +31,7 @@ from swmld.sources.objects_s3 import MOST, Bucket, S3Reader, plain_tag
 from swmld.sources.objects_stores import Whole, opened
 from swmld.sources.owners import SECOND, Owners
 from swmld.sources.threads import Threads
-from swmld.sources.urls import SourceUrl
+from swmld.urls import SourceUrl
 
 _log = logging.getLogger("swmld.sources")
 

@@ -29,7 +29,7 @@ from swmld.sources.interface import Attributes
 from swmld.sources.objects_credentials import Chain, Credential
 from swmld.sources.objects_order import UNREADABLE, Key
 from swmld.sources.owners import SECOND
-from swmld.sources.urls import SourceUrl
+from swmld.urls import SourceUrl
 
 MOST = 1000
 """Keys of one answer at most; S3's limit."""

@@ -23,7 +23,7 @@ from swmld.sources.objects_credentials import Chain
 from swmld.sources.objects_errors import spoken
 from swmld.sources.objects_order import Key
 from swmld.sources.objects_s3 import MOST, Bucket, Listed, place_of, plain_tag
-from swmld.sources.urls import SourceUrl
+from swmld.urls import SourceUrl
 
 _KEPT, _KEPT_FOR = 4, 60.0
 """Whole listings kept at once, and for how many seconds their other pages are served from them."""

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
+from typing import cast
 
 from swmld.sources.counting import Counting, SourceStats
 from swmld.sources.hedging import Hedging
 from swmld.sources.interface import Source
 from swmld.sources.retrying import Patience, Retrying
-from swmld.sources.urls import SourceUrl, open_source
+from swmld.urls import SourceUrl
+
+_MADE_BY = {
+    "seaweedfs": ("swmld.sources.seaweedfs", "SeaweedSource"),
+    "seaweedfs+https": ("swmld.sources.seaweedfs", "SeaweedSource"),
+    "s3": ("swmld.sources.objects", "ObjectSource"),
+    "gs": ("swmld.sources.objects", "ObjectSource"),
+    "az": ("swmld.sources.objects", "ObjectSource"),
+    "http": ("swmld.sources.web", "WebSource"),
+    "https": ("swmld.sources.web", "WebSource"),
+}
+
+
+def open_source(url: SourceUrl, *, timeout: float, parallel: int) -> Source:
+    """The source at ``url``. No request of it takes longer than ``timeout`` seconds, and one call makes
+    ``parallel`` requests at the same time at most. Imports what the scheme needs and no more. Raises
+    ``UsageError`` for options that cannot work; asks no server."""
+    if url.scheme == "file":
+        from swmld.sources.directory import DirectorySource
+
+        return DirectorySource(url.path)
+    module, name = _MADE_BY[url.scheme]
+    maker = getattr(importlib.import_module(module), name)
+    return cast(Source, maker(url, timeout=timeout, parallel=parallel))
 
 
 @dataclass(frozen=True, slots=True)

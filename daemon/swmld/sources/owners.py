@@ -6,7 +6,7 @@ import stat
 import time
 
 from swmld.sources.interface import Attributes, number_of
-from swmld.sources.urls import SourceUrl
+from swmld.urls import SourceUrl
 
 SECOND = 1_000_000_000
 

@@ -23,7 +23,7 @@ from swmld.sources.seaweed_reader import SeaweedReader
 from swmld.sources.seaweed_security import Security
 from swmld.sources.seaweed_volumes import Volumes
 from swmld.sources.seaweed_watch import Watch
-from swmld.sources.urls import SourceUrl
+from swmld.urls import SourceUrl
 
 GRPC = 10_000
 """What a SeaweedFS server adds to its HTTP port for its gRPC, unless told otherwise."""

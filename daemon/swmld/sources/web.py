@@ -29,9 +29,9 @@ from swmld.sources.errors import failure
 from swmld.sources.interface import LISTED, ROOT, Attributes, Change, Feature, Page, Reader
 from swmld.sources.owners import SECOND, Owners
 from swmld.sources.threads import Threads
-from swmld.sources.urls import SourceUrl
 from swmld.sources.web_index import Entry, Line
 from swmld.sources.web_requests import Requests
+from swmld.urls import SourceUrl
 
 _log = logging.getLogger("swmld.sources")
 

@@ -15,7 +15,7 @@ from swmld.errors import UsageError
 from swmld.sources.connections import Connections, Response, _length
 from swmld.sources.errors import Moved, failure, refusal
 from swmld.sources.http1 import Connection, Ended, Head, Late, Wrong
-from swmld.sources.urls import SourceUrl
+from swmld.urls import SourceUrl
 
 AUTHORIZATION = "SWMLD_HTTP_AUTHORIZATION"
 """Variable with the value of the ``Authorization`` header for the source's own server, and for no other."""

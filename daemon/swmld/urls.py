@@ -12,14 +12,11 @@ and from files. ``%`` escapes are decoded; a question mark in a path is written 
 from __future__ import annotations
 
 import difflib
-import importlib
 import re
 from dataclasses import dataclass, field
-from typing import cast
 from urllib.parse import parse_qsl, quote_from_bytes, unquote_to_bytes, urlsplit
 
 from swmld.errors import UsageError
-from swmld.sources.interface import Source
 
 ATTRIBUTES = {
     "uid": "owner of all files, as a number; 0",
@@ -213,27 +210,3 @@ def _shown(text: str) -> str:
 def _near(word: str, words: dict[str, dict[str, str]] | dict[str, str]) -> str:
     near = difflib.get_close_matches(word, words, n=1)
     return f", did you mean {near[0]!r}?" if near else ""
-
-
-_MADE_BY = {
-    "seaweedfs": ("swmld.sources.seaweedfs", "SeaweedSource"),
-    "seaweedfs+https": ("swmld.sources.seaweedfs", "SeaweedSource"),
-    "s3": ("swmld.sources.objects", "ObjectSource"),
-    "gs": ("swmld.sources.objects", "ObjectSource"),
-    "az": ("swmld.sources.objects", "ObjectSource"),
-    "http": ("swmld.sources.web", "WebSource"),
-    "https": ("swmld.sources.web", "WebSource"),
-}
-
-
-def open_source(url: SourceUrl, *, timeout: float, parallel: int) -> Source:
-    """The source at ``url``. No request of it takes longer than ``timeout`` seconds, and one call makes
-    ``parallel`` requests at the same time at most. Imports what the scheme needs and no more. Raises
-    ``UsageError`` for options that cannot work; asks no server."""
-    if url.scheme == "file":
-        from swmld.sources.directory import DirectorySource
-
-        return DirectorySource(url.path)
-    module, name = _MADE_BY[url.scheme]
-    maker = getattr(importlib.import_module(module), name)
-    return cast(Source, maker(url, timeout=timeout, parallel=parallel))
