@@ -22,7 +22,7 @@ from urllib.parse import unquote
 from swmld.sources.urls import open_source, parse
 
 from support import gates
-from support.source_kit import MadeSource
+from support.source_conformance import MadeSource
 from support.tree import work_dir
 
 KEY, SECRET = "key-of-tests", "secret-of-tests"
