@@ -23,7 +23,7 @@ from swmld.sources.opening import open_source
 from swmld.urls import parse
 
 from support import gates
-from support.source_kit import MadeSource
+from support.source_conformance import MadeSource
 from support.tree import work_dir
 
 KEY, SECRET = "key-of-tests", "secret-of-tests"
