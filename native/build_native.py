@@ -15,6 +15,7 @@ SOURCES = [
     "source.c",
     "dirs.c",
     "cfile.c",
+    "packed.c",
     "park.c",
     "hot.c",
     "session.c",
@@ -52,5 +53,5 @@ ffibuilder.set_source(
         "-Wno-missing-field-initializers",
         "-fvisibility=hidden",
     ],
-    libraries=["pthread"],
+    libraries=["pthread", "zstd"],
 )

@@ -198,6 +198,13 @@ class BroughtBytes(TypedDict):
     wasted: int
 
 
+class CompressedBytes(TypedDict):
+    """Bytes that were stored compressed because of a rule or a decision, and what they take on the disk."""
+
+    bytes: int
+    stored: int
+
+
 class RuleView(TypedDict):
     """One active rule, in words, and what came of it. ``title``: the id, and what made it active."""
 
@@ -216,6 +223,7 @@ class RuleView(TypedDict):
     won: int  # values of parameters that it gave
     last: float  # when it was applied, seconds since the epoch, 0 never
     brought: BroughtBytes
+    compressed: CompressedBytes
 
 
 class InactiveRule(TypedDict):
@@ -234,7 +242,6 @@ class RulesResult(TypedDict):
     rules: list[RuleView]
     left_out: int  # active rules after these
     inactive: list[InactiveRule]
-    not_acting: list[str]  # what rules ask for and nothing acts on yet
     notes: list[str]
     decisions: int  # all so far
     loaded_at: float
@@ -306,6 +313,7 @@ class HistoryEntry(TypedDict):
     resting: list[str]  # that would have, but for their cool-down
     decisions: list[DecisionView]
     brought: BroughtBytes
+    compressed: CompressedBytes
 
 
 class HistorySum(TypedDict):

@@ -38,6 +38,7 @@ from swmld.api.rules_views import (
     listing,
     no_rules,
     rule_bytes,
+    rule_compressed,
     rule_view,
 )
 from swmld.errors import UsageError
@@ -128,6 +129,7 @@ class RulesApi:
             reload_errors=self._loaded.errors,
             applied=applied(head.engine.rules, head.history.tallies()),
             brought=rule_bytes(head.engine.rules, head.history.tallies()),
+            compressed=rule_compressed(head.engine.rules, head.history.tallies()),
             events=dict(told.events) if told is not None else {},
             notifications=dict(told.notifications) if told is not None else {},
         )

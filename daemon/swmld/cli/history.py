@@ -14,7 +14,14 @@ from rich.console import Console
 from rich.text import Text
 
 from swmld.api.client import Client
-from swmld.api.messages import BroughtBytes, DecisionView, HistoryEntry, HistoryResult, HistorySum
+from swmld.api.messages import (
+    BroughtBytes,
+    CompressedBytes,
+    DecisionView,
+    HistoryEntry,
+    HistoryResult,
+    HistorySum,
+)  # fmt: skip
 from swmld.cli import rule_names
 from swmld.cli.daemon import pick, sent
 from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
@@ -173,6 +180,8 @@ def entry_lines(entry: HistoryEntry) -> Iterator[Text]:
         yield Text("    in their cool-down: ", style="dim") + plain(", ".join(entry["resting"]))
     if any(entry["brought"].values()):
         yield Text("    fetched ahead: ") + Text(brought(entry["brought"]))
+    if entry["compressed"]["bytes"]:
+        yield Text("    compressed: ") + Text(compressed(entry["compressed"]))
 
 
 def decision_line(decision: DecisionView) -> Text:
@@ -195,6 +204,11 @@ def brought(given: BroughtBytes) -> str:
         f"{format_size(given['fetched'])} of {format_size(given['asked'])}, "
         f"{format_size(given['used'])} used so far{''.join(lost)}"
     )
+
+
+def compressed(given: CompressedBytes) -> str:
+    """Bytes in words."""
+    return f"{format_size(given['bytes'])} to {format_size(given['stored'])}"
 
 
 def when(at: float) -> str:
