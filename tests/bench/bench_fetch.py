@@ -23,6 +23,7 @@ import trio
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support.fakes import FakeCache
+from swmld.cache.checksum import crc32c
 from swmld.cache.files import ChunkState
 from swmld.cache.packed import Sealed
 from swmld.fetch.buffers import BufferPool
