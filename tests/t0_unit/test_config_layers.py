@@ -314,8 +314,9 @@ class FakeHead:
     def __init__(self) -> None:
         self.rules: list[list[str]] = []
 
-    def swap(self, rules: RuleSet, engine: Engine | None = None) -> None:
+    def swap(self, rules: RuleSet, engine: Engine | None = None) -> list[object]:
         self.rules.append([rule.id for rule in rules.rules])
+        return []
 
     def review(self) -> int:
         return 0

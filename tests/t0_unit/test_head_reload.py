@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import threading
@@ -44,14 +45,17 @@ class FakeHead:
         self.sets: list[list[str]] = []
         self.reviews = 0
         self.swapped = trio.Event()
+        self.old: list[object] = []
         self.main = threading.get_ident()
 
-    def swap(self, rules: RuleSet, engine: Engine | None = None) -> None:
+    def swap(self, rules: RuleSet, engine: Engine | None = None) -> list[object]:
         assert threading.get_ident() == self.main
         assert engine is not None, "it is compiled elsewhere"
         assert list(engine.rules) == list(rules.rules)
         self.sets.append([rule.id for rule in rules.rules])
         self.swapped.set()
+        self.old = list[object]([rules, *rules.rules])
+        return self.old
 
     def review(self) -> int:
         assert threading.get_ident() != self.main
@@ -206,6 +210,34 @@ async def test_changed_settings_of_the_daemon_are_told_once(
     keys = "cache_size, chunk_size, read_only"
     assert warned == [f"changed settings of the daemon count from its next start on: {keys}"]
     assert (loaded.errors, loaded.reloads) == (1, 4)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("content", [text(*map(str, range(300))), "rules: [{id: broken}]\n"])
+async def test_no_collection_of_garbage_stops_the_loop_meanwhile(tmp_path: Path, content: str) -> None:
+    """One goes over all objects there are, and holds the interpreter's lock."""
+    path, head = tmp_path / "r.yaml", FakeHead()
+    put(path, "rules: []\n")
+    _, loaded = first([path], None)
+    put(path, content)
+    collected: list[int] = []
+
+    def told(phase: str, info: dict[str, int]) -> None:
+        if threading.get_ident() != head.main:
+            collected.append(info["generation"])
+
+    gc.callbacks.append(told)
+    before = gc.get_threshold()
+    gc.set_threshold(200, 2, 2)
+    try:
+        await reload._reload(Files([path]), None, head, loaded, lambda: 7.0)
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(told)
+    assert loaded.reloads + loaded.errors == 1
+    assert 2 not in collected
+    assert gc.isenabled()
+    assert head.old == [], "what is not in use any more is let go of"
 
 
 @pytest.mark.trio

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from swmld.api.messages import BroughtBytes, HistoryEntry, RulesResult, RuleView
+from swmld.api.messages import BroughtBytes, HistoryEntry, RulesResult, RuleView, WaitingTime
 from swmld.cli import explain, history, rules_list
 from swmld.cli.main import run
 
@@ -22,16 +22,21 @@ BROUGHT: BroughtBytes = {
     "asked": 8 << 20, "fetched": 6 << 20, "used": 4 << 20, "late": 1 << 20, "wasted": 512 << 10
 }  # fmt: skip
 NOTHING: BroughtBytes = {"asked": 0, "fetched": 0, "used": 0, "late": 0, "wasted": 0}
+WAITING: WaitingTime = {
+    "seconds": 2.0, "bytes": 300 << 20, "reads": 600, "compared_seconds": 1.0, "compared_bytes": 250 << 20,
+    "before_seconds": 250.0, "basis": "dataset",
+}  # fmt: skip
 RULE: RuleView = {
     "id": "images", "title": "images", "name": "Images", "where": "/r.yaml:2", "priority": 5,
     "specificity": 3, "threshold": 0.6, "cool_down": 60.0, "guard": "framework equals pytorch",
     "conditions": ["extension in [.jpg, .png]", "size less_than 1MiB (weight 0.5)"],
     "actions": ["prefetch file (next_files 8)"], "applied": 1234567, "won": 3, "last": NOW,
-    "brought": BROUGHT, "compressed": {"bytes": 8 << 20, "stored": 3 << 20},
+    "brought": BROUGHT, "waiting": WAITING, "compressed": {"bytes": 8 << 20, "stored": 3 << 20},
 }  # fmt: skip
 UNUSED: RuleView = {
     **RULE, "id": "all", "title": "all (template t)", "priority": -10, "applied": 0, "won": 0, "last": 0.0,
-    "cool_down": 0.0, "guard": "", "brought": NOTHING, "compressed": {"bytes": 0, "stored": 0},
+    "cool_down": 0.0, "guard": "", "brought": NOTHING, "waiting": None,
+    "compressed": {"bytes": 0, "stored": 0},
 }  # fmt: skip
 RULES: RulesResult = {
     "paths": ["/r.yaml"], "environment": None, "active": 3, "rules": [RULE, UNUSED], "left_out": 0,
@@ -53,7 +58,8 @@ ENTRY: HistoryEntry = {
         {"action": "compress", "target": "file", "rules": ["all"], "dropped": "the file is not cached",
          "settled": [], "overruled": []},
     ],
-    "brought": BROUGHT, "compressed": {"bytes": 4 << 20, "stored": 1 << 20},
+    "brought": BROUGHT, "waiting": {**WAITING, "before_seconds": None, "basis": ""},
+    "compressed": {"bytes": 4 << 20, "stored": 1 << 20},
 }  # fmt: skip
 EXPLAINED = {
     "path": "train/a.png",
@@ -128,9 +134,12 @@ def test_rules_ls(fake: FakeDaemon, swmld_: Swmld) -> None:
     code, out, err = swmld_("rules", "ls")
     assert (code, err) == (0, "")
     assert out == (
-        "RULE              PRIORITY  APPLIED  WON  LAST      ASKED  USED  LATE  WASTED  WHERE\n"
-        "images                   5  1234567    3  22:13:20  8MiB   50%   12%   6%      /r.yaml:2\n"
-        "all (template t)       -10        0    0  -         0B     -     -     -       /r.yaml:2\n"
+        "RULE              PRIORITY  APPLIED  WON  LAST      ASKED  USED  LATE  WASTED  "
+        "BEFORE  AFTER    WHERE\n"
+        "images                   5  1234567    3  22:13:20  8MiB   50%   12%   6%      "
+        "1s/MiB  4ms/MiB  /r.yaml:2\n"
+        "all (template t)       -10        0    0  -         0B     -     -     -       "
+        "-       -        /r.yaml:2\n"
         "not in use: off: disabled\n"
         "note: one is replaced\n"
         "changed at 22:13:20 and not in use:\n"
@@ -167,6 +176,7 @@ def test_rules_ls_of_one_says_it_in_full(fake: FakeDaemon, swmld_: Swmld) -> Non
         "  applied 1,234,567 times, gave 3 values, last 22:13:20\n"
         "  fetched ahead: 6MiB of 8MiB, 4MiB used so far, 1MiB late, 512KiB wasted\n"
         "  compressed: 8MiB to 3MiB\n"
+        "  waited: 2s for 300MiB: 4ms/MiB, 1s/MiB before\n"
     )
 
 
@@ -187,6 +197,7 @@ def test_history(fake: FakeDaemon, swmld_: Swmld) -> None:
         "    in their cool-down: late\n"
         "    fetched ahead: 6MiB of 8MiB, 4MiB used so far, 1MiB late, 512KiB wasted\n"
         "    compressed: 4MiB to 1MiB\n"
+        "    waited: 2s for 300MiB: 6.7ms/MiB, before is not known\n"
     )
     assert fake.asked == [("history", {"limit": 1})]
     fake.answers["history"]["more"] = False
@@ -221,16 +232,16 @@ def test_history_is_asked_for_with_filters(fake: FakeDaemon, swmld_: Swmld) -> N
 
 def test_history_in_sums(fake: FakeDaemon, swmld_: Swmld) -> None:
     sums = [
-        {"key": "train", "decisions": 1200, "last": NOW, "brought": BROUGHT},
-        {"key": "", "decisions": 3, "last": NOW, "brought": NOTHING},
+        {"key": "train", "decisions": 1200, "last": NOW, "brought": BROUGHT, "waiting": WAITING},
+        {"key": "", "decisions": 3, "last": NOW, "brought": NOTHING, "waiting": None},
     ]
     fake.answers["history"] = {"sums": sums, "decisions": [], "total": 9, "more": True}
     code, out, err = swmld_("history", "--by", "dataset", "--limit", "2")
     assert (code, err) == (0, "the first 2; --limit N shows more\n")
     assert out == (
-        "DATASET  DECISIONS  LAST      ASKED  USED  LATE  WASTED\n"
-        "train         1200  22:13:20  8MiB   50%   12%   6%\n"
-        ".                3  22:13:20  0B     -     -     -\n"
+        "DATASET  DECISIONS  LAST      ASKED  USED  LATE  WASTED  BEFORE  AFTER\n"
+        "train         1200  22:13:20  8MiB   50%   12%   6%      1s/MiB  4ms/MiB\n"
+        ".                3  22:13:20  0B     -     -     -       -       -\n"
     )
     assert fake.asked == [("history", {"by": "dataset", "limit": 2})]
     out = swmld_("history", "--by", "dataset", "--json")[1]

@@ -156,7 +156,7 @@ def engine_of(*raw: Any, **more: Any) -> Engine:
 
 
 @given(RULES, st.lists(FACTS, min_size=1, max_size=8))
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_the_index_finds_what_matches_and_nothing_else(raw: list[Any], known: list[dict[str, Any]]) -> None:
     engine = engine_of(*raw)
     for facts in known:
@@ -166,6 +166,7 @@ def test_the_index_finds_what_matches_and_nothing_else(raw: list[Any], known: li
 
 
 @given(RULES, FACTS)
+@settings(deadline=None)
 def test_each_parameter_has_the_value_of_the_first_that_gives_it(
     raw: list[Any], facts: dict[str, Any]
 ) -> None:
@@ -189,6 +190,7 @@ def test_each_parameter_has_the_value_of_the_first_that_gives_it(
 
 
 @given(TREES, FACTS)
+@settings(deadline=None)
 def test_functions_of_a_tree_say_what_the_tree_says(raw: Any, facts: dict[str, Any]) -> None:
     document = Document("F")
     _, node = condition(Book(document), raw, (), 0)
@@ -246,19 +248,21 @@ SECTIONS = st.dictionaries(st.sampled_from((*SECTION_NAMES, "other")), PIECES)
 
 
 @given(YAML)
+@settings(deadline=None)
 def test_no_bytes_break_the_loader(text: bytes) -> None:
     with contextlib.suppress(RulesError):
         load([documents.parse("F", text, **LIMITS)])
 
 
 @given(SECTIONS)
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_no_values_break_the_loader(values: dict[str, Any]) -> None:
     with contextlib.suppress(RulesError):
         Engine(load([Document("F", values)]).rules).decide({"path": "x"})
 
 
 @given(st.text(st.sampled_from("ab01 ()[]<>=!'\"%,.\\&|ANDORNT"), max_size=60))
+@settings(deadline=None)
 def test_no_text_breaks_an_expression(text: str) -> None:
     document = Document("F")
     node = condition(Book(document), text, (), 0)[1]

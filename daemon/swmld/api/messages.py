@@ -205,6 +205,24 @@ class CompressedBytes(TypedDict):
     stored: int
 
 
+class WaitingTime(TypedDict):
+    """How long readers waited (for pages, and for names and opens) for what they read while something acted,
+    beside what they waited without it: ``seconds``, ``bytes`` and ``reads`` are all that was read after.
+    ``compared_seconds`` and ``compared_bytes``: the part of it for which there is a before, and
+    ``before_seconds`` what that would have been waited for at the rate of before; null: not known.
+
+    ``basis``: before is the same job's reads of the same dataset (dataset), other jobs' reads of that dataset
+    (others), the job's reads of other datasets (job), or not known ("")."""
+
+    seconds: float
+    bytes: int
+    reads: int
+    compared_seconds: float
+    compared_bytes: int
+    before_seconds: float | None
+    basis: Literal["dataset", "others", "job", ""]
+
+
 class RuleView(TypedDict):
     """One active rule, in words, and what came of it. ``title``: the id, and what made it active."""
 
@@ -224,6 +242,7 @@ class RuleView(TypedDict):
     last: float  # when it was applied, seconds since the epoch, 0 never
     brought: BroughtBytes
     compressed: CompressedBytes
+    waiting: WaitingTime | None  # None: nothing was read where it acted, or nobody measured it
 
 
 class InactiveRule(TypedDict):
@@ -314,17 +333,20 @@ class HistoryEntry(TypedDict):
     decisions: list[DecisionView]
     brought: BroughtBytes
     compressed: CompressedBytes
+    waiting: WaitingTime | None  # None: nothing was read since, or nobody measured it
 
 
 class HistorySum(TypedDict):
     """What decisions come to. ``key``: title of a rule, name of an action, number of a job (0: not known) or
     path of a dataset. ``last``: the latest decision, seconds since the epoch. ``brought``: of an action or
-    rule, only where something was fetched ahead because of it."""
+    rule, only where something was fetched ahead because of it. ``waiting`` of a job or dataset: with and
+    without any rule; None: not known."""
 
     key: str
     decisions: int
     last: float
     brought: BroughtBytes
+    waiting: WaitingTime | None
 
 
 class HistoryResult(TypedDict):

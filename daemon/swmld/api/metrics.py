@@ -27,8 +27,9 @@ Values = Mapping[Labels, float | Histogram]
 @dataclass(frozen=True, slots=True)
 class RuleFigures:
     """What rules did. ``applied``: by title; ``brought``: bytes by (title, what came of them);
-    ``compressed``: by (title, "raw" or "stored"); ``events``: by name; ``notifications``: by (how, result).
-    """
+    ``compressed``: by (title, "raw" or "stored"); ``waited``: seconds and bytes of what was read, by title;
+    ``waiting``: seconds a byte by (title, before or after); ``events``: by name; ``notifications``: by (how,
+    result)."""
 
     active: int
     decisions: int
@@ -38,6 +39,8 @@ class RuleFigures:
     compressed: Mapping[tuple[str, str], int]
     events: Mapping[str, int]
     notifications: Mapping[tuple[str, str], int]
+    waited: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    waiting: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +219,13 @@ METRICS: tuple[Definition, ...] = (
                ("rule", "outcome"), _ruled(lambda r: {at: nbytes for at, nbytes in r.brought.items()})),
     Definition("swmld_rule_compressed_bytes_total", "counter", "Bytes stored compressed because of a rule.",
                ("rule", "size"), _ruled(lambda r: {at: nbytes for at, nbytes in r.compressed.items()})),
+    Definition("swmld_rule_wait_seconds_total", "counter", "Time that readers waited where a rule acted.",
+               ("rule",), _ruled(lambda r: {(title,): each[0] for title, each in r.waited.items()})),
+    Definition("swmld_rule_read_bytes_total", "counter", "Bytes read where a rule acted.", ("rule",),
+               _ruled(lambda r: {(title,): each[1] for title, each in r.waited.items()})),
+    Definition("swmld_rule_wait_seconds_per_byte", "gauge",
+               "Time that readers waited for a byte, before and after a rule acted, where both are known.",
+               ("rule", "when"), _ruled(lambda r: {at: seconds for at, seconds in r.waiting.items()})),
     Definition("swmld_rules_reload_errors_total", "counter", "Changes of rules files that could not be used.",
                (), _ruled(lambda r: {(): r.reload_errors})),
     Definition("swmld_events_total", "counter", "Events that rules told, by name.", ("event",),

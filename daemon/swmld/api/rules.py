@@ -39,7 +39,9 @@ from swmld.api.rules_views import (
     no_rules,
     rule_bytes,
     rule_compressed,
+    rule_rates,
     rule_view,
+    rule_waits,
 )
 from swmld.errors import UsageError
 
@@ -130,6 +132,8 @@ class RulesApi:
             applied=applied(head.engine.rules, head.history.tallies()),
             brought=rule_bytes(head.engine.rules, head.history.tallies()),
             compressed=rule_compressed(head.engine.rules, head.history.tallies()),
+            waited=rule_waits(head.engine.rules, head.history.tallies()),
+            waiting=rule_rates(head.engine.rules, head.history.tallies(), head.history.waiting.homes()),
             events=dict(told.events) if told is not None else {},
             notifications=dict(told.notifications) if told is not None else {},
         )
@@ -149,11 +153,13 @@ class RulesApi:
             return no_rules()
         rules, tallies, decisions = head.rules, head.history.tallies(), head.history.decisions
         ranked = head.engine.rules
+        homes = head.history.waiting.homes()
         named = _named(ranked, rule)
+        shown = named[offset : offset + limit]
         return await trio.to_thread.run_sync(
             lambda: listing(
                 rules, len(ranked), loaded, decisions,
-                [rule_view(each, tallies.get(each.title), public) for each in named[offset : offset + limit]],
+                [rule_view(each, tallies.get(each.title), homes, public) for each in shown],
                 max(0, len(named) - offset - limit),
             )
         )  # fmt: skip
@@ -172,13 +178,13 @@ class RulesApi:
             none = HistoryResult(decisions=[], total=0, more=False)
             return none if wanted.by is None else {"sums": [], **none}
         history = self._head.history
-        newest, total = list(history.newest()), history.decisions
+        newest, total, homes = list(history.newest()), history.decisions, history.waiting.homes()
         if (by := wanted.by) is not None:
             return await trio.to_thread.run_sync(
-                lambda: history_sums(filter(wanted.has, newest), by, wanted.limit, total)
+                lambda: history_sums(filter(wanted.has, newest), by, wanted.limit, total, homes)
             )
         return await trio.to_thread.run_sync(
-            lambda: history_view(newest, wanted.has, wanted.limit, total, public)
+            lambda: history_view(newest, wanted.has, wanted.limit, total, homes, public)
         )
 
     async def _history_page(self, query: str) -> bytes:
@@ -200,9 +206,10 @@ class RulesApi:
         except OSError as error:
             raise UsageError(f"{given}: {error.strerror or error}") from None
         engine, newest = head.engine, list(head.history.newest())
+        homes = head.history.waiting.homes()
         chosen, everything = _named(engine.rules, rule), bool(params.get("all")) or rule is not None
         return await trio.to_thread.run_sync(
-            lambda: explained(engine, known, path, newest, chosen, everything, rule is None)
+            lambda: explained(engine, known, path, newest, homes, chosen, everything, rule is None)
         )
 
 

@@ -24,11 +24,13 @@ from swmld.api.messages import (
     RulesResult,
     RuleView,
     SettledValue,
+    WaitingTime,
 )
 
 if TYPE_CHECKING:
     from swmld.head.history import Brought, By, Decided, Packed, Tally
     from swmld.head.reload import Loaded
+    from swmld.head.waiting import Compared, Homes
     from swmld.rules.actions import Action
     from swmld.rules.decide import Decision, Engine, Overruled, Settled
     from swmld.rules.kinds import Value
@@ -78,8 +80,10 @@ def listing(
     )
 
 
-def rule_view(rule: Rule, tally: Tally | None, public: bool) -> RuleView:
+def rule_view(rule: Rule, tally: Tally | None, homes: Homes, public: bool) -> RuleView:
     """One active rule; without ``tally`` it was never applied."""
+    from swmld.head.waiting import Name
+
     return RuleView(
         id=rule.id,
         title=rule.title,
@@ -99,6 +103,7 @@ def rule_view(rule: Rule, tally: Tally | None, public: bool) -> RuleView:
         last=tally.last if tally is not None else 0.0,
         brought=_brought(tally.brought if tally is not None else None),
         compressed=_compressed(tally.packed if tally is not None else None),
+        waiting=_waiting(homes.of(Name("rule", rule.title))),
     )
 
 
@@ -122,30 +127,58 @@ def _compressed(given: Packed | None) -> CompressedBytes:
     return CompressedBytes(bytes=given.nbytes, stored=given.stored)
 
 
+def _waiting(given: Compared | None) -> WaitingTime | None:
+    if given is None:
+        return None
+    return WaitingTime(
+        seconds=given.after.seconds,
+        bytes=given.after.bytes,
+        reads=given.after.reads,
+        compared_seconds=given.of.seconds,
+        compared_bytes=given.of.bytes,
+        before_seconds=given.before,
+        basis=given.basis,
+    )
+
+
 def history_view(
-    newest: Iterable[Decided], wanted: Callable[[Decided], bool], limit: int, total: int, public: bool
+    newest: Iterable[Decided],
+    wanted: Callable[[Decided], bool],
+    limit: int,
+    total: int,
+    homes: Homes,
+    public: bool,
 ) -> HistoryResult:
     """The first ``limit`` of the decisions that are wanted."""
     found = list(islice((one for one in newest if wanted(one)), limit + 1))
-    entries = [entry_view(one, public) for one in found[:limit]]
+    entries = [entry_view(one, homes, public) for one in found[:limit]]
     return HistoryResult(decisions=entries, total=total, more=len(found) > limit)
 
 
-def history_sums(decisions: Iterable[Decided], by: By, limit: int, total: int) -> HistoryResult:
+def history_sums(decisions: Iterable[Decided], by: By, limit: int, total: int, homes: Homes) -> HistoryResult:
     """What decisions come to, the first ``limit`` of the sums."""
-    from swmld.head.history import sums
+    from swmld.head.history import compared, sums
 
     found = sums(decisions, by)
     shown = [
-        HistorySum(key=key, decisions=one.decisions, last=one.last, brought=_brought(one.brought))
+        HistorySum(
+            key=key,
+            decisions=one.decisions,
+            last=one.last,
+            brought=_brought(one.brought),
+            waiting=_waiting(compared(homes, by, key, one.waited)),
+        )
         for key, one in islice(found.items(), limit)
     ]
     return HistoryResult(sums=shown, decisions=[], total=total, more=len(found) > limit)
 
 
-def entry_view(decided: Decided, public: bool = False) -> HistoryEntry:
+def entry_view(decided: Decided, homes: Homes, public: bool = False) -> HistoryEntry:
     """One decision with all that was asked for."""
-    outcome = decided.outcome
+    from swmld.head.waiting import ANY
+
+    outcome, account = decided.outcome, decided.account
+    waited = {} if account.key is None else {account.key: account.waited}
     return HistoryEntry(
         id=decided.id,
         at=decided.at,
@@ -161,6 +194,7 @@ def entry_view(decided: Decided, public: bool = False) -> HistoryEntry:
         ],
         brought=_brought(decided.brought),
         compressed=_compressed(decided.packed),
+        waiting=_waiting(homes.compared(ANY, waited)),
     )
 
 
@@ -196,6 +230,7 @@ def explained(
     known: Known,
     path: str,
     newest: Iterable[Decided],
+    homes: Homes,
     chosen: Iterable[Rule],
     everything: bool,
     decided: bool,
@@ -224,7 +259,7 @@ def explained(
         lines=lines,
         matched=len(outcome.matched),
         active=len(engine.rules),
-        latest=entry_view(latest) if latest is not None else None,
+        latest=entry_view(latest, homes) if latest is not None else None,
     )
 
 
@@ -270,4 +305,34 @@ def rule_compressed(rules: Sequence[Rule], tallies: Mapping[str, Tally]) -> dict
         named.add(label)
         for size, nbytes in (("raw", tally.packed.nbytes), ("stored", tally.packed.stored)):
             found[label, size] = found.get((label, size), 0) + nbytes
+    return found
+
+
+def rule_waits(rules: Sequence[Rule], tallies: Mapping[str, Tally]) -> dict[str, tuple[float, int]]:
+    """Seconds waited and bytes read where each rule acted, by title; bounded."""
+    found: dict[str, tuple[float, int]] = {}
+    for title in dict.fromkeys(rule.title for rule in rules):
+        tally = tallies.get(title)
+        if tally is None or not tally.waited.reads:
+            continue
+        label = title if len(found) < NAMED else OTHERS
+        seconds, nbytes = found.get(label, (0.0, 0))
+        found[label] = seconds + tally.waited.seconds, nbytes + tally.waited.bytes
+    return found
+
+
+def rule_rates(
+    rules: Sequence[Rule], tallies: Mapping[str, Tally], homes: Homes
+) -> dict[tuple[str, str], float]:
+    """Seconds waited a byte, by title and when (before, after); only where both are known, and bounded."""
+    from swmld.head.waiting import Name
+
+    found: dict[tuple[str, str], float] = {}
+    for title in dict.fromkeys(rule.title for rule in rules):
+        compared = homes.of(Name("rule", title)) if title in tallies else None
+        if compared is not None and compared.before is not None:
+            found[title, "before"] = compared.before / compared.of.bytes
+            found[title, "after"] = compared.of.seconds / compared.of.bytes
+            if len(found) >= 2 * NAMED:
+                break
     return found

@@ -21,17 +21,19 @@ from swmld.api.messages import (
     HistoryEntry,
     HistoryResult,
     HistorySum,
-)  # fmt: skip
+    WaitingTime,
+)
 from swmld.cli import rule_names
 from swmld.cli.daemon import pick, sent
 from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
 from swmld.cli.text import plain, printable, prose, table
-from swmld.units import format_size
+from swmld.units import format_duration, format_size
 
 HELP = """Show what the rules decided about files that were opened, newest first.
 
 Each decision has its number, when it was made, for which process and file, then each action with the values
-that rules gave, who gave them, whom they overruled, and how many bytes were fetched ahead because of it. The
+that rules gave, who gave them, whom they overruled, how many bytes were fetched ahead because of it, and how
+long its readers waited for each MiB since, beside what they waited without a rule, where that is known. The
 daemon remembers the latest 10,000; with --by it shows what they come to.
 
 [bold]Examples[/bold]
@@ -42,7 +44,8 @@ daemon remembers the latest 10,000; with --by it shows what they come to.
 
   swmld history --rule images --limit 1000 --json | jq .brought.used
 
-  swmld history --by dataset                bytes asked for, used, late and wasted, by dataset
+  swmld history --by dataset                bytes asked for, used, late and wasted, waiting before and
+                                            after, by dataset
 """
 LIMIT = 20
 MOST = 1000
@@ -145,14 +148,50 @@ def shares(given: BroughtBytes) -> tuple[str, str, str, str]:
     return format_size(asked), used, late, wasted
 
 
+RATES = ("BEFORE", "AFTER")
+
+
+def rates(given: WaitingTime | None) -> tuple[str, str]:
+    """What readers waited for a MiB before and after, of the part for which both are known; "-" is not
+    known."""
+    if given is None:
+        return "-", "-"
+    if given["before_seconds"] is None:
+        return "-", _rate(given["seconds"], given["bytes"])
+    part = given["compared_bytes"]
+    return _rate(given["before_seconds"], part), _rate(given["compared_seconds"], part)
+
+
+def _rate(seconds: float, nbytes: int) -> str:
+    if not nbytes:
+        return "-"
+    each = seconds / nbytes * (1 << 20)
+    return f"{1000 * each:.2g}ms/MiB" if each < 0.01 else f"{format_duration(each)}/MiB"
+
+
+BASES = {
+    "dataset": "before",
+    "others": "in other jobs without it",
+    "job": "for other files of the job",
+}
+
+
+def waited(given: WaitingTime) -> str:
+    """Waiting in words."""
+    before, after = rates(given)
+    beside = f", {before} {BASES[given['basis']]}" if given["basis"] else ", before is not known"
+    return f"{format_duration(given['seconds'])} for {format_size(given['bytes'])}: {after}{beside}"
+
+
 def sum_lines(by: str, sums: Iterable[HistorySum]) -> Iterator[Text]:
     """A table of what decisions come to."""
     rows = [
-        (printable(one["key"]) or ".", str(one["decisions"]), when(one["last"]), *shares(one["brought"]))
+        (printable(one["key"]) or ".", str(one["decisions"]), when(one["last"]), *shares(one["brought"]),
+         *rates(one["waiting"]))
         for one in sums
-    ]
+    ]  # fmt: skip
     if rows:
-        head, *lines = table((by.upper(), "DECISIONS", "LAST", *SHARES), rows)
+        head, *lines = table((by.upper(), "DECISIONS", "LAST", *SHARES, *RATES), rows)
         yield Text(head, style="bold")
         yield from map(Text, lines)
 
@@ -182,6 +221,8 @@ def entry_lines(entry: HistoryEntry) -> Iterator[Text]:
         yield Text("    fetched ahead: ") + Text(brought(entry["brought"]))
     if entry["compressed"]["bytes"]:
         yield Text("    compressed: ") + Text(compressed(entry["compressed"]))
+    if entry["waiting"] is not None:
+        yield Text("    waited: ") + Text(waited(entry["waiting"]))
 
 
 def decision_line(decision: DecisionView) -> Text:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from rich.text import Text
 
 from swmld.api.messages import RulesResult, RuleView
-from swmld.cli.history import SHARES, brought, compressed, shares, when
+from swmld.cli.history import RATES, SHARES, brought, compressed, rates, shares, waited, when
 from swmld.cli.text import plain, printable, table
 from swmld.errors import UsageError
 from swmld.units import format_duration
@@ -39,10 +39,11 @@ def view(found: RulesResult) -> Iterator[Text]:
 def _rows(rules: Iterable[RuleView]) -> Iterator[Text]:
     rows = [
         (printable(rule["title"]), str(rule["priority"]), str(rule["applied"]), str(rule["won"]),
-         when(rule["last"]) if rule["last"] else "-", *shares(rule["brought"]), printable(rule["where"]))
+         when(rule["last"]) if rule["last"] else "-", *shares(rule["brought"]), *rates(rule["waiting"]),
+         printable(rule["where"]))
         for rule in rules
     ]  # fmt: skip
-    head, *lines = table(("RULE", "PRIORITY", "APPLIED", "WON", "LAST", *SHARES, "WHERE"), rows)
+    head, *lines = table(("RULE", "PRIORITY", "APPLIED", "WON", "LAST", *SHARES, *RATES, "WHERE"), rows)
     yield Text(head, style="bold")
     yield from map(Text, lines)
 
@@ -67,3 +68,5 @@ def full(rules: Iterable[RuleView]) -> Iterator[Text]:
             yield Text(f"  fetched ahead: {brought(rule['brought'])}")
         if rule["compressed"]["bytes"]:
             yield Text(f"  compressed: {compressed(rule['compressed'])}")
+        if rule["waiting"] is not None:
+            yield Text(f"  waited: {waited(rule['waiting'])}")

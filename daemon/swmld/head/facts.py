@@ -20,6 +20,7 @@ from swmld.head.filetype import type_of
 from swmld.head.host import Host, percent
 from swmld.head.meters import Openings, Source
 from swmld.head.recognition import Recognition
+from swmld.head.waiting import Key, Place
 from swmld.mount.native import Mode, Native
 from swmld.patterns.engine import Patterns
 from swmld.patterns.feed import Process, Processes
@@ -211,6 +212,21 @@ class Facts:
             path = ""
         process = self._process(opening.pid)
         await self._recognition.prepare(path, opening.head, process, everything=everything)
+
+    def place(self, pid: int, nodeid: int) -> Place | None:
+        """Who reads the file, as part of what: the dataset, as far as it is known, else the directory. None:
+        the process is not known, or the file has no name any more. A few microseconds."""
+        process = self._processes.of(pid)
+        if process is None:
+            return None
+        root = self._processes.of(process.job)
+        dataset = self._dataset(nodeid, process.job).get("dataset")
+        if not isinstance(dataset, str):
+            try:
+                dataset = os.fsdecode(os.path.dirname(self._native.path(nodeid)))
+            except OSError:
+                return None
+        return Place(Key(process.job, dataset), root.started if root is not None else 0.0)
 
     # ---- the file
 

@@ -18,7 +18,7 @@ from swmld.plan.eviction import Keep
 from swmld.rules import actions, facts
 from swmld.rules.decide import CoolDowns, Engine, Outcome
 from swmld.rules.kinds import Value
-from swmld.rules.ruleset import RuleSet
+from swmld.rules.ruleset import NO_RULES, RuleSet
 from swmld.rules.verdict import Verdict
 from swmld.types import Identity
 
@@ -80,10 +80,13 @@ class Head:
         self.history = history
         self.brought = history.brought
         self.compressed = history.compressed
+        self.rules, self.engine = NO_RULES, Engine(())
         self.swap(rules)
 
-    def swap(self, rules: RuleSet, engine: Engine | None = None) -> None:
-        """From the next decision on these rules count; ``engine`` where they were compiled elsewhere."""
+    def swap(self, rules: RuleSet, engine: Engine | None = None) -> list[object]:
+        """From the next decision on these rules count; ``engine`` where they were compiled elsewhere. Returns
+        what is not in use any more: to free it takes a while with thousands of rules."""
+        old = self._parts()
         self.rules = rules
         self.engine = engine or Engine(rules.rules)
         self._shares = Shares()
@@ -92,6 +95,11 @@ class Head:
         self.coordinates = actions.Coordinate in effects
         self._caching = not effects.isdisjoint((actions.Cache, actions.Compress))
         self.history.forget_but({rule.title for rule in rules.rules})
+        return old
+
+    def _parts(self) -> list[object]:
+        """The rules in use, then what holds them: the latter goes first."""
+        return [*self.rules.rules, *self.engine.parts(), self.rules, self.engine]
 
     # ---- one file is opened
 
@@ -107,6 +115,7 @@ class Head:
         """What is decided about a file that is opened now; None: nothing. ``prefetched``: C has opened it,
         for the first time since it was fetched ahead."""
         if not self.engine.rules:
+            self.history.acts(nodeid, 0)
             return None
         try:
             return self._opening(nodeid, pid, uid, prefetched)
@@ -121,13 +130,15 @@ class Head:
             return None  # it has no name any more
         self._knowing.opened(nodeid, prefetched=prefetched)
         outcome = self._decide(path, known)
-        if not outcome.matched:
-            return None
         job, dataset = known.get("job"), known.get("dataset")
         number = int(job) if isinstance(job, int | float) else pid
+        if not outcome.matched:
+            self.history.acts(nodeid, number)
+            return None
         decided = self.history.add(
             path, pid, outcome, job=number, dataset=dataset if isinstance(dataset, str) else None
         )
+        self.history.acts(nodeid, number, decided)
         self._tell(decided)
         verdict = Verdict.of(decided.id, outcome, number)
         wanted, reading = verdict.coordinate, known.get("processes")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
+from swmld.head.waiting import ANY, NOTHING, Account, Compared, Homes, Key, Name, Waited, Waiting
 from swmld.rules.decide import Decision, Outcome
 from swmld.rules.ruleset import Rule
 
@@ -54,13 +55,15 @@ class Packed:
 @dataclass(slots=True)
 class Tally:
     """What came of a rule. ``applied``: decisions it had a part in; ``won``: values of parameters that it
-    gave; ``last``: when it was applied, seconds since the epoch, 0 never."""
+    gave; ``last``: when it was applied, seconds since the epoch, 0 never; ``waited``: for what was read where
+    it acted."""
 
     applied: int = 0
     won: int = 0
     last: float = 0.0
     brought: Brought = field(default_factory=Brought)
     packed: Packed = field(default_factory=Packed)
+    waited: Waited = NOTHING
 
 
 @dataclass(slots=True)
@@ -76,6 +79,7 @@ class Decided:
     job: int
     dataset: str
     brought: Brought = field(default_factory=Brought)
+    account: Account = field(default_factory=Account)
     accounts: tuple[Tally, ...] = ()
     """Of the rules that have something fetched; of one that was loaded anew since, the one it had then."""
     packed: Packed = field(default_factory=Packed)
@@ -88,11 +92,20 @@ By = Literal["rule", "action", "job", "dataset"]
 
 @dataclass(slots=True)
 class Sum:
-    """What some decisions come to: how many, the last one (seconds since the epoch), and their bytes."""
+    """What some decisions come to: how many, the last one (seconds since the epoch), their bytes, and what
+    was waited for after them, by job and dataset."""
 
     decisions: int = 0
     last: float = 0.0
     brought: Brought = field(default_factory=Brought)
+    waited: dict[Key, Waited] = field(default_factory=dict)
+
+    def add(self, decided: Decided) -> None:
+        self.decisions += 1
+        self.last = max(self.last, decided.at)
+        account = decided.account
+        if account.key is not None:
+            self.waited[account.key] = self.waited.get(account.key, NOTHING).plus(account.waited)
 
 
 def sums(decisions: Iterable[Decided], by: By) -> dict[str, Sum]:
@@ -106,8 +119,7 @@ def sums(decisions: Iterable[Decided], by: By) -> dict[str, Sum]:
         keys, fetched_by = _keys(decided, by)
         for key in keys:
             one = found.setdefault(key, Sum())
-            one.decisions += 1
-            one.last = max(one.last, decided.at)
+            one.add(decided)
             if key in fetched_by:
                 one.brought.add(decided.brought)
     ranked = sorted(found.items(), key=lambda item: (-item[1].brought.asked, -item[1].decisions, item[0]))
@@ -139,6 +151,12 @@ def _fetching_rules(outcome: Outcome) -> set[str]:
     return {rule.title for each in fetching(outcome) for rule in each.rules}
 
 
+def compared(homes: Homes, by: By, key: str, waited: Mapping[Key, Waited]) -> Compared | None:
+    """What was waited for after some decisions of the ``sums``, beside what is without the rule, without the
+    action, or without any rule."""
+    return homes.compared(Name(by, key) if by in ("rule", "action") else ANY, waited)
+
+
 class History:
     """``clock``: seconds since the epoch."""
 
@@ -147,6 +165,7 @@ class History:
         self._most = most
         self._kept: deque[Decided] = deque()
         self._tallies: dict[str, Tally] = {}
+        self.waiting = Waiting()
         self.decisions = 0
         """All so far; their numbers begin at 1."""
 
@@ -173,6 +192,25 @@ class History:
             for settled in decision.settled:
                 self.tally(settled.rule).won += 1
         return decided
+
+    def acts(self, file: int, job: int, decided: Decided | None = None) -> None:
+        """From now on the decision acts on what the job reads of the file; None: no rule does. ``job`` 0:
+        whoever reads it."""
+        if decided is None:
+            self.waiting.acts(job, file)
+            return
+        account, outcome = decided.account, decided.outcome
+        titles = [rule.title for rule in outcome.matched]
+        tallies = [self._tallies[title] for title in titles if title in self._tallies]
+
+        def tell(key: Key, waited: Waited) -> None:
+            account.key, account.waited = key, account.waited.plus(waited)
+            for tally in tallies:
+                tally.waited = tally.waited.plus(waited)
+
+        actions = dict.fromkeys(one.action for one in outcome.decisions)
+        names = [*(Name("rule", title) for title in titles), *(Name("action", action) for action in actions)]
+        self.waiting.acts(job, file, names, tell)
 
     def tally(self, rule: Rule) -> Tally:
         """What came of the rule, by its title: also over a reload."""

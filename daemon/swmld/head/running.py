@@ -31,6 +31,13 @@ HOLDS = 5.0
 """Seconds between two looks for jobs that ended and what they held."""
 
 
+SLICE = 512
+"""Streams that are looked at at once: some 5 ms."""
+
+UNMEASURED = ("fuse", "off")
+"""Ways of seeing reads that do not see how long they wait."""
+
+
 class Running:
     """``run`` must run for facts of the host, notifications and changed rules to come. Loop-only."""
 
@@ -51,6 +58,7 @@ class Running:
         self._native = native
         self._gate = gate
         self._cache = cache
+        self._observer = observer
         self.loaded = loaded
         self.notifier = Notifier(mount)
         self._asked: tuple[RuleSet, frozenset[str]] = rules, wanted(rules)
@@ -80,6 +88,7 @@ class Running:
             nursery.start_soon(self._facts.run)
             nursery.start_soon(self.notifier.run)
             nursery.start_soon(self._release)
+            nursery.start_soon(self._count)
             await trio.to_thread.run_sync(self.head.review, abandon_on_cancel=True)
             loaded = self.loaded
             await reload.watch(loaded.paths, loaded.environment, self.head, loaded)
@@ -89,6 +98,21 @@ class Running:
             await trio.sleep(HOLDS)
             if self.head.release():
                 self._cache.released()
+
+    async def _count(self) -> None:
+        """What the probes tell of waiting, to the decisions that it is about."""
+        waiting = self.head.history.waiting
+        with self._observer.subscribe() as batches:
+            async for raw in batches:
+                if self._observer.probe()["how"] in UNMEASURED:
+                    continue
+                waiting.touched(raw.touches)
+                if not (raw.cursors or raw.waits):
+                    continue
+                for start in range(0, len(raw.cursors), SLICE):
+                    waiting.take(raw.cursors[start : start + SLICE], self._facts.place)
+                    await trio.lowlevel.checkpoint()
+                waiting.settle(raw.waits, raw.at, self._facts.place)
 
     async def known(self, path: str) -> dict[str, Value]:
         """What is known of the file at ``path``, from the mount's root; OSError for one that is not there."""

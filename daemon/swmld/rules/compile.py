@@ -1,7 +1,8 @@
 """An index over rules: which of them can match, without asking each.
 
-A rule is a bit, its number the rank. What a rule cannot match without is *needed*: single tests, and groups
-of tests of which at least one must hold (an ``any``, or what a threshold lets be missing, and no more).
+A rule has a bit in each of some planes, at the number of its rank. What a rule cannot match without is
+*needed*: single tests, and groups of tests of which at least one must hold (an ``any``, or what a threshold
+lets be missing, and no more).
 Looking these up strikes out the rules that need other values; of what is left only that is asked which no
 lookup says. So the index may let a rule through that does not match, and never strikes out one that does.
 """
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 from swmld.rules import conditions
 from swmld.rules.conditions import All, Facts, Leaf, Node, Predicate, every, truth
-from swmld.rules.lookup import FIRST, Key, Plane, is_said, keys
+from swmld.rules.lookup import FIRST, Key, Table, is_said, keys
 from swmld.rules.operators import Operator
 from swmld.rules.ruleset import Rule
 
@@ -28,6 +29,9 @@ HAIR = 1e-12
 
 PLANES = 4
 """Most groups of a rule that are looked up; two of three conditions make three."""
+
+_SINGLE = [0, *(1 << bit for bit in range(64))]
+"""By its length, the number that has one bit."""
 
 FEW = 6
 """Conditions up to which groups are sought: with more there are too many."""
@@ -181,8 +185,10 @@ class Index:
     """Over rules in the order of their rank; immutable."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        every_: list[tuple[Key, int]] = []
-        some: list[list[tuple[Key, int]]] = [[] for _ in range(PLANES)]
+        # Bits of the tests that all must fit come first, then a plane of bits for each group.
+        size = len(rules)
+        entries: list[tuple[Key, int]] = []
+        grouped = [0] * PLANES
         self._residuals: list[Predicate | None] = []
         for number, rule in enumerate(rules):
             bit = 1 << number
@@ -190,34 +196,44 @@ class Index:
             for node in needed(rule):
                 for part in _flat(node):
                     own += keys(part) if isinstance(part, Leaf) else ()
-            every_ += [(key, bit) for key in own]
+            entries += [(key, bit) for key in own]
             found = groups(rule)
-            for plane, group in zip(some, found, strict=False):
-                plane += [(key, bit) for key in group.keys]
+            for plane, group in enumerate(found):
+                grouped[plane] |= bit
+                entries += [(key, bit << size * (plane + 1)) for key in group.keys]
             said = [group.said for group in found if group.said is not None]
             self._residuals.append(residual(rule, own, said))
-        self._words = struct.Struct(f"<{len(rules) // 64 + 1}Q")
-        self._all = (1 << len(rules)) - 1
-        self._every = Plane(every_)
-        planes = [Plane(plane) for plane in some if plane]
-        self._some = [(self._all ^ plane.all, plane) for plane in planes]
+        self._words = struct.Struct(f"<{size // 64 + 1}Q")
+        self._before = range(-1, 64 * (size // 64) + 1, 64)
+        self._all = (1 << size) - 1
+        self._table = Table(entries, self._all)
+        self._others = [
+            (size * (plane + 1), self._all ^ those) for plane, those in enumerate(grouped) if those
+        ]
+
+    def parts(self) -> list[object]:
+        """What it is made of, in parts that are freed quickly each."""
+        return [*self._residuals, self._table]
 
     def candidates(self, facts: Facts) -> list[int]:
         """Ranks of the rules that may match, the winner's first."""
-        left = self._all ^ self._every.failing(facts)
-        for others, plane in self._some:
-            left &= others | plane.fitting(facts)
-        found: list[int] = []
-        add = found.append
+        told = self._table.told(facts)
+        left = self._all & ~told
+        for shift, others in self._others:
+            left &= others | told >> shift
         # By words of 64 bits: arithmetic on the whole number costs a pass over it for each rule found.
         words: tuple[int, ...] = self._words.unpack(left.to_bytes(self._words.size, "little"))
-        for start, word in enumerate(words):
-            if word:
-                before = (start << 6) - 1
-                while word:
-                    low = word & -word
-                    add(before + low.bit_length())
-                    word ^= low
+        found: list[int] = []
+        add = found.append
+        for before, word in itertools.compress(zip(self._before, words, strict=True), words):
+            length = word.bit_length()
+            if word == _SINGLE[length]:  # few rules are left: mostly one in a word
+                add(before + length)
+                continue
+            while word:
+                low = word & -word
+                add(before + low.bit_length())
+                word ^= low
         return found
 
     def matching(self, facts: Facts) -> list[int]:

@@ -94,7 +94,12 @@ class Engine:
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = ranked(rules)
         self._index = Index(self.rules)
-        self._asked = [_asked(rule) for rule in self.rules]
+        same: dict[_Asked, _Asked] = {}
+        self._asked = [same.setdefault(asked, asked) for asked in map(_asked, self.rules)]
+
+    def parts(self) -> list[object]:
+        """What it is made of beside the rules, in parts that are freed quickly each."""
+        return [*self._asked, *self._index.parts()]
 
     def matching(self, facts: Facts) -> list[Rule]:
         """The rules that match, the winner first."""
@@ -109,7 +114,7 @@ class Engine:
         if rests is not None:
             resting = [number for number in found if rules[number].cool_down and rests(rules[number])]
             found = [number for number in found if number not in resting] if resting else found
-        decisions = _settled((rules[number], asked[number]) for number in found)
+        decisions = _settled([(rules[number], asked[number]) for number in found])
         kept, dropped = _consistent(decisions)
         matched = tuple(rules[number] for number in found)
         return Outcome(tuple(kept), matched, tuple(rules[number] for number in resting), tuple(dropped))
@@ -117,6 +122,7 @@ class Engine:
 
 _Key = tuple[type[Effect], str, int]
 _Asked = tuple[tuple[_Key, tuple[tuple[str, Value], ...]], ...]
+"""Rules that ask for the same have the same object: what it comes to is found out once in a decision."""
 
 
 def _asked(rule: Rule) -> _Asked:
@@ -149,21 +155,43 @@ class _Slot:
 def _settled(matched: Iterable[tuple[Rule, _Asked]]) -> list[Decision]:
     """The decisions of the rules that match, the winner first."""
     slots: dict[_Key, _Slot] = {}
+    known: dict[int, tuple[list[list[Rule]], list[tuple[_Slot, Settled, Value]]]] = {}
     for rule, asked in matched:
-        for key, given in asked:
-            slot = slots.get(key)
-            if slot is None:
-                slot = slots[key] = _Slot()
-            if not slot.rules or slot.rules[-1] is not rule:
-                slot.rules.append(rule)
-            settled = slot.settled
-            for parameter, value in given:
-                before = settled.get(parameter)
-                if before is None:
-                    settled[parameter] = Settled(parameter, value, rule)
-                elif before.value != value:
-                    slot.overruled.append(Overruled(parameter, value, rule, before.rule))
+        before = known.get(id(asked))
+        if before is None:
+            known[id(asked)] = _ask(slots, rule, asked)
+            continue
+        # A rule that asked for the same was here: it gives nothing new, and loses where that one lost.
+        listed, lost = before
+        for rules in listed:
+            rules.append(rule)
+        for slot, winner, value in lost:
+            slot.overruled.append(Overruled(winner.parameter, value, rule, winner.rule))
     return [slot.decision(effect, target) for (effect, target, _), slot in slots.items()]
+
+
+def _ask(
+    slots: dict[_Key, _Slot], rule: Rule, asked: _Asked
+) -> tuple[list[list[Rule]], list[tuple[_Slot, Settled, Value]]]:
+    """Give the rule what nobody before it asked for. Returns where it is listed, and where it lost: the slot,
+    who won, and the value that it wanted."""
+    listed: list[list[Rule]] = []
+    lost: list[tuple[_Slot, Settled, Value]] = []
+    for key, given in asked:
+        slot = slots.get(key)
+        if slot is None:
+            slot = slots[key] = _Slot()
+        if not slot.rules or slot.rules[-1] is not rule:
+            slot.rules.append(rule)
+            listed.append(slot.rules)
+        for parameter, value in given:
+            before = slot.settled.get(parameter)
+            if before is None:
+                slot.settled[parameter] = Settled(parameter, value, rule)
+            elif before.value != value:
+                lost.append((slot, before, value))
+                slot.overruled.append(Overruled(parameter, value, rule, before.rule))
+    return listed, lost
 
 
 def _consistent(decisions: list[Decision]) -> tuple[list[Decision], list[tuple[Decision, str]]]:

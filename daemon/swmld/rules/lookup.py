@@ -1,8 +1,8 @@
 """Tests that can be looked up instead of asked: by property and operand, with the bits of the rules that need
 them.
 
-A plane holds lookups by property. One look a property says which bits fit a value, or which do not, in a few
-operations on whole numbers of one bit a rule.
+A table holds lookups by property. One look a property says which bits fit its value, or which do not, in a
+few operations on whole numbers with some bits for each rule.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from swmld.rules.kinds import Kind
 from swmld.rules.operators import Operator
 
 STEPS = 256
-"""Most sums of one lookup that are kept: 1.25 kB each with 10,000 rules."""
+"""Most sums of one lookup that are kept: up to 6 kB each with 10,000 rules."""
 
 
 class Key(NamedTuple):
@@ -91,77 +91,90 @@ def is_said(leaf: Leaf) -> bool:
 
 
 class Lookup(Protocol):
-    all: int
+    """``fits``: bits of all its entries; ``told(value)``: of those that fit, ``needed`` ones turned over."""
 
-    def fitting(self, value: Any) -> int:
-        """Bits of the entries that fit a value."""
+    fits: int
+
+    def told(self, value: Any) -> int: ...
 
 
 class _Equal:
-    def __init__(self, entries: Mapping[Any, int]) -> None:
-        self.entries = dict(entries)
-        self.all = union(entries.values())
+    def __init__(self, entries: Mapping[Any, int], needed: int) -> None:
+        self.fits = union(entries.values())
+        self.none = self.fits & needed
+        self.entries = {operand: bits ^ self.none for operand, bits in entries.items()}
 
-    def fitting(self, value: Any) -> int:
-        found: int = self.entries.get(value, 0)
-        return found
+    def told(self, value: Any) -> int:
+        return self.entries.get(value, self.none)
 
 
 class _Known:
-    def __init__(self, entries: Mapping[Any, int]) -> None:
-        self.all = union(entries.values())
+    def __init__(self, entries: Mapping[Any, int], needed: int) -> None:
+        self.fits = union(entries.values())
+        self.known = self.fits & ~needed
 
-    def fitting(self, value: Any) -> int:
-        return self.all
+    def told(self, value: Any) -> int:
+        return self.known
 
 
 class _Bounds:
     """Bounds from below; upper ones are kept negated. Unions of all below a place, kept at some places."""
 
-    def __init__(self, entries: Mapping[tuple[Any, int], int], sign: int) -> None:
+    def __init__(self, entries: Mapping[tuple[Any, int], int], needed: int, sign: int) -> None:
         self.sign = sign
         self.keys = sorted(entries)
         self.bits = [entries[key] for key in self.keys]
         self.every = -(-len(self.keys) // STEPS)
-        sums = itertools.accumulate(self.bits, int.__or__, initial=0)
-        self.sums = [total for number, total in enumerate(sums) if number % self.every == 0]
-        self.all = union(self.bits)
+        sums = list(itertools.accumulate(self.bits, int.__or__, initial=0))
+        self.fits = sums[-1]
+        self.none = self.fits & needed
+        self.sums = sums[:: self.every]
+        if self.every == 1:
+            self.sums = [total ^ self.none for total in sums]
 
-    def fitting(self, value: Any) -> int:
+    def told(self, value: Any) -> int:
         place = bisect_right(self.keys, (self.sign * value, 0))
+        if self.every == 1:
+            return self.sums[place]
         start = place // self.every
-        found: int = self.sums[start]
+        found = self.sums[start]
         for bits in self.bits[start * self.every : place]:
             found |= bits
-        return found
+        return found ^ self.none
 
 
-class _Parts(_Equal):
+class _Parts:
     """Names of directories that a path goes through."""
 
-    def fitting(self, value: str) -> int:
+    def __init__(self, entries: Mapping[str, int], needed: int) -> None:
+        self.entries = dict(entries)
+        self.fits = union(entries.values())
+        self.none = self.fits & needed
+
+    def told(self, value: str) -> int:
         get, found = self.entries.get, 0
         for part in value.split("/"):
             found |= get(part, 0)
-        return found
+        return found ^ self.none
 
 
 class _Texts:
     """Literals that a text begins (or ends) with, looked up by the lengths there are."""
 
-    def __init__(self, entries: Mapping[str, int], end: bool) -> None:
+    def __init__(self, entries: Mapping[str, int], needed: int, end: bool) -> None:
         self.entries = dict(entries)
         self.lengths = sorted({len(text) for text in entries})
         self.end = end
-        self.all = union(entries.values())
+        self.fits = union(entries.values())
+        self.none = self.fits & needed
 
-    def fitting(self, value: str) -> int:
+    def told(self, value: str) -> int:
         get, found, size = self.entries.get, 0, len(value)
         for length in self.lengths:
             if length > size:
                 break
             found |= get(value[size - length :] if self.end else value[:length], 0)
-        return found
+        return found ^ self.none
 
 
 def union(bits: Iterable[int]) -> int:
@@ -171,52 +184,42 @@ def union(bits: Iterable[int]) -> int:
     return total
 
 
-FORMS: dict[str, Callable[[Mapping[Any, int]], Lookup]] = {
+FORMS: dict[str, Callable[[Mapping[Any, int], int], Lookup]] = {
     "equal": _Equal,
-    "low": lambda entries: _Bounds(entries, 1),
-    "high": lambda entries: _Bounds(entries, -1),
-    "start": lambda entries: _Texts(entries, end=False),
-    "end": lambda entries: _Texts(entries, end=True),
+    "low": lambda entries, needed: _Bounds(entries, needed, 1),
+    "high": lambda entries, needed: _Bounds(entries, needed, -1),
+    "start": lambda entries, needed: _Texts(entries, needed, end=False),
+    "end": lambda entries, needed: _Texts(entries, needed, end=True),
     "part": _Parts,
     "known": _Known,
 }
 
 
-class Plane:
-    """Lookups by property."""
+class Table:
+    """Lookups by property, in which each bit says one of two things: of a ``needed`` one that a key does not
+    fit, of others that one fits. So all that is asked of a value is said by one number."""
 
-    def __init__(self, entries: Iterable[tuple[Key, int]]) -> None:
+    def __init__(self, entries: Iterable[tuple[Key, int]], needed: int) -> None:
         tables: dict[tuple[str, str], dict[Any, int]] = defaultdict(lambda: defaultdict(int))
         for key, bit in entries:
             for operand in key.operands:
                 tables[key.name, key.form][operand] |= bit
         columns: dict[str, list[Lookup]] = defaultdict(list)
         for (name, form), table in sorted(tables.items()):
-            columns[name].append(FORMS[form](table))
+            columns[name].append(FORMS[form](table, needed))
         self.columns = [
-            (name, lookups, union(one.all for one in lookups)) for name, lookups in columns.items()
+            (name, [one.told for one in lookups], union(one.fits for one in lookups) & needed)
+            for name, lookups in columns.items()
         ]
-        self.all = union(bits for _, _, bits in self.columns)
 
-    def failing(self, facts: Facts) -> int:
-        """Bits of the rules of which one key does not fit."""
-        struck = 0
-        for name, lookups, bits in self.columns:
+    def told(self, facts: Facts) -> int:
+        """The ``needed`` bits of which one key does not fit, and the other bits of which one key fits."""
+        found = 0
+        for name, lookups, unknown in self.columns:
             value = facts.get(name)
             if value is None:
-                struck |= bits
-                continue
-            for one in lookups:
-                # What fits is a part of all: exclusive or is the rest, four times as fast as & ~.
-                struck |= one.all ^ one.fitting(value)
-        return struck
-
-    def fitting(self, facts: Facts) -> int:
-        """Bits of the rules of which at least one key fits."""
-        found = 0
-        for name, lookups, _ in self.columns:
-            value = facts.get(name)
-            if value is not None:
-                for one in lookups:
-                    found |= one.fitting(value)
+                found |= unknown
+            else:
+                for told in lookups:
+                    found |= told(value)
         return found

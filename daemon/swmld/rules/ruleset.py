@@ -54,3 +54,6 @@ class RuleSet:
     sections: Mapping[str, tuple[str, ...]]
     settings: Mapping[str, Any]
     notes: tuple[str, ...]
+
+
+NO_RULES = RuleSet((), (), {}, {}, ())

@@ -5,7 +5,7 @@ What goes wrong is an ``OSError`` whose errno is what the reader of the mount ge
 
     ENOENT, ENOTDIR, EACCES    as open(2) would say it; 403 is EACCES, 401 too
     ESTALE                     the file is another generation by now (412, other chunks, another length)
-    EIO                        the source answers with an error, or with bytes that cannot be what was asked for
+    EIO                        it answers with an error, or with bytes that cannot be what was asked for
     ETIMEDOUT, EHOSTUNREACH    it does not answer, or cannot be reached: what is cached is served on
     EROFS, EOPNOTSUPP          it cannot be changed; it cannot do that
 
@@ -68,7 +68,18 @@ class Page:
 
     entries: tuple[tuple[bytes, Attributes], ...]
     more: bool
-    """Whether ``list`` after the last of them would give others."""
+    """Whether ``list`` after the last of them would give others. An empty page is the end."""
+
+
+class Cut(OSError):
+    """``Reader.read`` may raise it where a body ended too soon: the view's first ``got`` bytes are right,
+    and another try may go on behind them."""
+
+    got: int
+
+    def __init__(self, errno: int, what: str, got: int) -> None:
+        super().__init__(errno, what)
+        self.got = got
 
 
 class Feature(enum.Flag):
@@ -85,8 +96,9 @@ class Reader(Protocol):
     size: int
 
     def read(self, view: memoryview, offset: int) -> int:
-        """Fills ``view`` from ``offset`` on, straight from the socket where it can; the number of bytes, short
-        only at the end of the file. ESTALE rather than bytes of another generation, EIO rather than fewer."""
+        """Fills ``view`` from ``offset`` on, straight from the socket where it can; the number of bytes,
+        short only at the end of the file. ESTALE rather than bytes of another generation, EIO rather than
+        fewer."""
         ...
 
     def current(self) -> bool:
@@ -123,8 +135,8 @@ class Source(Protocol):
         ...
 
     def open(self, path: bytes, attributes: Attributes) -> Reader:
-        """The generation that ``attributes`` (of a ``stat`` or ``list``) name. May leave it to ``read`` to find
-        out that it is gone."""
+        """The generation that ``attributes`` (of a ``stat`` or ``list``) name. May leave it to ``read`` to
+        find out that it is gone."""
         ...
 
     def watch(self, tell: Callable[[Change], None], ready: Callable[[bool], None]) -> None:
@@ -150,5 +162,16 @@ def generation_ns(attributes: Attributes) -> int:
     second = 1_000_000_000
     if not attributes.tag:
         return attributes.ctime_ns
-    digest = hashlib.blake2b(attributes.tag, digest_size=8, person=b"generation").digest()
-    return attributes.ctime_ns // second * second + int.from_bytes(digest) % second
+    return attributes.ctime_ns // second * second + _hash(attributes.tag, b"generation") % second
+
+
+def birth_ns(attributes: Attributes) -> int:
+    """``btime_ns``, or where that is not known another number for each ``tag``: objects are replaced as a
+    whole, so whoever has the one before open is to keep it, as if a new file had been renamed over it."""
+    if attributes.btime_ns or not attributes.tag:
+        return attributes.btime_ns
+    return _hash(attributes.tag, b"birth") >> 1 or 1
+
+
+def _hash(tag: bytes, person: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(tag, digest_size=8, person=person).digest())

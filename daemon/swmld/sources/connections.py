@@ -1,0 +1,234 @@
+"""Kept-alive HTTP/1.1 connections of many threads, the bytes going straight into the caller's buffer.
+
+``http.client`` reads headers with the parser of e-mail and bodies in pieces of what arrived, at the GIL's
+price each. Here a plain socket waits in the kernel for the whole body (``MSG_WAITALL``), which is one call
+of the interpreter whatever the size. Figures: `tests/bench/seaweed_gets.py`.
+
+A request that met a dead kept-alive connection (ended before the first byte of an answer) is made once more
+on a new one. Nothing else is tried again here. Limits on how much is asked at once are the caller's.
+
+Errors, all ``OSError``: ETIMEDOUT; EHOSTUNREACH (no route, refused, name not found, TLS, ended before an
+answer); EIO (what came is not what was asked for: truncated, another length or range, not HTTP); the rest as
+``errors.refusal`` says of a status.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from swmld.sources.errors import failure, refusal
+from swmld.sources.http1 import Connection, Ended, Head, Late, Wrong
+
+TIMEOUT = 30.0
+"""Seconds for one request, from connecting to the last byte, unless the caller says otherwise."""
+
+IDLE = 20.0
+"""Seconds that an idle connection is trusted; Go's servers and nginx close theirs after 30 to 75."""
+
+KEPT = 64
+"""Idle connections kept for one address."""
+
+_RANGE = re.compile(rb"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+Check = Callable[[Mapping[bytes, bytes]], None]
+
+
+class Response(NamedTuple):
+    """What came: ``length`` bytes in the view, and the headers with lower-case names."""
+
+    status: int
+    headers: Mapping[bytes, bytes]
+    length: int
+
+    def text(self, name: bytes) -> str:
+        """A header, empty where there is none."""
+        return self.headers.get(name, b"").decode("latin-1")
+
+
+class Connections:
+    """All connections of one source. Every method may be called from any thread."""
+
+    def __init__(self, *, timeout: float = TIMEOUT, tls: ssl.SSLContext | None = None) -> None:
+        """``tls``: every connection is made with it, the host's name being verified as it says."""
+        self._timeout, self._tls = timeout, tls
+        self._lock = threading.Lock()
+        self._idle: dict[str, list[Connection]] = {}
+        self._open: set[Connection] = set()
+        self._closed = False
+
+    def read(
+        self,
+        address: str,
+        target: str,
+        view: memoryview,
+        offset: int = 0,
+        *,
+        whole: bool = False,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        what: str = "",
+    ) -> Response:
+        """GET of ``len(view)`` bytes from ``offset`` on, fewer only where the server says that it has no
+        more.
+
+        ``address``: HOST:PORT. ``target``: path and query, quoted. ``whole``: the view is as long as the
+        object, so no range is asked for. ``what``: for messages, else the target without its query."""
+
+        def body(connection: Connection, head: Head) -> int:
+            length = _length(head, len(view), offset, whole)
+            connection.fill(view[:length])
+            return length
+
+        asked = dict(headers or {})
+        if not whole:
+            asked["Range"] = f"bytes={offset}-{offset + len(view) - 1}"
+        return self._get(address, target, asked, timeout, what, body)
+
+    def get(
+        self,
+        address: str,
+        target: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        limit: int = 64 << 20,
+        timeout: float | None = None,
+        what: str = "",
+        check: Check | None = None,
+    ) -> tuple[Response, bytes]:
+        """GET of a document of at most ``limit`` bytes, all of it. ``check`` sees the headers before the body
+        is received, and may raise."""
+        found = b""
+
+        def body(connection: Connection, head: Head) -> int:
+            nonlocal found
+            if check is not None:
+                check(head.headers)
+            found = connection.document(head, limit)
+            return len(found)
+
+        return self._get(address, target, dict(headers or {}), timeout, what, body), found
+
+    def _get(
+        self,
+        address: str,
+        target: str,
+        headers: Mapping[str, str],
+        timeout: float | None,
+        what: str,
+        body: Callable[[Connection, Head], int],
+    ) -> Response:
+        what = f"GET {what or target.partition('?')[0]} of {address}"
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        request = f"GET {target} HTTP/1.1\r\nHost: {address}\r\nAccept-Encoding: identity\r\n{lines}\r\n"
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        fresh = False
+        while True:
+            connection, reused = self._take(address, deadline, what, fresh)
+            kept = False
+            try:
+                head = connection.ask(request.encode("latin-1"), deadline)
+                if head.status not in (200, 206):
+                    kept = connection.skip(head)
+                    told = {"retry_after": head.text(b"retry-after"), "location": head.text(b"location")}
+                    raise refusal(head.status, what, **told)
+                if head.text(b"content-encoding") not in ("", "identity"):
+                    raise Wrong("in an encoding that was not asked for")
+                length = body(connection, head)
+                kept = connection.reusable(head)
+                return Response(head.status, head.headers, length)
+            except Ended:
+                if not reused:
+                    raise self._unreachable(what, "ended before it answered") from None
+                # The others of that server are as dead.
+                self._drop(address)
+                fresh = True
+            except Wrong as error:
+                raise failure(errno.EIO, f"{what}: {error}") from None
+            except Late:
+                raise failure(errno.ETIMEDOUT, what) from None
+            finally:
+                self._give(connection, kept)
+
+    def _take(self, address: str, deadline: float, what: str, fresh: bool) -> tuple[Connection, bool]:
+        with self._lock:
+            if self._closed:
+                raise self._unreachable(what, "closed")
+            idle = self._idle.get(address, [])
+            while idle and not fresh:
+                connection = idle.pop()
+                if time.monotonic() - connection.since < IDLE:
+                    return connection, True
+                self._open.discard(connection)
+                connection.close()
+        try:
+            connection = Connection(address, self._tls, deadline)
+        except TimeoutError:
+            raise failure(errno.ETIMEDOUT, f"{what}: connecting") from None
+        except OSError as error:
+            raise self._unreachable(what, str(error)) from None
+        with self._lock:
+            self._open.add(connection)
+            closed = self._closed
+        if closed:
+            self._give(connection, False)
+            raise self._unreachable(what, "closed")
+        return connection, False
+
+    def _give(self, connection: Connection, kept: bool) -> None:
+        with self._lock:
+            idle = self._idle.setdefault(connection.address, [])
+            if kept and not self._closed and len(idle) < KEPT:
+                connection.since = time.monotonic()
+                idle.append(connection)
+                return
+            self._open.discard(connection)
+        connection.close()
+
+    def _drop(self, address: str) -> None:
+        with self._lock:
+            idle = self._idle.pop(address, [])
+            self._open.difference_update(idle)
+        for connection in idle:
+            connection.close()
+
+    @staticmethod
+    def _unreachable(what: str, why: str) -> OSError:
+        return failure(errno.EHOSTUNREACH, f"{what}: {why}")
+
+    def close(self) -> None:
+        """Ends all connections; who waits on one gets EHOSTUNREACH or EIO at once."""
+        with self._lock:
+            self._closed = True
+            idle = [connection for kept in self._idle.values() for connection in kept]
+            self._idle.clear()
+            self._open.difference_update(idle)
+            for connection in self._open:
+                connection.end()
+        for connection in idle:
+            connection.close()
+
+
+def _length(head: Head, wanted: int, offset: int, whole: bool) -> int:
+    """Bytes of a body that must be the range from ``offset`` on, ``wanted`` long or up to the end."""
+    length = head.length
+    if length is None:
+        raise Wrong("its length is not said")
+    if head.status == 200:
+        if offset or length > wanted or (whole and length != wanted):
+            raise Wrong(f"{length} bytes from the start instead of {wanted} from {offset} on")
+        return length
+    found = _RANGE.fullmatch(head.headers.get(b"content-range", b""))
+    if not found or whole:
+        raise Wrong("a part without its range, or none was asked for")
+    first, last = int(found[1]), int(found[2])
+    short = length < wanted and found[3] != b"%d" % (last + 1)
+    if first != offset or last - first + 1 != length or length > wanted or short:
+        raise Wrong(f"{length} bytes, {found[0].decode()}, instead of {wanted} from {offset} on")
+    return length

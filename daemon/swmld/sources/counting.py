@@ -1,0 +1,181 @@
+"""What a source is asked, and what comes of it: plain numbers for the metrics.
+
+``SourceStats`` may be shared by the wrappers of one source: ``Counting`` counts calls and bytes, ``Retrying``
+retries, ``Hedging`` second requests.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+import errno
+import threading
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from swmld.sources.errors import Busy
+from swmld.sources.interface import LISTED, Cut, Page, Source
+from swmld.sources.wrapping import MONOTONIC, Clock, Kind, WrappedReader, Wrapper
+
+T = TypeVar("T")
+
+LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Upper bounds in seconds, those of ``swmld.fetch.stats``; the histogram has one bucket more."""
+
+
+class Outcome(enum.Enum):
+    """How a call ended; the label ``outcome``."""
+
+    ANSWERED = "answered"
+    ABSENT = "absent"  # ENOENT, ENOTDIR: an answer too
+    DENIED = "denied"
+    STALE = "stale"  # another generation by now
+    BUSY = "busy"  # 429, 503
+    UNREACHABLE = "unreachable"  # no answer in time, or no way there
+    ERROR = "error"
+
+
+_OUTCOMES = {
+    errno.ENOENT: Outcome.ABSENT,
+    errno.ENOTDIR: Outcome.ABSENT,
+    errno.EACCES: Outcome.DENIED,
+    errno.EPERM: Outcome.DENIED,
+    errno.ESTALE: Outcome.STALE,
+    errno.ETIMEDOUT: Outcome.UNREACHABLE,
+    errno.EHOSTUNREACH: Outcome.UNREACHABLE,
+}
+
+
+def outcome_of(error: OSError) -> Outcome:
+    """How a call ended that raised ``error``."""
+    return Outcome.BUSY if isinstance(error, Busy) else _OUTCOMES.get(error.errno or 0, Outcome.ERROR)
+
+
+@dataclass
+class Latency:
+    """Counts by bucket (not cumulative), the sum in seconds and the number of calls."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS) + 1))
+    total: float = 0.0
+    count: int = 0
+
+    def observe(self, seconds: float) -> None:
+        """Add one call."""
+        self.counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
+        self.total += seconds
+        self.count += 1
+
+
+@dataclass
+class SourceCounts:
+    """Counters since start, except ``in_flight``, which is now."""
+
+    calls: dict[tuple[Kind, Outcome], int] = field(
+        default_factory=lambda: {(kind, outcome): 0 for kind in Kind for outcome in Outcome}
+    )
+    errors: dict[int, int] = field(default_factory=dict)
+    """By errno."""
+    latency: dict[Kind, Latency] = field(default_factory=lambda: {kind: Latency() for kind in Kind})
+    """Of every call, failed ones too: a time limit is seen in the last buckets."""
+    in_flight: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
+    bytes: int = 0
+    entries: int = 0
+    """Of the pages listed."""
+    retries: int = 0
+    given_up: int = 0
+    """Calls that could have been tried again, had there been time or budget left."""
+    hedges: int = 0
+    """Second requests for slow reads."""
+    hedges_won: int = 0
+
+
+class SourceStats:
+    """``SourceCounts`` that any thread may add to."""
+
+    def __init__(self) -> None:
+        self._counts = SourceCounts()
+        self._lock = threading.Lock()
+
+    def counts(self) -> SourceCounts:
+        """A copy, of one moment."""
+        with self._lock:
+            return copy.deepcopy(self._counts)
+
+    def began(self, kind: Kind) -> None:
+        """A call was made."""
+        with self._lock:
+            self._counts.in_flight[kind] += 1
+
+    def ended(self, kind: Kind, seconds: float, error: OSError | None = None) -> None:
+        """It has ended."""
+        with self._lock:
+            self._counts.in_flight[kind] -= 1
+            self._counts.latency[kind].observe(seconds)
+            self._counts.calls[kind, outcome_of(error) if error else Outcome.ANSWERED] += 1
+            if error is not None:
+                code = error.errno or 0
+                self._counts.errors[code] = self._counts.errors.get(code, 0) + 1
+
+    def brought(self, *, nbytes: int = 0, entries: int = 0) -> None:
+        """Bytes were read, or entries listed."""
+        with self._lock:
+            self._counts.bytes += nbytes
+            self._counts.entries += entries
+
+    def retried(self) -> None:
+        """A call is made again."""
+        with self._lock:
+            self._counts.retries += 1
+
+    def gave_up(self) -> None:
+        """A call is not made again for want of time or budget."""
+        with self._lock:
+            self._counts.given_up += 1
+
+    def hedged(self, *, won: bool) -> None:
+        """A second request was sent (``won`` false), or was the first to answer (true)."""
+        with self._lock:
+            self._counts.hedges_won += won
+            self._counts.hedges += not won
+
+
+class Counting(Wrapper):
+    """See the module."""
+
+    def __init__(self, inner: Source, stats: SourceStats | None = None, *, clock: Clock = MONOTONIC) -> None:
+        super().__init__(inner)
+        self.stats = stats or SourceStats()
+        self._clock = clock
+
+    def around(self, kind: Kind, path: bytes, call: Callable[[], T]) -> T:
+        """See ``Wrapper.around``."""
+        began = self._clock.now()
+        self.stats.began(kind)
+        try:
+            result = call()
+        except OSError as error:
+            self.stats.ended(kind, self._clock.now() - began, error)
+            raise
+        except BaseException:
+            self.stats.ended(kind, self._clock.now() - began, OSError(0, "not the source's"))
+            raise
+        self.stats.ended(kind, self._clock.now() - began)
+        return result
+
+    def read(self, reader: WrappedReader, view: memoryview, offset: int) -> int:
+        """See ``Wrapper.read``."""
+        try:
+            count = super().read(reader, view, offset)
+        except Cut as error:
+            self.stats.brought(nbytes=error.got)
+            raise
+        self.stats.brought(nbytes=count)
+        return count
+
+    def list(self, path: bytes, after: bytes = b"", limit: int = LISTED) -> Page:
+        """See ``Source.list``."""
+        page = super().list(path, after, limit)
+        self.stats.brought(entries=len(page.entries))
+        return page

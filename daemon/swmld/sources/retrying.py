@@ -1,0 +1,136 @@
+"""Asks again what failed for a while: full jitter, a time limit for each call, and a budget for all.
+
+Waits are random between 0 and a bound that doubles, which spreads clients that failed together better than
+fixed waits or half-random ones do (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+A ``Retry-After`` is waited for in full, and the random wait on top, so that not all come back at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import random
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from swmld.sources.budgets import Budget
+from swmld.sources.counting import SourceStats
+from swmld.sources.errors import Busy
+from swmld.sources.interface import Cut, Source
+from swmld.sources.wrapping import MONOTONIC, Clock, Kind, WrappedReader, Wrapper, failure
+
+T = TypeVar("T")
+
+PASSING = frozenset({errno.EIO, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ECONNRESET})
+"""What may be otherwise the next time. The rest is an answer."""
+
+SHARE = 0.1
+"""Retries for each first request, as gRPC's default (``tokenRatio``)."""
+
+A_SECOND = 2.0
+"""Retries a second beside those: what an almost idle source may be asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a call is tried. Seconds."""
+
+    limit: float = 20.0
+    """No wait ends later than this after the call began. One more try may follow it, of the source's own
+    length; below the 30 s after which a fetch is given up."""
+    first: float = 0.05
+    """Bound of the first wait: a few round trips."""
+    longest: float = 5.0
+    """Bound of any wait."""
+
+
+class Retrying(Wrapper):
+    """See the module. ``chance`` gives numbers from 0 to 1."""
+
+    def __init__(
+        self,
+        inner: Source,
+        patience: Patience | None = None,
+        *,
+        budget: Budget | None = None,
+        stats: SourceStats | None = None,
+        clock: Clock = MONOTONIC,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        super().__init__(inner)
+        self.stats = stats or SourceStats()
+        self._patience = patience or Patience()
+        self._budget = budget or Budget(SHARE, A_SECOND, clock=clock)
+        self._clock = clock
+        self._chance = chance
+        self._closing = threading.Event()
+
+    def around(self, kind: Kind, path: bytes, call: Callable[[], T]) -> T:
+        """See ``Wrapper.around``."""
+        tries = self._tries()
+        while True:
+            with tries.survived():
+                return call()
+
+    def read(self, reader: WrappedReader, view: memoryview, offset: int) -> int:
+        """What came before an error is kept: the next try begins behind it, of the same generation."""
+        wanted = reader.within(len(view), offset)
+        done = 0
+        tries = self._tries()
+        while True:
+            with tries.survived():
+                if done and not reader.inner.current():
+                    raise failure(errno.ESTALE, "read", reader.path)
+                try:
+                    done += reader.inner.read(view[done:], offset + done)
+                except Cut as error:
+                    done += error.got
+                    raise
+                if done >= wanted:
+                    return done
+                raise failure(errno.EIO, "read", reader.path, f"{wanted - done} bytes are missing")
+
+    def close(self) -> None:
+        """Ends waits: their calls end with the error that they waited after."""
+        self._closing.set()
+        super().close()
+
+    def _tries(self) -> _Tries:
+        self._budget.asked()
+        return _Tries(self._pause, self._clock.now() + self._patience.limit)
+
+    def _pause(self, error: OSError, number: int, deadline: float) -> bool:
+        """Waits before the ``number``-th retry; False where there is to be none."""
+        if error.errno not in PASSING or self._closing.is_set():
+            return False
+        wait = self._chance() * min(self._patience.longest, self._patience.first * 2.0 ** min(number - 1, 60))
+        if isinstance(error, Busy):
+            wait += error.retry_after
+        if self._clock.now() + wait > deadline or not self._budget.take():
+            self.stats.gave_up()
+            return False
+        if self._clock.wait(self._closing, wait):
+            return False
+        self.stats.retried()
+        return True
+
+
+class _Tries:
+    """The tries of one call."""
+
+    def __init__(self, pause: Callable[[OSError, int, float], bool], deadline: float) -> None:
+        self._pause = pause
+        self._deadline = deadline
+        self._failed = 0
+
+    @contextlib.contextmanager
+    def survived(self) -> Iterator[None]:
+        """Swallows an error after which another try is to be made."""
+        try:
+            yield
+        except OSError as error:
+            self._failed += 1
+            if not self._pause(error, self._failed, self._deadline):
+                raise

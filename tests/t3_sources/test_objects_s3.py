@@ -1,0 +1,88 @@
+"""S3 sources on moto's server, and on SeaweedFS's gateway: the suite, and what only buckets have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.seaweed import Cluster
+from support.source_conformance import Can, Generations, MadeSource, Names, Pages, SourceConformance
+from support.source_kit import names_of
+from support.webservers import KEY, SECRET, MadeBucket, client_of, moto_server
+from swmld.sources.interface import ROOT
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[tuple[str, Any]]:
+    with moto_server() as endpoint:
+        yield endpoint, client_of(endpoint)
+
+
+@pytest.fixture(scope="module")
+def gateway(seaweed: Cluster) -> tuple[str, Any]:
+    endpoint = f"http://127.0.0.1:{seaweed.s3}"
+    return endpoint, client_of(endpoint, "key", "secret-of-tests")
+
+
+@pytest.fixture
+def bucket(moto: tuple[str, Any]) -> Iterator[MadeBucket]:
+    made = MadeBucket(moto[1], moto[0])
+    yield made
+    made.source.close()
+
+
+class TestMoto(Names, Pages, Generations):
+    """Not the rest of the suite: it is the same code for both servers, and moto is slow."""
+
+    @pytest.fixture
+    def made(self, bucket: MadeBucket) -> MadeSource:
+        bucket.can = Can.EMPTY_DIRECTORIES
+        return bucket
+
+
+class TestSeaweedGateway(SourceConformance):
+    @pytest.fixture
+    def made(self, gateway: tuple[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[MadeSource]:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        made = MadeBucket(gateway[1], gateway[0])
+        made.impossible = frozenset([b"a\\b"])  # the gateway makes a slash of it
+        yield made
+        made.source.close()
+
+
+@pytest.fixture(params=["moto", "gateway"])
+def made(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[MadeBucket]:
+    endpoint, client = request.getfixturevalue(request.param)
+    if request.param == "gateway":
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    made = MadeBucket(client, endpoint)
+    yield made
+    made.source.close()
+
+
+def test_markers_collisions_and_keys_that_are_no_names(
+    made: MadeBucket, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = "gateway" in request.node.callspec.id
+    # A file system is behind the gateway: it has no object beside a directory of its name, and no empty name.
+    hard = [] if gateway else ["a//b", "/x", "a/../c", "both", "tab\t"]
+    for key in ["slash/", "hadoop_$folder$", "both/file", "a/b", *hard]:
+        made.key(key)
+    entries = dict(made.source.list(ROOT).entries)
+    assert sorted(entries) == [b"a", b"both", b"hadoop", b"slash"]
+    assert all(it.is_dir for it in entries.values())
+    assert all(made.source.stat(name).is_dir for name in entries)
+    assert made.source.list(b"slash").entries == ()
+    assert made.source.list(b"hadoop").entries == ()
+    assert names_of(made.source.list(b"a")) == [b"b"]
+    assert made.source.left_out == (0 if gateway else 4)
+    assert sum("left out" in record.getMessage() for record in caplog.records) == (not gateway)

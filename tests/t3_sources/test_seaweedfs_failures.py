@@ -1,0 +1,97 @@
+"""A secured SeaweedFS with two replicas of everything, and what is read of it when parts of it fail."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+
+import pytest
+from support.seaweed import Cluster
+from swmld.sources.interface import Reader
+from swmld.sources.seaweedfs import SeaweedSource
+
+pytestmark = pytest.mark.timeout(120)
+
+KEY = "a key that nobody may see"
+
+
+@pytest.fixture(scope="module")
+def secured() -> Iterator[Cluster]:
+    settings = {"WEED_JWT_SIGNING_READ_KEY": KEY}
+    with Cluster(volumes=2, replication="001", settings=settings) as cluster:
+        yield cluster
+
+
+def _read(reader: Reader) -> bytes:
+    view = memoryview(bytearray(reader.size))
+    return bytes(view[: reader.read(view, 0)])
+
+
+def _files(cluster: Cluster, source: SeaweedSource, name: str) -> dict[Reader, bytes]:
+    """Files on several volumes, open."""
+    found = {}
+    for number in range(12):
+        body = os.urandom(20_000)
+        cluster.put(f"/f/{name}{number}", body)
+        path = f"f/{name}{number}".encode()
+        found[source.open(path, source.stat(path))] = body
+    return found
+
+
+def test_without_the_key_all_is_read_through_the_filer(
+    secured: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = secured.source()
+    for reader, body in _files(secured, source, "proxied").items():
+        assert _read(reader) == body
+    assert len([record for record in caplog.records if "refuse" in record.message]) == 1
+    source.close()
+
+
+def test_with_the_key_volume_servers_are_read(secured: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEED_JWT_SIGNING_READ_KEY", KEY)
+    source = secured.source()
+    # Nobody listens there.
+    source._volumes._proxy = "127.0.0.1:1"
+    for reader, body in _files(secured, source, "signed").items():
+        assert _read(reader) == body
+    source.close()
+
+
+def test_a_wrong_key_is_no_harm_and_is_not_shown(
+    secured: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WEED_JWT_SIGNING_READ_KEY", "wrong, but secret")
+    source = secured.source()
+    for reader, body in _files(secured, source, "wrong").items():
+        assert _read(reader) == body
+    shown = caplog.text + source.name + repr(vars(source))
+    assert "secret" not in shown
+    assert "Bearer" not in shown
+    source.close()
+
+
+def test_a_volume_server_dies_and_its_replica_is_read(
+    secured: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WEED_JWT_SIGNING_READ_KEY", KEY)
+    source = secured.source()
+    files = _files(secured, source, "replica")
+    for reader, body in files.items():
+        assert _read(reader) == body
+    secured.kill("volume1")
+    for _ in range(2):
+        for reader, body in files.items():
+            assert _read(reader) == body
+    told = [record for record in caplog.records if "does not answer" in record.message]
+    assert len(told) == 1
+    # The filer hangs with the other volume server: what nobody can give is an error in time.
+    with secured.stopped():
+        hasty = secured.source(timeout=1.0)
+        with pytest.raises(OSError) as caught:
+            hasty.stat(b"f/replica1")
+        assert caught.value.errno == errno.ETIMEDOUT
+        hasty.close()
+    assert _read(next(iter(files))) == next(iter(files.values()))
+    source.close()
