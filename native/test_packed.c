@@ -217,7 +217,7 @@ static void hostile(void)
 
 	EQUAL(pread(fd, file, end, 0), end);
 	for (int i = 0; i < 600; i++) {
-		uint64_t at = roll(3) ? 64 + roll(3 * n) : roll(2) ? roll(64) : front + roll((unsigned)size);
+		uint64_t at = roll(3) ? 64 + roll(3 * n) : roll(2) ? roll(64) : front + roll(3) * CHUNK + roll(100);
 		uint64_t from = roll((unsigned)size), count = 1 + roll((unsigned)(size - from));
 		int forged = roll(2), r;
 		struct packed p;
