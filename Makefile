@@ -9,7 +9,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 # The system's Python and its packages: bcc comes from Debian (python3-bpfcc), it is not on PyPI.
 SYSTEM_PYTHON := /usr/bin/python3
-PACKAGES := gcc libfuse3-dev fuse3 make pkg-config python3-bpfcc python3-dev python3-venv
+PACKAGES := gcc libfuse3-dev libzstd-dev fuse3 make pkg-config python3-bpfcc python3-dev python3-venv
 # The probes are compiled with kernel headers, any kernel's. Installed if the archive has them: derivatives of
 # Debian name theirs otherwise, and without them swmld sees what FUSE sees.
 HEADERS := linux-headers-$(shell dpkg --print-architecture)

@@ -16,6 +16,7 @@ SOURCES = [
     "remote.c",
     "dirs.c",
     "cfile.c",
+    "packed.c",
     "park.c",
     "hot.c",
     "session.c",
@@ -53,5 +54,5 @@ ffibuilder.set_source(
         "-Wno-missing-field-initializers",
         "-fvisibility=hidden",
     ],
-    libraries=["pthread"],
+    libraries=["pthread", "zstd"],
 )

@@ -43,8 +43,8 @@ int cfile_has(const struct sw_cfile *f, uint64_t offset, uint64_t end, uint64_t 
 	return 1;
 }
 
-int sw_set_cfile(sw_session *s, uint64_t nodeid, int fd, uint64_t size, uint32_t chunk_size,
-		 const unsigned char *bitmap)
+int sw_set_packed(sw_session *s, uint64_t nodeid, int fd, uint64_t file_id, uint64_t size, uint32_t chunk_size,
+		  const unsigned char *bitmap)
 {
 	struct sw_cfile *f, *old = NULL;
 	uint64_t nbytes;
@@ -64,8 +64,10 @@ int sw_set_cfile(sw_session *s, uint64_t nodeid, int fd, uint64_t size, uint32_t
 	f->size = size;
 	f->chunk_size = chunk_size;
 	f->last_chunk = UINT64_MAX;
-	if (f->fd < 0 || !f->bits) {
-		r = f->fd < 0 ? -errno : -ENOMEM;
+	if (file_id)
+		r = packed_set(&f->packed, file_id, size, chunk_size);
+	if (f->fd < 0 || !f->bits || r < 0) {
+		r = r < 0 ? r : f->fd < 0 ? -errno : -ENOMEM;
 		if (f->fd >= 0)
 			close(f->fd);
 		free(f->bits);
@@ -91,6 +93,12 @@ int sw_set_cfile(sw_session *s, uint64_t nodeid, int fd, uint64_t size, uint32_t
 	cfile_put(s, old);
 	unlock(s);
 	return r;
+}
+
+int sw_set_cfile(sw_session *s, uint64_t nodeid, int fd, uint64_t size, uint32_t chunk_size,
+		 const unsigned char *bitmap)
+{
+	return sw_set_packed(s, nodeid, fd, 0, size, chunk_size, bitmap);
 }
 
 void sw_landed(sw_session *s, uint64_t nodeid, uint64_t chunk)

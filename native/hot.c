@@ -6,7 +6,8 @@
  *   PASS_CACHE   reads go to the complete cache file; a writer gets FOPEN_DIRECT_IO on top (its reads and writes
  *                come to Python, which writes the source and mirrors into the cache file that the readers see)
  *   PASS_SOURCE  somebody writes: everybody goes to the source's own file
- *   CACHED       the kernel's page cache, filled by READ: partly cached files, and all files without passthrough.
+ *   CACHED       the kernel's page cache, filled by READ: partly cached files, files with compressed chunks (the
+ *                kernel could not read them), and all files without passthrough.
  *                Who opens a file to read while it is written gets FOPEN_DIRECT_IO: where a READ ends early the
  *                kernel fills its page with zeros and believes the end only if no newer attributes came meanwhile
  *                (fs/fuse/file.c, fuse_short_read). With two programs that rewrite a file of one byte over and
@@ -305,7 +306,9 @@ static int data_open(sw_session *s, uint64_t file_id)
 	char path[40];
 	int fd;
 
-	snprintf(path, sizeof path, "%02x/%llu", (unsigned)(file_id & 0xff), (unsigned long long)file_id);
+	/* layout.py: another name, so that an swmld which does not know compressed chunks finds no file. */
+	snprintf(path, sizeof path, "%02x/%llu%s", (unsigned)(file_id & 0xff),
+		 (unsigned long long)(file_id & ~(uint64_t)SW_PACKED), file_id & SW_PACKED ? ".z" : "");
 	fd = openat(s->config.data_fd, path, O_RDWR | O_CLOEXEC | O_NOATIME);
 	return fd < 0 ? -errno : fd;
 }
@@ -316,42 +319,52 @@ static int same_generation(const struct node *n)
 	       n->gen_ctime_ns == n->ctime_ns;
 }
 
+/* Under lock: is its whole cache file passed through? */
+static int passes(sw_session *s, const struct node *n)
+{
+	return s->passthrough_on && !(n->file_id & SW_PACKED);
+}
+
 /* Under lock: may this node be opened for reading without asking Python? */
-static int openable(const struct node *n, int passthrough)
+static int openable(sw_session *s, const struct node *n)
 {
 	return n && n->file_id && !n->writers && !n->bypass && S_ISREG(n->perm) &&
-	       (n->mode == SW_NONE || (n->mode == (passthrough ? SW_PASS_CACHE : SW_CACHED) && !n->attached));
+	       (n->mode == SW_NONE || (n->mode == (passes(s, n) ? SW_PASS_CACHE : SW_CACHED) && !n->attached));
 }
 
 /* What serves it is there. A cache file that is left from opens before (Python has not let go of it yet) does not count:
  * it may be of an older generation. So may one that others read just now: a newer one was fetched ahead. */
-static int served(const struct node *n, int passthrough)
+static int served(sw_session *s, const struct node *n)
 {
-	return passthrough ? n->backing : n->cf && n->mode != SW_NONE && n->cf->file_id == n->file_id;
+	return passes(s, n) ? n->backing : n->cf && n->mode != SW_NONE && n->cf->file_id == n->file_id;
 }
 
 /* Under lock, which is left and taken again: gives the node what serves it, a backing id or an open cache file. */
-static struct node *serve(sw_session *s, uint64_t nodeid, int passthrough)
+static struct node *serve(sw_session *s, uint64_t nodeid)
 {
 	struct node *n = node_get(s, nodeid);
 	uint64_t file_id = n->file_id;
+	int fd, id = 0, passthrough = passes(s, n);
+	struct packed packed = {0};
 	struct sw_cfile *f;
-	int fd, id = 0;
 
-	if (served(n, passthrough))
+	if (served(s, n))
 		return n;
 	unlock(s);
 	fd = data_open(s, file_id);
 	if (fd >= 0 && passthrough)
 		id = backing_open(s, fd);
+	else if (fd >= 0 && file_id & SW_PACKED)
+		id = packed_open(&packed, file_id, fd);
 	lock(s);
 	n = node_get(s, nodeid);
-	if (fd < 0 || id < 0 || !n || n->file_id != file_id || !openable(n, passthrough) || served(n, passthrough)) {
+	if (fd < 0 || id < 0 || !n || n->file_id != file_id || !openable(s, n) || served(s, n) ||
+	    (packed.file_id && packed.size != n->gen_size)) {
 		if (id > 0)
 			backing_close(s, id);
 		if (fd >= 0)
 			close_later(s, fd);
-		return n && openable(n, passthrough) && served(n, passthrough) ? n : NULL;
+		return n && openable(s, n) && served(s, n) ? n : NULL;
 	}
 	if (passthrough) {
 		backing_set(s, n, id, fd, 0);
@@ -368,6 +381,7 @@ static struct node *serve(sw_session *s, uint64_t nodeid, int passthrough)
 	f->file_id = file_id;
 	f->size = n->gen_size;
 	f->chunk_size = 1u << 22; /* all chunks are there: any size does */
+	f->packed = packed;
 	cfile_put(s, n->cf);
 	n->cf = f;
 	return n;
@@ -378,14 +392,14 @@ static int open_hot(sw_session *s, struct fuse_in_header *h, struct fuse_open_in
 	struct fuse_open_out o = {0};
 	struct node *n;
 	struct statx st;
-	int pass = s->passthrough_on, check, tell = 0;
+	int pass, check, tell = 0;
 	uint64_t now, file_id;
 
 	if ((in->flags & O_ACCMODE) != O_RDONLY || in->flags & O_TRUNC)
 		return 0;
 	lock(s);
 	n = node_get(s, h->nodeid);
-	if (!openable(n, pass))
+	if (!openable(s, n))
 		goto python;
 	check = node_check(s, n);
 	now = now_ns(CLOCK_MONOTONIC_COARSE);
@@ -397,15 +411,16 @@ static int open_hot(sw_session *s, struct fuse_in_header *h, struct fuse_open_in
 			return 0;
 		lock(s);
 		n = node_get(s, h->nodeid);
-		if (!openable(n, pass))
+		if (!openable(s, n))
 			goto python;
 		node_attr(s, n, &st, now);
 	}
-	if (!same_generation(n) || (pass && n->mode == SW_NONE && just_replaced(s, n)))
+	if (!same_generation(n) || (passes(s, n) && n->mode == SW_NONE && just_replaced(s, n)))
 		goto python;
-	n = serve(s, h->nodeid, pass);
+	n = serve(s, h->nodeid);
 	if (!n || !same_generation(n))
 		goto python;
+	pass = passes(s, n);
 	n->last_open = now_ns(CLOCK_REALTIME_COARSE);
 	mode_enter(s, n, pass ? SW_PASS_CACHE : SW_CACHED);
 	o.fh = SW_HOT_FH | n->id;
@@ -442,7 +457,7 @@ static int read_hot(sw_session *s, struct fuse_in_header *h, struct fuse_read_in
 	uint64_t first, stop, chunk;
 	struct sw_cfile *f = NULL;
 	struct node *n;
-	int there = 0, crossed = 0, redirect = 0;
+	int there = 0, answered = 0, crossed = 0, redirect = 0;
 
 	lock(s);
 	n = node_get(s, h->nodeid);
@@ -463,13 +478,15 @@ static int read_hot(sw_session *s, struct fuse_in_header *h, struct fuse_read_in
 		COUNT(s, hot_read);
 		if (crossed)
 			event(s, SW_EV_TOUCH, h->nodeid, r->offset, chunk, chunk + 1);
-		read_reply(s, h->unique, f, r->offset, r->size, out);
-	} else if (!redirect)
+		answered = read_reply(s, h->unique, f, r->offset, r->size, out) == 0;
+	} else if (!redirect) {
 		park(s, h, r, len, first, stop);
+		answered = 1;
+	}
 	lock(s);
 	cfile_put(s, f);
 	unlock(s);
-	return there || !redirect;
+	return answered;
 }
 
 static int release_hot(sw_session *s, struct fuse_in_header *h, uint64_t fh)

@@ -82,6 +82,23 @@ struct node {
 	uint8_t wrote;                 /* opened to write since Python's state of it began */
 };
 
+struct packed {                    /* packed.c: a cache file with compressed chunks */
+	uint64_t file_id, size;        /* file_id 0: it is none */
+	uint64_t front;                /* where its chunks begin */
+	uint32_t chunk_size;
+};
+
+#define SW_FRAMES 64               /* decoded frames that are kept for readers of parts of them: 8 MiB */
+struct frames {
+	pthread_mutex_t lock;
+	uint64_t clock;
+	struct unpacker *idle;
+	struct kept {
+		uint64_t file_id, number, used;
+		unsigned char *data;
+	} kept[SW_FRAMES];
+};
+
 struct sw_cfile {
 	int fd;
 	uint32_t refs;
@@ -91,6 +108,7 @@ struct sw_cfile {
 	uint64_t nchunks, present;
 	uint64_t last_chunk;           /* last chunk touched: crossings are told to Python */
 	uint8_t redirect;              /* misses go to Python's read */
+	struct packed packed;
 	unsigned char *bits;
 };
 
@@ -203,6 +221,7 @@ struct sw_session {
 	int watch_fd;                  /* map of the files whose reads the probes see, -1 */
 	struct swp_filter *watch_filter;
 	uint32_t cache_dev, source_dev;
+	struct frames frames;          /* packed.c; has a lock of its own, a leaf */
 	/* view.c */
 	struct view *view;
 	struct sw_counters n;          /* relaxed: counted without the lock */
@@ -312,7 +331,14 @@ void park_recheck(sw_session *s, struct node *n); /* under lock */
 void park_ask(sw_session *s, struct node *n); /* under lock: MISS again for each READ that waits */
 void park_fail(sw_session *s, struct node *n, uint64_t chunk, int err, int all); /* under lock */
 void *park_thread(void *arg);
-void read_reply(sw_session *s, uint64_t unique, struct sw_cfile *f, uint64_t offset, uint32_t size, char *buf);
+/* -EBADMSG and the like, of compressed chunks: it is not answered, and for Python to read and to mend. */
+int read_reply(sw_session *s, uint64_t unique, struct sw_cfile *f, uint64_t offset, uint32_t size, char *buf);
+
+/* packed.c; not under lock */
+int packed_set(struct packed *p, uint64_t file_id, uint64_t size, uint32_t chunk_size);
+int packed_open(struct packed *p, uint64_t file_id, int fd); /* as the file itself says */
+int packed_read(struct frames *all, const struct packed *p, int fd, uint64_t offset, uint32_t size, char *to);
+void frames_free(struct frames *all);
 
 /* ring.c */
 int ring_prepare(sw_session *s);

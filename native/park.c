@@ -154,14 +154,22 @@ static int reply_mapped(sw_session *s, uint64_t unique, struct sw_cfile *f, uint
 	return r;
 }
 
-void read_reply(sw_session *s, uint64_t unique, struct sw_cfile *f, uint64_t offset, uint32_t size, char *buf)
+int read_reply(sw_session *s, uint64_t unique, struct sw_cfile *f, uint64_t offset, uint32_t size, char *buf)
 {
 	uint64_t end = offset + size > f->size ? f->size : offset + size;
 	uint32_t want = offset < end ? (uint32_t)(end - offset) : 0, done = 0;
 
-	if (want >= MAPPED_READ && want <= SW_MSG_MAX && !s->ring && !reply_mapped(s, unique, f, offset, want))
-		return;
+	if (!f->packed.file_id && want >= MAPPED_READ && want <= SW_MSG_MAX && !s->ring &&
+	    !reply_mapped(s, unique, f, offset, want))
+		return 0;
 	buf = ring_buffer(s, unique, buf);
+	if (f->packed.file_id && want) {
+		int r = packed_read(&s->frames, &f->packed, f->fd, offset, want, buf);
+
+		if (r < 0)
+			return r;
+		done = want;
+	}
 	while (done < want) {
 		ssize_t k = pread(f->fd, buf + done, want - done, (off_t)(offset + done));
 
@@ -169,12 +177,13 @@ void read_reply(sw_session *s, uint64_t unique, struct sw_cfile *f, uint64_t off
 			continue;
 		if (k <= 0) { /* the cache file is whole by construction: a short one is damage */
 			reply(s, unique, k < 0 ? -errno : -EIO, NULL, 0);
-			return;
+			return 0;
 		}
 		done += (uint32_t)k;
 	}
 	COUNT_N(s, hot_read_bytes, done);
 	reply(s, unique, 0, buf, done);
+	return 0;
 }
 
 /* Under lock: READs and forwarded requests whose caller got a signal: those that are being killed are let go. */
@@ -244,9 +253,7 @@ void *park_thread(void *arg)
 		COUNT(s, unparked);
 		if (k->err)
 			reply(s, k->unique, -k->err, NULL, 0);
-		else if (f && !k->to_python)
-			read_reply(s, k->unique, f, k->offset, k->size, buf);
-		else
+		else if (!f || k->to_python || read_reply(s, k->unique, f, k->offset, k->size, buf) < 0)
 			pass_on(s, k->msg, k->msg_len);
 		free(k);
 		lock(s);

@@ -553,6 +553,7 @@ sw_session *sw_new(const struct sw_config *config, int *err)
 	s->dev = s->sock = s->peer = s->evfd = s->watch_fd = -1;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_mutex_init(&s->pend_lock, NULL);
+	pthread_mutex_init(&s->frames.lock, NULL);
 	pthread_mutex_init(&s->ev_lock, NULL);
 	pthread_mutex_init(&s->listen_lock, NULL);
 	pthread_cond_init(&s->wake, NULL);
@@ -707,6 +708,7 @@ void sw_free(sw_session *s)
 	for (int i = 0; i < SW_DIRFDS; i++)
 		if (s->dirfds[i].node)
 			close(s->dirfds[i].fd);
+	frames_free(&s->frames);
 	table_free(s);
 	lock(s);
 	unlock(s); /* closes what table_free left to it */

@@ -30,6 +30,17 @@ int sw_link(int fd, int dir, const char *name);
 int sw_chown(int fd, unsigned uid, unsigned gid);
 int sw_chmod(int fd, unsigned mode);
 int sw_utimens(int fd, int64_t atime_ns, int64_t mtime_ns);
+/* ---- packed.c: cache files with compressed chunks; such a file's number has the bit SW_PACKED ---- */
+#define SW_PACKED 4503599627370496
+uint64_t sw_packed_front(uint64_t size, uint32_t chunk_size); /* bytes before the first chunk */
+uint32_t sw_packed_entry(uint32_t chunk_size);                /* bytes of a chunk's entry; the first is at 64 */
+int sw_packed_begin(int fd, uint64_t size, uint32_t chunk_size, int level); /* writes what a new file begins with */
+/* The level of an existing file; -EBADMSG: it is damaged, or not of these sizes. */
+int sw_packed_level(int fd, uint64_t size, uint32_t chunk_size);
+/* Compresses a chunk in place; the bytes to be stored, and its entry. */
+int64_t sw_pack(void *data, uint64_t length, uint32_t chunk_size, int level, void *entry);
+/* Bytes of the file that it stands for, short at its end; -EBADMSG: damaged, or not there. */
+int64_t sw_packed_read(int fd, uint64_t size, uint32_t chunk_size, uint64_t offset, uint32_t n, void *to);
 /* ---- session.c: the mount ---- */
 typedef struct sw_session sw_session;
 typedef struct sw_cfile sw_cfile;
@@ -155,6 +166,9 @@ int sw_told_old(sw_session *s, uint64_t nodeid);       /* the kernel holds older
 int sw_usage(sw_session *s, uint64_t nodeid, uint64_t *last_open_ns, uint32_t *opens);
 int sw_set_cfile(sw_session *s, uint64_t nodeid, int fd, uint64_t size, uint32_t chunk_size,
 		 const unsigned char *bitmap);        /* the fd is duplicated */
+/* As sw_set_cfile, of a cache file with compressed chunks and this number. */
+int sw_set_packed(sw_session *s, uint64_t nodeid, int fd, uint64_t file_id, uint64_t size, uint32_t chunk_size,
+		  const unsigned char *bitmap);
 void sw_landed(sw_session *s, uint64_t nodeid, uint64_t chunk);
 void sw_failed(sw_session *s, uint64_t nodeid, uint64_t chunk, int err); /* err 0: ask Python's read instead */
 

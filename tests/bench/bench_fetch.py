@@ -23,7 +23,9 @@ import trio
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support.fakes import FakeCache
+from swmld.cache.checksum import crc32c
 from swmld.cache.files import ChunkState
+from swmld.cache.packed import Sealed
 from swmld.fetch.buffers import BufferPool
 from swmld.fetch.engine import make_engine
 from swmld.fetch.scheduler import Fetcher
@@ -65,7 +67,10 @@ class Copy:
     def extent(self, chunk: int) -> tuple[int, int]:
         return chunk * CHUNK, min(CHUNK, self.size - chunk * CHUNK)
 
-    def commit(self, chunk: int, crc: int) -> None:
+    def seal(self, chunk: int, data: memoryview) -> Sealed:
+        return Sealed(crc32c(data), self.extent(chunk)[0], data.nbytes)
+
+    def commit(self, chunk: int, crc: int, stored: int) -> None:
         self.landed.add(chunk)
 
     def retain(self) -> None:

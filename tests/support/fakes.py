@@ -13,6 +13,7 @@ from typing import TypeVar
 import trio
 from swmld.cache.checksum import crc32c
 from swmld.cache.files import ChunkState
+from swmld.cache.packed import Sealed
 from swmld.errors import CacheFull
 from swmld.fetch.buffers import Buffer
 from swmld.fetch.sharing import Terms
@@ -70,7 +71,10 @@ class ChunkMap:
         offset = chunk * self.chunk_size
         return offset, min(self.chunk_size, self.size - offset)
 
-    def commit(self, chunk: int, crc: int) -> None:
+    def seal(self, chunk: int, data: memoryview) -> Sealed:
+        return Sealed(crc32c(data), self.extent(chunk)[0], data.nbytes)
+
+    def commit(self, chunk: int, crc: int, stored: int) -> None:
         offset, length = self.extent(chunk)
         assert self.states[chunk] is not ChunkState.PRESENT
         assert crc == crc32c(self._bytes_of(offset, length)), "committed before the bytes were in the file"

@@ -121,10 +121,10 @@ async def test_rules_are_listed_by_rank_with_what_came_of_them(head: FakeHead) -
         "actions": ["prefetch file (next_files 8, window 2MiB)", "notify file (event seen)"],
         "applied": 1, "won": 3, "last": 1000.0,
         "brought": {"asked": 30, "fetched": 20, "used": 10, "late": 3, "wasted": 2}, "waiting": None,
+        "compressed": {"bytes": 0, "stored": 0},
     }  # fmt: skip
     assert found["rules"][1]["applied"] == found["rules"][1]["last"] == 0
     assert found["inactive"] == [{"title": "off", "why": "disabled"}]
-    assert found["not_acting"] == ["r.yaml:12: all: nothing acts on this yet: compress"]
     assert (found["active"], found["left_out"], found["decisions"]) == (3, 0, 1)
     assert (found["paths"], found["environment"], found["loaded_at"]) == (["/r.yaml"], "test", 500.0)
     assert (found["errors"], found["error"], found["error_at"]) == (2, "one\ntwo", 600.0)

@@ -437,6 +437,8 @@ def test_cache_ls(fake: Fake, swmld_: Any) -> None:
     assert err == "3 files, 3MiB cached\n"
     lines = swmld_("cache", "ls", "--json")[1].splitlines()
     assert [json.loads(line) for line in lines] == [entry] * 3
+    fake.progress = [{"entries": [entry | {"state": "complete", "pinned": False}]}]
+    assert swmld_("cache", "ls")[1].startswith("     1MiB of      4MiB 100%  complete"), "compressed"
 
 
 def test_cache_verify(fake: Fake, swmld_: Any) -> None:

@@ -10,9 +10,9 @@ import pytest
 from support.pages import resident
 from swmld.fetch.sharing import Terms
 from swmld.mount.advising import PageCache
-from swmld.mount.deciding import acts_at_opens, at_once, fetch_terms, file_limits
+from swmld.mount.deciding import PACK_MINIMUM, acts_at_opens, at_once, fetch_terms, file_limits, packing_level
 from swmld.plan.readahead import Limits
-from swmld.rules.actions import Advise, Cache, Prefetch, Prioritize, Stream
+from swmld.rules.actions import Advise, Cache, Compress, Prefetch, Prioritize, Stream
 from swmld.rules.verdict import Verdict
 from swmld.types import FetchClass
 
@@ -96,6 +96,32 @@ class Native:
 
     def forget_pages(self, *what: int) -> None:
         self.told.put(what)
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "level"),
+    [
+        (b"a/b.txt", 1 << 20, 3),
+        (b"a/b.txt", PACK_MINIMUM, 3),
+        (b"a/b.txt", PACK_MINIMUM - 1, 0),
+        (b"a/b.JPG", 1 << 20, 0),
+        (b"a.gz/model.pt", 1 << 20, 3),
+        (b"a/b.npz", 1 << 20, 3),
+        (b"a/b.tar.gz", 1 << 20, 0),
+        (b"a/noextension", 1 << 20, 3),
+        (b"gz", 1 << 20, 3),
+    ],
+)
+def test_what_is_worth_compressing(path: bytes, size: int, level: int) -> None:
+    assert packing_level(3, path, size) == level
+    assert packing_level(0, path, size) == 0
+
+
+def test_the_level_of_a_verdict() -> None:
+    assert Verdict(1).level == 0
+    assert Verdict(1, compress=Compress()).level == 3
+    assert Verdict(1, compress=Compress(level=9)).level == 9
+    assert Verdict(1, compress=Compress(enabled=False, level=9)).level == 0
 
 
 def test_pages_are_loaded_and_let_go(tmp_path: Path) -> None:

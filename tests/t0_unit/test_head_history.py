@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from swmld.documents import parse
-from swmld.head.history import Brought, History, Tally, sums
+from swmld.head.history import Brought, History, Packed, Tally, sums
 from swmld.rules.decide import Engine
 from swmld.rules.facts import of_path
 from swmld.rules.loading import load
@@ -19,6 +19,7 @@ rules:
     conditions: [depth > 0]
     actions: [{type: prefetch, parameters: {next_files: 2, window: 1MiB}}, {type: coordinate}]
   - {id: kept, conditions: [], actions: [{type: cache, parameters: {pin: true}}]}
+  - {id: less, conditions: ["extension == '.txt'"], actions: [{type: compress}]}
 """
 ENGINE = Engine(load([parse("r.yaml", RULES)]).rules)
 
@@ -81,6 +82,18 @@ def test_bytes_go_to_the_rules_that_wanted_them_fetched(decide: Deciding) -> Non
     for brought in (found.brought, decide.tally("ahead").brought, decide.tally("more").brought):
         assert brought == Brought(asked=30, fetched=20, used=10, late=4, wasted=7)
     assert decide.tally("kept").brought == Brought()
+
+
+def test_bytes_go_to_the_rules_that_wanted_them_compressed(decide: Deciding) -> None:
+    number = decide("d/a.txt")
+    decide.history.compressed(number, 100, 30)
+    decide.history.compressed(number, 50, 50)
+    decide.history.compressed(decide("a.tar"), 8, 8)  # no rule wants that
+    decide.history.compressed(99, 5, 5)
+    found = decide.history.find(number)
+    assert found is not None
+    assert found.packed == decide.tally("less").packed == Packed(150, 80)
+    assert decide.tally("more").packed == decide.tally("ahead").packed == Packed()
 
 
 def test_a_rule_that_is_gone_has_no_account(decide: Deciding) -> None:

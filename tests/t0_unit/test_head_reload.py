@@ -369,21 +369,3 @@ async def test_the_same_files_are_not_read_again(tmp_path: Path) -> None:
             so_far = looks
             await it.until(lambda: looks >= so_far + 4)
             assert it.loaded.errors == 1, "nor are those that cannot be used"
-
-
-def test_the_log_says_what_nothing_acts_on(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.undo()
-    path = tmp_path / "r.yaml"
-    path.write_text("rules:\n" + "".join(
-        f"  - {{id: r{number}, conditions: [], actions: [{{type: compress}}]}}\n" for number in range(22)
-    ))  # fmt: skip
-    rules, _ = first([path], None)
-    with caplog.at_level(logging.INFO):
-        reload.announce(rules)
-    lines = [record.getMessage() for record in caplog.records]
-    assert lines[0] == "rules are in use"
-    assert lines[1] == f"{path}:2: r0: nothing acts on this yet: compress"
-    assert lines[-1] == "nothing acts on what 2 more rules ask for; swmld rules ls"
-    assert len(lines) == 22

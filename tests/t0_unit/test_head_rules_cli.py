@@ -31,15 +31,16 @@ RULE: RuleView = {
     "specificity": 3, "threshold": 0.6, "cool_down": 60.0, "guard": "framework equals pytorch",
     "conditions": ["extension in [.jpg, .png]", "size less_than 1MiB (weight 0.5)"],
     "actions": ["prefetch file (next_files 8)"], "applied": 1234567, "won": 3, "last": NOW,
-    "brought": BROUGHT, "waiting": WAITING,
+    "brought": BROUGHT, "waiting": WAITING, "compressed": {"bytes": 8 << 20, "stored": 3 << 20},
 }  # fmt: skip
 UNUSED: RuleView = {
     **RULE, "id": "all", "title": "all (template t)", "priority": -10, "applied": 0, "won": 0, "last": 0.0,
     "cool_down": 0.0, "guard": "", "brought": NOTHING, "waiting": None,
+    "compressed": {"bytes": 0, "stored": 0},
 }  # fmt: skip
 RULES: RulesResult = {
     "paths": ["/r.yaml"], "environment": None, "active": 3, "rules": [RULE, UNUSED], "left_out": 0,
-    "inactive": [{"title": "off", "why": "disabled"}], "not_acting": ["/r.yaml:9: all: nothing acts on this"],
+    "inactive": [{"title": "off", "why": "disabled"}],
     "notes": ["one is replaced"], "decisions": 4321, "loaded_at": NOW, "reloads": 1, "errors": 1,
     "error": "/r.yaml:1:8: rules: expected a list\n/r.yaml:2:1: rulez: unknown", "error_at": NOW,
 }  # fmt: skip
@@ -58,6 +59,7 @@ ENTRY: HistoryEntry = {
          "settled": [], "overruled": []},
     ],
     "brought": BROUGHT, "waiting": {**WAITING, "before_seconds": None, "basis": ""},
+    "compressed": {"bytes": 4 << 20, "stored": 1 << 20},
 }  # fmt: skip
 EXPLAINED = {
     "path": "train/a.png",
@@ -139,7 +141,6 @@ def test_rules_ls(fake: FakeDaemon, swmld_: Swmld) -> None:
         "all (template t)       -10        0    0  -         0B     -     -     -       "
         "-       -        /r.yaml:2\n"
         "not in use: off: disabled\n"
-        "/r.yaml:9: all: nothing acts on this\n"
         "note: one is replaced\n"
         "changed at 22:13:20 and not in use:\n"
         "  /r.yaml:1:8: rules: expected a list\n"
@@ -174,6 +175,7 @@ def test_rules_ls_of_one_says_it_in_full(fake: FakeDaemon, swmld_: Swmld) -> Non
         "  -> prefetch file (next_files 8)\n"
         "  applied 1,234,567 times, gave 3 values, last 22:13:20\n"
         "  fetched ahead: 6MiB of 8MiB, 4MiB used so far, 1MiB late, 512KiB wasted\n"
+        "  compressed: 8MiB to 3MiB\n"
         "  waited: 2s for 300MiB: 4ms/MiB, 1s/MiB before\n"
     )
 
@@ -194,6 +196,7 @@ def test_history(fake: FakeDaemon, swmld_: Swmld) -> None:
         "    compress file (all); dropped: the file is not cached\n"
         "    in their cool-down: late\n"
         "    fetched ahead: 6MiB of 8MiB, 4MiB used so far, 1MiB late, 512KiB wasted\n"
+        "    compressed: 4MiB to 1MiB\n"
         "    waited: 2s for 300MiB: 6.7ms/MiB, before is not known\n"
     )
     assert fake.asked == [("history", {"limit": 1})]

@@ -12,7 +12,6 @@ from swmld.cli import man
 from swmld.cli.main import app
 from swmld.head.facts import FROM_OPENING, NOT_PRODUCED
 from swmld.head.filetype import type_of
-from swmld.head.head import NOT_ACTING, not_acting
 from swmld.head.rulesfiles import read
 from swmld.rules import actions, facts
 from swmld.rules.decide import Engine, Outcome
@@ -167,7 +166,7 @@ def test_every_recipe_has_examples() -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_all_of_a_recipe_acts(recipe: Path) -> None:
     rules = read([recipe])
-    assert (rules.inactive, rules.notes, not_acting(rules)) == ((), (), [])
+    assert (rules.inactive, rules.notes) == ((), ())
     assert properties(rules) & {*NOT_PRODUCED, *FROM_OPENING} == set()
     for rule in rules.rules:
         for action in rule.actions:
@@ -241,7 +240,7 @@ def written(tmp_path: Path) -> Path:
 
 def test_the_rules_of_the_readme_do_what_is_shown(written: Path) -> None:
     rules = read([written])
-    assert (rules.inactive, rules.notes, not_acting(rules)) == ((), (), [])
+    assert (rules.inactive, rules.notes) == ((), ())
     engine = Engine(rules.rules)
     image = known(Example("images/cat/0000.png", {"size": 109_670}, "", {}))
     lines = [line.replace(str(written), "/etc/swmld/rules/mine.yaml") for line in explanation(engine, image)]
@@ -259,17 +258,6 @@ def test_the_error_in_the_readme_is_the_one(written: Path) -> None:
         read([written])
     (problem,) = caught.value.problems
     assert str(problem).replace(str(written), "/etc/swmld/rules/mine.yaml") in RULES
-
-
-def test_the_readme_says_what_does_not_act() -> None:
-    (said,) = re.findall(r"^Nothing acts yet on (.*?)\n\n", RULES, re.MULTILINE | re.DOTALL)
-    names = {
-        actions.NAME_OF[effect] if not parameters else parameter
-        for effect, parameters in NOT_ACTING.items()
-        for parameter in parameters or ("",)
-    }
-    owners = {actions.NAME_OF[effect] for effect, parameters in NOT_ACTING.items() if parameters}
-    assert set(re.findall(r"`(\w+)`", said)) == names | owners | set(NOT_PRODUCED)
 
 
 def test_the_readme_names_every_recipe() -> None:

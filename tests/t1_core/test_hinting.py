@@ -40,6 +40,9 @@ class File:
     def missing(self, first: int, stop: int) -> list[int]:
         return [chunk for chunk in range(first, stop) if chunk not in self.present]
 
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self.fd, length, offset)
+
 
 @dataclass
 class Target:

@@ -118,6 +118,9 @@ def test_nothing_can_be_changed(tmp_path: Path, web: WebFiles) -> None:
         refused(errno.EROFS, lambda: path.chmod(0o600))
         refused(errno.EROFS, lambda: (daemon.mount / "d").mkdir())
         assert os.statvfs(daemon.mount).f_flag & os.ST_RDONLY
+        with path.open("rb") as file:
+            assert len(file.read()) == 10
+            os.fsync(file.fileno())
 
 
 @pytest.mark.parametrize("mode", MODES)

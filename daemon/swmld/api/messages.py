@@ -198,6 +198,13 @@ class BroughtBytes(TypedDict):
     wasted: int
 
 
+class CompressedBytes(TypedDict):
+    """Bytes that were stored compressed because of a rule or a decision, and what they take on the disk."""
+
+    bytes: int
+    stored: int
+
+
 class WaitingTime(TypedDict):
     """How long readers waited (for pages, and for names and opens) for what they read while something acted,
     beside what they waited without it: ``seconds``, ``bytes`` and ``reads`` are all that was read after.
@@ -234,6 +241,7 @@ class RuleView(TypedDict):
     won: int  # values of parameters that it gave
     last: float  # when it was applied, seconds since the epoch, 0 never
     brought: BroughtBytes
+    compressed: CompressedBytes
     waiting: WaitingTime | None  # None: nothing was read where it acted, or nobody measured it
 
 
@@ -253,7 +261,6 @@ class RulesResult(TypedDict):
     rules: list[RuleView]
     left_out: int  # active rules after these
     inactive: list[InactiveRule]
-    not_acting: list[str]  # what rules ask for and nothing acts on yet
     notes: list[str]
     decisions: int  # all so far
     loaded_at: float
@@ -325,6 +332,7 @@ class HistoryEntry(TypedDict):
     resting: list[str]  # that would have, but for their cool-down
     decisions: list[DecisionView]
     brought: BroughtBytes
+    compressed: CompressedBytes
     waiting: WaitingTime | None  # None: nothing was read since, or nobody measured it
 
 

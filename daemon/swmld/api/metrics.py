@@ -29,15 +29,17 @@ Values = Mapping[Labels, float | Histogram]
 
 @dataclass(frozen=True, slots=True)
 class RuleFigures:
-    """What rules did. ``applied``: by title; ``brought``: bytes by (title, what came of them); ``waited``:
-    seconds and bytes of what was read, by title; ``waiting``: seconds a byte by (title, before or after);
-    ``events``: by name; ``notifications``: by (how, result)."""
+    """What rules did. ``applied``: by title; ``brought``: bytes by (title, what came of them);
+    ``compressed``: by (title, "raw" or "stored"); ``waited``: seconds and bytes of what was read, by title;
+    ``waiting``: seconds a byte by (title, before or after); ``events``: by name; ``notifications``: by (how,
+    result)."""
 
     active: int
     decisions: int
     reload_errors: int
     applied: Mapping[str, int]
     brought: Mapping[tuple[str, str], int]
+    compressed: Mapping[tuple[str, str], int]
     events: Mapping[str, int]
     notifications: Mapping[tuple[str, str], int]
     waited: Mapping[str, tuple[float, int]] = field(default_factory=dict)
@@ -73,6 +75,7 @@ class Snapshot:
     cache_limit_bytes: int | None = None
     disk_free_bytes: int | None = None
     evictions: int | None = None
+    compressed: Mapping[str, int] = field(default_factory=dict)
     open_files: int | None = None
     known_nodes: int | None = None
     rules: RuleFigures | None = None
@@ -221,6 +224,9 @@ METRICS: tuple[Definition, ...] = (
                _one(lambda s: s.disk_free_bytes)),
     Definition("swmld_evictions_total", "counter", "Files removed from the cache to make room.", (),
                _one(lambda s: s.evictions)),
+    Definition("swmld_cache_compressed_bytes_total", "counter",
+               "Bytes stored compressed: as they were read (raw), and as the disk holds them (stored).",
+               ("size",), _worded(lambda s: s.compressed)),
     Definition("swmld_open_files", "gauge", "Files that are open through the mount.", (),
                _one(lambda s: s.open_files)),
     Definition("swmld_known_nodes", "gauge", "Files and directories that the daemon knows.", (),
@@ -235,6 +241,8 @@ METRICS: tuple[Definition, ...] = (
                _ruled(lambda r: {(title,): number for title, number in r.applied.items()})),
     Definition("swmld_rule_prefetch_bytes_total", "counter", "Bytes fetched ahead because of a rule.",
                ("rule", "outcome"), _ruled(lambda r: {at: nbytes for at, nbytes in r.brought.items()})),
+    Definition("swmld_rule_compressed_bytes_total", "counter", "Bytes stored compressed because of a rule.",
+               ("rule", "size"), _ruled(lambda r: {at: nbytes for at, nbytes in r.compressed.items()})),
     Definition("swmld_rule_wait_seconds_total", "counter", "Time that readers waited where a rule acted.",
                ("rule",), _ruled(lambda r: {(title,): each[0] for title, each in r.waited.items()})),
     Definition("swmld_rule_read_bytes_total", "counter", "Bytes read where a rule acted.", ("rule",),

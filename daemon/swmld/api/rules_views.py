@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from swmld.api.messages import (
     BroughtBytes,
+    CompressedBytes,
     DecisionView,
     ExplainResult,
     HistoryEntry,
@@ -27,7 +28,7 @@ from swmld.api.messages import (
 )
 
 if TYPE_CHECKING:
-    from swmld.head.history import Brought, By, Decided, Tally
+    from swmld.head.history import Brought, By, Decided, Packed, Tally
     from swmld.head.reload import Loaded
     from swmld.head.waiting import Compared, Homes
     from swmld.rules.actions import Action
@@ -53,7 +54,7 @@ Known = Mapping[str, "Value"]
 def no_rules() -> RulesResult:
     """What a daemon says that was given none."""
     return RulesResult(
-        paths=[], environment=None, active=0, rules=[], left_out=0, inactive=[], not_acting=[], notes=[],
+        paths=[], environment=None, active=0, rules=[], left_out=0, inactive=[], notes=[],
         decisions=0, loaded_at=0.0, reloads=0, errors=0, error="", error_at=0.0,
     )  # fmt: skip
 
@@ -62,8 +63,6 @@ def listing(
     rules: RuleSet, active: int, loaded: Loaded, decisions: int, views: list[RuleView], left_out: int
 ) -> RulesResult:
     """``views`` of some rules, and what there is to say of all."""
-    from swmld.head.head import not_acting
-
     return RulesResult(
         paths=[str(path) for path in loaded.paths],
         environment=loaded.environment,
@@ -71,7 +70,6 @@ def listing(
         rules=views,
         left_out=left_out,
         inactive=[InactiveRule(title=title, why=why) for title, why in rules.inactive[:LINES]],
-        not_acting=not_acting(rules)[:LINES],
         notes=list(rules.notes[:LINES]),
         decisions=decisions,
         loaded_at=loaded.at,
@@ -104,6 +102,7 @@ def rule_view(rule: Rule, tally: Tally | None, homes: Homes, public: bool) -> Ru
         won=tally.won if tally is not None else 0,
         last=tally.last if tally is not None else 0.0,
         brought=_brought(tally.brought if tally is not None else None),
+        compressed=_compressed(tally.packed if tally is not None else None),
         waiting=_waiting(homes.of(Name("rule", rule.title))),
     )
 
@@ -120,6 +119,12 @@ def _brought(given: Brought | None) -> BroughtBytes:
     return BroughtBytes(
         asked=given.asked, fetched=given.fetched, used=given.used, late=given.late, wasted=given.wasted
     )
+
+
+def _compressed(given: Packed | None) -> CompressedBytes:
+    if given is None:
+        return CompressedBytes(bytes=0, stored=0)
+    return CompressedBytes(bytes=given.nbytes, stored=given.stored)
 
 
 def _waiting(given: Compared | None) -> WaitingTime | None:
@@ -188,6 +193,7 @@ def entry_view(decided: Decided, homes: Homes, public: bool = False) -> HistoryE
             *(_decision(one, why, public) for one, why in outcome.dropped),
         ],
         brought=_brought(decided.brought),
+        compressed=_compressed(decided.packed),
         waiting=_waiting(homes.compared(ANY, waited)),
     )
 
@@ -242,7 +248,7 @@ def explained(
         if everything or id(rule) in matching:
             lines += [*explain.of_rule(rule, known), ""]
     if decided:
-        lines += explain.of_outcome(outcome, _in_vain)
+        lines += explain.of_outcome(outcome)
     latest = next((one for one in newest if one.path == path), None)
     return ExplainResult(
         path=path,
@@ -255,13 +261,6 @@ def explained(
         active=len(engine.rules),
         latest=entry_view(latest, homes) if latest is not None else None,
     )
-
-
-def _in_vain(decision: Decision) -> str:
-    from swmld.head.head import NOT_ACTING
-
-    parameters = NOT_ACTING.get(type(decision.effect))
-    return ", which nothing acts on yet" if parameters is not None and not parameters else ""
 
 
 def applied(rules: Sequence[Rule], tallies: Mapping[str, Tally]) -> dict[str, int]:
@@ -291,6 +290,21 @@ def rule_bytes(rules: Sequence[Rule], tallies: Mapping[str, Tally]) -> dict[tupl
         for outcome, nbytes in _brought(tally.brought).items():
             assert isinstance(nbytes, int)
             found[label, outcome] = found.get((label, outcome), 0) + nbytes
+    return found
+
+
+def rule_compressed(rules: Sequence[Rule], tallies: Mapping[str, Tally]) -> dict[tuple[str, str], int]:
+    """Bytes by title of the rules that had some compressed, before and after; bounded."""
+    found: dict[tuple[str, str], int] = {}
+    named: set[str] = set()
+    for title in dict.fromkeys(rule.title for rule in rules):
+        tally = tallies.get(title)
+        if tally is None or not tally.packed.nbytes:
+            continue
+        label = title if len(named) < NAMED else OTHERS
+        named.add(label)
+        for size, nbytes in (("raw", tally.packed.nbytes), ("stored", tally.packed.stored)):
+            found[label, size] = found.get((label, size), 0) + nbytes
     return found
 
 

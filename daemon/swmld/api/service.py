@@ -210,6 +210,7 @@ class Service:
             cache_limit_bytes=usage.limit,
             disk_free_bytes=usage.free,
             evictions=self.cache.evicted,
+            compressed=dict(zip(("raw", "stored"), self.cache.compressed, strict=True)),
             open_files=self.files.count,
             known_nodes=c["nodes"],
             **self.observer.counters(),

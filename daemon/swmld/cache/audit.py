@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from swmld.cache.checksum import crc32c
 from swmld.cache.files import ABSENT, PRESENT, CacheFile
 from swmld.cache.index import FileRow, Index, Start, Trust
 from swmld.cache.keeping import Kept
 from swmld.cache.layout import Layout
+from swmld.cache.packed import PACKED
 from swmld.errors import CacheError
 from swmld.plan.eviction import Keep
 from swmld.types import Identity
@@ -53,7 +53,7 @@ class Held(Protocol):
     """What a check needs of the cache; see there."""
 
     def find(self, identity: Identity) -> CacheFile | None: ...
-    def acquire(self, identity: Identity, path: bytes) -> CacheFile: ...
+    def acquire(self, identity: Identity, path: bytes, *, level: int = 0) -> CacheFile: ...
     def reserve(self, nbytes: int) -> None: ...
     def unreserve(self, nbytes: int) -> None: ...
     def pin(self, file_id: int, pinned: bool = True) -> None: ...
@@ -138,7 +138,7 @@ def _verify_file(
     if served:
         # Somebody may read it without the daemon: the good chunks move to a new data file.
         file.condemn(served)
-        new = cache.acquire(file.identity, file.source_path)
+        new = cache.acquire(file.identity, file.source_path, level=file.level)
         _keep_as(cache, new.file_id, kept)
         _mend(cache, file, new, served + unserved, report, refetch)
     elif unserved and refetch is not None:
@@ -179,13 +179,16 @@ def _copy(cache: Held, old: CacheFile, new: CacheFile, chunk: int) -> None:
     offset, length = old.extent(chunk)
     cache.reserve(length)
     try:
-        data = os.pread(old.fd, length, offset)
-        if len(data) != length or os.pwrite(new.fd, data, offset) != length:
+        data = memoryview(bytearray(old.read(offset, length)))
+        if len(data) != length:
+            raise CacheError(f"cache: chunk {chunk} could not be copied")
+        sealed = new.seal(chunk, data)
+        if os.pwrite(new.fd, data[: sealed.length], sealed.offset) != sealed.length:
             raise CacheError(f"cache: chunk {chunk} could not be copied")
     except BaseException:
         cache.unreserve(length)
         raise
-    new.commit(chunk, crc32c(data))
+    new.commit(chunk, sealed.crc, sealed.length)
 
 
 def _refetch(file: CacheFile, bad: list[int], report: VerifyReport, refetch: Refetch) -> None:
@@ -205,7 +208,7 @@ def sweep_orphans(layout: Layout, index: Index, start: Start, stop: Callable[[],
     if not start.unclean:  # a clean stop leaves none
         return removed
     for ids in layout.data_ids():
-        old = [file_id for file_id in ids if file_id < start.first_id]
+        old = [file_id for file_id in ids if file_id & ~PACKED < start.first_id]
         for file_id in set(old) - index.known_ids(old):
             if stop():
                 return removed

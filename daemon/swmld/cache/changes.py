@@ -97,18 +97,19 @@ class AddFile(Op):
 
 @dataclass(slots=True)
 class AddChunk(Op):
-    """A chunk's bytes are in the file; ``new`` is 0 where a suspect chunk was fetched again."""
+    """A chunk's bytes are in the file, by which it holds ``more`` bytes; ``new`` is 0 where a suspect chunk
+    was fetched again. ``crc``: as ``Index.crc`` has it."""
 
     file_id: int
     chunk: int
     crc: int
-    length: int
+    more: int
     session: int
     new: int
 
     def apply(self, db: sqlite3.Connection) -> Change:
-        nbytes = self.length * self.new
-        change = _grow(db, self.file_id, "present=present+?, session=?", (self.new, self.session), nbytes)
+        values = (self.new, self.session)
+        change = _grow(db, self.file_id, "present=present+?, session=?", values, self.more)
         if change is None:  # its AddFile was lost to a full disk
             return NOTHING
         db.execute(

@@ -14,15 +14,19 @@ import errno
 import os
 import sqlite3
 import threading
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from swmld.cache import packed
 from swmld.cache.changes import AddChunk, CloseFd, RemoveChunk, Respan, TrustChunk
 from swmld.cache.checksum import crc32c
+from swmld.cache.datafiles import data_size, os_error
 from swmld.cache.index import FileRow, Index, Trust
+from swmld.cache.packed import BLOCK, Sealed
 from swmld.cache.reclaim import Account
 from swmld.cache.writer import Writer
-from swmld.errors import CacheError, CacheFull
+from swmld.errors import CacheError
 from swmld.plan.reuse import Reuse
 from swmld.types import Identity
 
@@ -62,50 +66,6 @@ def chunk_count(size: int, chunk_size: int) -> int:
     return -(-size // chunk_size)
 
 
-def os_error(error: OSError, what: str) -> CacheError:
-    """``error`` as the room's own exception."""
-    message = f"cache: {what}: {error.strerror}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return CacheFull(message)
-    return CacheError(message, error.errno or errno.EIO)
-
-
-def create_data_file(path: str, size: int) -> int:
-    """Make a sparse file of ``size`` bytes; returns its fd. Raises ``CacheError``."""
-    try:
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError:  # an id is new, so whatever lies there is nobody's
-            os.unlink(path)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(fd, size)
-        except OSError:
-            os.close(fd)
-            os.unlink(path)
-            raise
-    except OSError as error:
-        raise os_error(error, "making a data file") from error
-    return fd
-
-
-def open_data_file(path: str, size: int) -> int | None:
-    """The fd of an existing data file; ``None`` if it is gone or not as long as it must be.
-
-    Raises ``CacheError`` for all else (fd limit, I/O error): the file may be good.
-    """
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise os_error(error, "opening a data file") from error
-    if os.fstat(fd).st_size != size:
-        os.close(fd)
-        return None
-    return fd
-
-
 class CacheFile:
     """A pinned, open cache file; made by ``Cache.acquire`` and ``Cache.find``, given back with
     ``release``."""
@@ -118,12 +78,19 @@ class CacheFile:
         fd: int,
         on_idle: Callable[[CacheFile], None],
         on_bad: Callable[[CacheFile], None],
+        level: int = 0,
     ) -> None:
         self.file_id = row.file_id
         self.identity: Identity = row.identity
         self.chunk_size = row.chunk_size
         self.size = row.size
         self.nchunks = row.nchunks
+        self.level = level
+        """Of zstd, by which its chunks are compressed; 0: they are stored as they are."""
+        self.data_size = data_size(row)
+        """Bytes of the data file, holes included."""
+        self.front = self.data_size - self.size
+        """Bytes of the data file before the first chunk."""
         self.fd = fd
         """Readable and writable; -1 once released."""
         self.path = path
@@ -148,15 +115,19 @@ class CacheFile:
         self._on_bad = on_bad
         self._bits = bytearray((self.nchunks + 7) // 8)
         self._suspect: set[int] = set()
+        self._held = array("I", bytes(4 * self.nchunks if level else 0))
+        """Where chunks are compressed: how many bytes of the disk each takes."""
 
     def load(self, row: FileRow) -> None:
         """Take over the chunks that the index holds. Blocks; raises ``sqlite3.Error``."""
         trust = self._books.trust
         trusted = not trust.suspects(row.session_first, row.session)
-        if trusted and row.present == row.nchunks:
+        if trusted and row.present == row.nchunks and not self.level:
             self._fill()
             return
-        for chunk, session in self._books.index.chunks(self.file_id):
+        for chunk, session, stored in self._books.index.chunks(self.file_id):
+            if self.level:
+                self._held[chunk] = self._taken(chunk, stored)
             if not trusted and trust.suspects(session, session):
                 self._suspect.add(chunk)
             else:
@@ -194,12 +165,22 @@ class CacheFile:
         offset = chunk * self.chunk_size
         return offset, min(self.chunk_size, self.size - offset)
 
+    def _taken(self, chunk: int, stored: int) -> int:
+        """Bytes of the disk that a compressed chunk takes; the first one's have what the file begins with."""
+        return -(-stored // BLOCK) * BLOCK + (0 if chunk else self.front)
+
+    def held(self, chunk: int) -> int:
+        """Bytes of the cache that ``chunk`` counts as; of one that is compressed and ABSENT, 0."""
+        return self._held[chunk] if self.level else self.extent(chunk)[1]
+
     def bitmap(self) -> bytes:
         """One bit a chunk, least significant first, set for PRESENT."""
         return bytes(self._bits)
 
     def stored_bytes(self) -> int:
         """Bytes of the chunks that have a row, suspect ones too. Holds ``lock``."""
+        if self.level:
+            return sum(self._held)
         count = self.present_count + len(self._suspect)
         if not self.nchunks or self.state(self.nchunks - 1) is ABSENT:
             return count * self.chunk_size
@@ -211,25 +192,70 @@ class CacheFile:
             self.dead = True
             return self.stored_bytes()
 
-    def commit(self, chunk: int, crc: int) -> None:
-        """``chunk``'s bytes are in the data file and have the checksum ``crc``. Loop-safe.
+    def seal(self, chunk: int, data: memoryview) -> Sealed:
+        """Make of ``chunk``'s bytes what is to be stored of them, in place where it is compressed. Blocks.
+
+        ``commit`` comes once the first ``length`` bytes of ``data`` are written. Raises ``CacheError``.
+        """
+        if not self.level:
+            return Sealed(crc32c(data), self.extent(chunk)[0], data.nbytes)
+        try:
+            stored, entry = packed.pack(data, self.chunk_size, self.level)
+            if os.pwrite(self.fd, entry, self._entry_at(chunk)) != len(entry):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise os_error(error, "compressing a chunk") from error
+        return Sealed(crc32c(entry, crc32c(data[:stored])), self._place(chunk), stored)
+
+    def _place(self, chunk: int) -> int:
+        return self.front + self.extent(chunk)[0]
+
+    def _entry_at(self, chunk: int) -> int:
+        return packed.ENTRIES_AT + chunk * packed.entry_size(self.chunk_size)
+
+    def commit(self, chunk: int, crc: int, stored: int = 0) -> None:
+        """``chunk``'s bytes are in the data file, ``stored`` of them where they are compressed, and have the
+        checksum ``crc``, both as ``seal`` says. Loop-safe.
 
         Ends the reservation of its bytes (``Cache.reserve``). A chunk that is PRESENT already stays as it is.
         """
         length = self.extent(chunk)[1]
         books = self._books
+        code = stored << 32 | crc if self.level else crc
         with self.lock:
             state = self.state(chunk)
             new = int(state is ABSENT)
             if state is not PRESENT:
+                before = 0 if new else self.held(chunk)
+                if self.level:
+                    self._held[chunk] = self._taken(chunk, stored)
+                    books.account.compressed(length, self._held[chunk])
+                more = self.held(chunk) - before
                 self._bits[chunk >> 3] |= 1 << (chunk & 7)
                 self.present_count += 1
                 # Queued under the lock: a drop that comes now finds it in the queue before its own change.
                 if not self.dead:
-                    books.writer.put(AddChunk(self.file_id, chunk, crc, length, books.session, new))
-                    books.account.add(length * new)
+                    books.writer.put(AddChunk(self.file_id, chunk, code, more, books.session, new))
+                    books.account.add(more)
                     self._settle(chunk)
         books.account.unreserve(length)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the file, of chunks that are PRESENT; short only at its end. Blocks. Raises ``OSError``,
+        EBADMSG where compressed bytes are damaged."""
+        if self.level:
+            return packed.read(self.fd, self.size, self.chunk_size, offset, length)
+        data = os.pread(self.fd, length, offset)
+        if len(data) == length or not data:
+            return data
+        parts = [
+            data
+        ]  # a read may stop early at a signal or a page boundary: only the end of the file is short
+        done = len(data)
+        while done < length and (data := os.pread(self.fd, length - done, offset + done)):
+            parts.append(data)
+            done += len(data)
+        return b"".join(parts)
 
     def verify(self, chunk: int) -> bool:
         """Read ``chunk`` and compare its checksum; afterwards it is PRESENT (True) or ABSENT (False). Blocks.
@@ -258,10 +284,12 @@ class CacheFile:
                 if self.state(chunk) is PRESENT:
                     self._bits[chunk >> 3] &= ~(1 << (chunk & 7))
                     self.present_count -= 1
+                    if self.level:
+                        self._held[chunk] = 0
 
     def _settle_suspect(self, chunk: int, good: bool) -> None:
         books = self._books
-        length = self.extent(chunk)[1]
+        length = self.held(chunk)
         if good:
             self._bits[chunk >> 3] |= 1 << (chunk & 7)
             self.present_count += 1
@@ -273,6 +301,8 @@ class CacheFile:
         else:
             books.writer.put(RemoveChunk(self.file_id, chunk, length))
             books.account.add(-length)
+            if self.level:
+                self._held[chunk] = 0
         self._settle(chunk)
 
     def _settle(self, chunk: int) -> None:
@@ -288,10 +318,10 @@ class CacheFile:
         A chunk that cannot be read does not match, nor one without a row: absent, or of a dead file.
         ``CacheError`` if the index cannot be read.
         """
-        expected = self._expected(chunk)
-        if expected is None:
+        code = self._expected(chunk)
+        if code is None:
             return False
-        offset, left = self.extent(chunk)
+        offset, left = (self._place(chunk), code >> 32) if self.level else self.extent(chunk)
         buffer = memoryview(bytearray(min(left, _PIECE)))
         crc = 0
         try:
@@ -301,9 +331,13 @@ class CacheFile:
                     return False
                 crc = crc32c(buffer[:got], crc)
                 offset, left = offset + got, left - got
+            if self.level:
+                crc = crc32c(
+                    os.pread(self.fd, packed.entry_size(self.chunk_size), self._entry_at(chunk)), crc
+                )
         except OSError:
             return False
-        return crc == expected
+        return crc == code & 0xFFFF_FFFF
 
     def _expected(self, chunk: int) -> int | None:
         index, writer = self._books.index, self._books.writer

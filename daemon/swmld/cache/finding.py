@@ -14,19 +14,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from swmld.cache.changes import AddFile, SetMeta, SetPath, Touch
-from swmld.cache.files import (
-    MAX_CHUNKS,
-    Books,
-    CacheFile,
-    chunk_count,
-    create_data_file,
-    open_data_file,
-)
+from swmld.cache.datafiles import create_data_file, open_data_file, open_row
+from swmld.cache.files import MAX_CHUNKS, Books, CacheFile, chunk_count
 from swmld.cache.index import ID_BLOCK, FileRow
 from swmld.cache.keeping import Kept
 from swmld.cache.layout import Layout
 from swmld.cache.memory import Key, Memory, key_of
 from swmld.cache.opening import Trouble
+from swmld.cache.packed import PACKED
 from swmld.cache.removal import Remover
 from swmld.cache.writer import Writer
 from swmld.errors import CacheError
@@ -115,14 +110,14 @@ class Finder:
         self._chunk_size = chunk_size
         self._clock = clock
 
-    def acquire(self, identity: Identity, path: bytes, *, opened: bool) -> CacheFile:
+    def acquire(self, identity: Identity, path: bytes, *, opened: bool, level: int) -> CacheFile:
         """See ``Cache.acquire``; ``path`` is in normal form."""
         self._books.writer.wait_for_room()
         key = key_of(identity)
         with self._memory.stripe(key):
             file = self._find(key, identity, replace=True, opened=opened)
             if file is None:
-                file = self._create(identity, path)
+                file = self._create(identity, path, level)
                 if not opened:
                     self._unopened.add(key, file.file_id, file.last_used)
             if file.source_path != path:
@@ -209,7 +204,7 @@ class Finder:
             return True
         fd = None
         try:
-            fd = open_data_file(file.path, file.size)
+            fd = open_data_file(file.path, file.data_size)
         finally:
             with file.lock:
                 if fd is None:
@@ -227,10 +222,11 @@ class Finder:
 
     def _load(self, row: FileRow) -> CacheFile | None:
         path = self._layout.data_path(row.file_id)
-        fd = open_data_file(path, row.size)
-        if fd is None:
+        found = open_row(path, row)
+        if found is None:
             return None
-        file = CacheFile(self._books, row, path, fd, self._went_idle, self._proved_bad)
+        fd, level = found
+        file = CacheFile(self._books, row, path, fd, self._went_idle, self._proved_bad, level)
         try:
             file.load(row)
         except sqlite3.Error as error:
@@ -239,11 +235,12 @@ class Finder:
         self._memory.add(file)
         return file
 
-    def _create(self, identity: Identity, path: bytes) -> CacheFile:
+    def _create(self, identity: Identity, path: bytes, level: int) -> CacheFile:
         nchunks = chunk_count(identity.size, self._chunk_size)
         if nchunks > MAX_CHUNKS:
             raise CacheError(f"cache: a file of {nchunks} chunks is too large for it", errno.EFBIG)
-        file_id, session, now = self.ids.take(), self._books.session, self._clock()
+        session, now = self._books.session, self._clock()
+        file_id = self.ids.take() | (PACKED if level else 0)
         kept = Kept(protected=self._books.reuse.back(identity, now))
         row = FileRow(
             file_id=file_id,
@@ -264,8 +261,8 @@ class Finder:
             session=session,
         )
         data_path = self._layout.data_path(file_id)
-        fd = create_data_file(data_path, identity.size)
-        file = CacheFile(self._books, row, data_path, fd, self._went_idle, self._proved_bad)
+        fd = create_data_file(data_path, row, level)
+        file = CacheFile(self._books, row, data_path, fd, self._went_idle, self._proved_bad, level)
         self._books.account.add(0, 1)
         self._memory.add(file, AddFile(row))
         return file

@@ -242,13 +242,14 @@ class Index:
         row = self.read(lambda db: db.execute(_BY_ID, (file_id,)).fetchone())
         return FileRow(*row) if row else None
 
-    def chunks(self, file_id: int) -> list[tuple[int, int]]:
-        """``(chunk, session)`` of every chunk of a file."""
-        query = "SELECT chunk, session FROM chunks WHERE file_id=?"
+    def chunks(self, file_id: int) -> list[tuple[int, int, int]]:
+        """``(chunk, session, stored)`` of every chunk of a file; ``stored`` as in ``crc``."""
+        query = "SELECT chunk, session, crc >> 32 FROM chunks WHERE file_id=?"
         return self.read(lambda db: db.execute(query, (file_id,)).fetchall())
 
     def crc(self, file_id: int, chunk: int) -> int | None:
-        """The checksum of a chunk."""
+        """The checksum of a chunk; above its 32 bits, where chunks are compressed, how many bytes are stored
+        (in the same column, so that the format is the same)."""
         query = "SELECT crc FROM chunks WHERE file_id=? AND chunk=?"
         row = self.read(lambda db: db.execute(query, (file_id, chunk)).fetchone())
         return row[0] if row else None

@@ -6,6 +6,7 @@
       index.db (+wal)
       index.damaged       left by a daemon that met a corrupt index; the next start makes a new one
       data/ab/<file_id>   ab = file_id % 256 as two hex digits; 0600
+      data/ab/<number>.z  where chunks are compressed: file_id without ``packed.PACKED``
       data.old-<time>     data files of an index that was given up; removed by the sweep
 
 A directory that holds other people's files is refused: the cache would take their access away (0700).
@@ -16,11 +17,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from swmld.cache.packed import PACKED
 from swmld.errors import UsageError
 
 FORMAT_NAME = "swmld-cache"
@@ -28,6 +31,7 @@ FORMAT_VERSION = 1
 DATA_DIRS = 256
 
 _OURS = ("FORMAT", "lock", "index.", "data")
+_PACKED_NAME = re.compile(r"[0-9]+\.z")
 # What mkfs leaves in the root of a fresh file system.
 _HARMLESS = ("lost+found",)
 
@@ -47,7 +51,8 @@ class Layout:
 
     def data_path(self, file_id: int) -> str:
         """Path of the data file of ``file_id``."""
-        return f"{self._data}/{file_id % DATA_DIRS:02x}/{file_id}"
+        end = ".z" if file_id & PACKED else ""
+        return f"{self._data}/{file_id % DATA_DIRS:02x}/{file_id & ~PACKED}{end}"
 
     def prepare(self) -> None:
         """Create what is missing; ``UsageError`` if this cannot be a cache directory of this version."""
@@ -154,7 +159,9 @@ class Layout:
         for number in range(DATA_DIRS):
             ids: list[int] = []
             with contextlib.suppress(OSError):
-                ids = [int(name) for name in os.listdir(f"{self._data}/{number:02x}") if name.isdecimal()]
+                names = os.listdir(f"{self._data}/{number:02x}")
+                ids = [int(name) for name in names if name.isdecimal()]
+                ids += [int(name[:-2]) | PACKED for name in names if _PACKED_NAME.fullmatch(name)]
             yield ids
 
 

@@ -42,6 +42,9 @@ class Account:
         self.chunk_bytes = chunk_bytes
         self.files = files
         self.in_flight = 0
+        self.compressed_from = 0
+        """Bytes of the chunks that were compressed since the start, and what they take on the disk."""
+        self.compressed_to = 0
 
     @property
     def held(self) -> int:
@@ -53,6 +56,12 @@ class Account:
         with self.lock:
             self.chunk_bytes += chunk_bytes
             self.files += files
+
+    def compressed(self, nbytes: int, stored: int) -> None:
+        """Count a chunk that was stored compressed. Loop-safe."""
+        with self.lock:
+            self.compressed_from += nbytes
+            self.compressed_to += stored
 
     def unreserve(self, nbytes: int) -> None:
         """End a reservation. Loop-safe."""

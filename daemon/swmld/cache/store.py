@@ -157,16 +157,17 @@ class Cache:
 
     # -- finding files ---------------------------------------------------------------------------------
 
-    def acquire(self, identity: Identity, path: bytes, *, opened: bool = True) -> CacheFile:
+    def acquire(self, identity: Identity, path: bytes, *, opened: bool = True, level: int = 0) -> CacheFile:
         """The cache file of ``identity``, made if need be, pinned until its ``release``. Blocks.
 
         ``path`` is relative to the source's root, for ``ls`` and ``drop_path``. Another generation of the
         same inode is dropped first. ``opened``: for who opens it; if not, and this makes the file, its first
-        open is its first use, not a second one that would protect it. ``CacheError`` where the cache cannot
+        open is its first use, not a second one that would protect it. ``level``: of zstd, for the chunks of a
+        file that this makes; 0 they are stored as they are. ``CacheError`` where the cache cannot
         hold it (no room for the file, fd limit, too large for the cache's file system): the source can still
         be read.
         """
-        return self._finder.acquire(identity, audit.normal(path), opened=opened)
+        return self._finder.acquire(identity, audit.normal(path), opened=opened, level=level)
 
     def opened(self, identity: Identity) -> None:
         """Somebody has opened a file that came unopened (``acquire``), by its number. Loop-safe."""
@@ -279,6 +280,11 @@ class Cache:
     def evicted(self) -> int:
         """Files evicted for room since the start."""
         return self._evictor.evicted
+
+    @property
+    def compressed(self) -> tuple[int, int]:
+        """Bytes of the chunks that were stored compressed since the start, and what they take on the disk."""
+        return self._books.account.compressed_from, self._books.account.compressed_to
 
     @property
     def lost_rows(self) -> int:

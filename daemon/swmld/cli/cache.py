@@ -124,7 +124,10 @@ def _target(run_dir: str, mount: str | None, path: str) -> tuple[Running, dict[s
 
 
 def _line(entry: CacheEntry) -> str:
+    # By chunks where bytes are fewer than those that they stand for: compressed, or complete as they are.
     share = 100 * entry["cached_bytes"] // entry["size"] if entry["size"] else 100
+    if entry["state"] == "complete":
+        share = 100
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry["last_used"])) if entry["last_used"] else "-"
     size = f"{format_size(entry['cached_bytes']):>9} of {format_size(entry['size']):>9} {share:3d}%"
     pinned = " pinned" if entry["pinned"] else ""

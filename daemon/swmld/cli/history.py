@@ -16,6 +16,7 @@ from rich.text import Text
 from swmld.api.client import Client
 from swmld.api.messages import (
     BroughtBytes,
+    CompressedBytes,
     DecisionView,
     HistoryEntry,
     HistoryResult,
@@ -218,6 +219,8 @@ def entry_lines(entry: HistoryEntry) -> Iterator[Text]:
         yield Text("    in their cool-down: ", style="dim") + plain(", ".join(entry["resting"]))
     if any(entry["brought"].values()):
         yield Text("    fetched ahead: ") + Text(brought(entry["brought"]))
+    if entry["compressed"]["bytes"]:
+        yield Text("    compressed: ") + Text(compressed(entry["compressed"]))
     if entry["waiting"] is not None:
         yield Text("    waited: ") + Text(waited(entry["waiting"]))
 
@@ -242,6 +245,11 @@ def brought(given: BroughtBytes) -> str:
         f"{format_size(given['fetched'])} of {format_size(given['asked'])}, "
         f"{format_size(given['used'])} used so far{''.join(lost)}"
     )
+
+
+def compressed(given: CompressedBytes) -> str:
+    """Bytes in words."""
+    return f"{format_size(given['bytes'])} to {format_size(given['stored'])}"
 
 
 def when(at: float) -> str:

@@ -50,8 +50,8 @@ def ls(
     """List the rules that a daemon uses, by rank, and what came of each.
 
     APPLIED: decisions it had a part in; WON: values that it gave; FETCHED and USED: bytes that were fetched
-    ahead because of it, and of those what was read. Rules that are not in use, and what nothing acts on,
-    are listed below with the reason; so is why changed files are not in use.
+    ahead because of it, and of those what was read. Rules that are not in use are listed below with the
+    reason; so is why changed files are not in use.
 
     [bold]Examples[/bold]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from rich.text import Text
 
 from swmld.api.messages import RulesResult, RuleView
-from swmld.cli.history import RATES, SHARES, brought, rates, shares, waited, when
+from swmld.cli.history import RATES, SHARES, brought, compressed, rates, shares, waited, when
 from swmld.cli.text import plain, printable, table
 from swmld.errors import UsageError
 from swmld.units import format_duration
@@ -25,8 +25,6 @@ def view(found: RulesResult) -> Iterator[Text]:
         yield Text("no rule is in use")
     for inactive in found["inactive"]:
         yield plain(f"not in use: {inactive['title']}: {inactive['why']}")
-    for line in found["not_acting"]:
-        yield Text(plain(line).plain, style="yellow")
     for line in found["notes"]:
         yield plain(f"note: {line}")
     if found["error"]:
@@ -68,5 +66,7 @@ def full(rules: Iterable[RuleView]) -> Iterator[Text]:
         yield Text(f"  applied {rule['applied']:,} times, gave {rule['won']:,} values{last}")
         if any(rule["brought"].values()):
             yield Text(f"  fetched ahead: {brought(rule['brought'])}")
+        if rule["compressed"]["bytes"]:
+            yield Text(f"  compressed: {compressed(rule['compressed'])}")
         if rule["waiting"] is not None:
             yield Text(f"  waited: {waited(rule['waiting'])}")

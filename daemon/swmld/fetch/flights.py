@@ -3,7 +3,7 @@
     SUSPECT?  ─► verify the bytes that are there; if the checksum holds, that was all
     prepare   ─► the cache has room                                                worker thread
     read      ─► sub-reads in parallel into one buffer                             engine
-    seal      ─► the source still is the target's; crc32c                          worker thread
+    seal      ─► the source still is the target's; compressed where that is wanted; crc32c   worker thread
     write     ─► to the cache file                                                 engine
     commit    ─► the chunk is present
 
@@ -25,8 +25,8 @@ from typing import Any, Protocol
 
 import trio
 
-from swmld.cache.checksum import crc32c
 from swmld.cache.files import ChunkState
+from swmld.cache.packed import Sealed
 from swmld.errors import CacheError, FetchError
 from swmld.fetch.buffers import ALIGNMENT, Buffer
 from swmld.fetch.engine import Engine
@@ -55,7 +55,12 @@ class ChunkFile(Protocol):
         """Offset and length in bytes."""
         ...
 
-    def commit(self, chunk: int, crc: int) -> None:
+    def seal(self, chunk: int, data: memoryview) -> Sealed:
+        """Blocking: what is to be stored of the chunk's bytes, and where; may change them. Raises
+        ``CacheError``."""
+        ...
+
+    def commit(self, chunk: int, crc: int, stored: int) -> None:
         """The bytes are in the file."""
         ...
 
@@ -214,10 +219,10 @@ class Carrier:
                 self._stats.retries += 1
                 log.debug("fetch of chunk %d tried again: %s", chunk, failure)
         after_read()
-        crc = await self._seal(target, buffer, flight.length)
+        sealed = await self._seal(target, chunk, buffer, flight.length)
         try:
-            await self._engine.write(file.fd, buffer, 0, flight.length, flight.offset)
-            file.commit(chunk, crc)
+            await self._engine.write(file.fd, buffer, 0, sealed.length, sealed.offset)
+            file.commit(chunk, sealed.crc, sealed.length)
             flight.reserved = False
         except (OSError, CacheError) as error:
             raise _cache_failed(error) from error
@@ -243,14 +248,16 @@ class Carrier:
         except CacheError as error:
             raise _cache_failed(error) from error
 
-    async def _seal(self, target: Target, buffer: Buffer, length: int) -> int:
+    async def _seal(self, target: Target, chunk: int, buffer: Buffer, length: int) -> Sealed:
         try:
-            crc = await self._offload.call(partial(_seal, target, buffer, length), buffer)
+            sealed = await self._offload.call(partial(_seal, target, chunk, buffer, length), buffer)
+        except CacheError as error:
+            raise _cache_failed(error) from error
         except OSError as error:
             raise _source_failed(error) from error
-        if crc is None:
+        if sealed is None:
             raise _stale("changed while it was read")
-        return crc
+        return sealed
 
     async def _read(self, flight: Flight, buffer: Buffer, width: int) -> None:
         step = self.step(flight)
@@ -320,10 +327,11 @@ def _prepare(cache: Room, flight: Flight) -> None:
         flight.reserved = True
 
 
-def _seal(target: Target, buffer: Buffer, length: int) -> int | None:
+def _seal(target: Target, chunk: int, buffer: Buffer, length: int) -> Sealed | None:
     if not target.check_source():
         return None
-    return crc32c(buffer.view[:length])
+    sealed: Sealed = target.file.seal(chunk, buffer.view[:length])
+    return sealed
 
 
 def _clear_direct(target: Target) -> None:

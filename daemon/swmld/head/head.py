@@ -33,11 +33,6 @@ KEEPS = {
 }
 """By the strategies of ``actions.Cache``."""
 
-NOT_ACTING: Mapping[type[actions.Effect], frozenset[str]] = {
-    actions.Compress: frozenset(),
-}
-"""What rules may ask for and nothing acts on yet: these parameters; none named: the whole action."""
-
 AT_OPENS: Mapping[type[actions.Effect], frozenset[str]] = {
     actions.Prioritize: frozenset({"io_priority"}),
     actions.Advise: frozenset({"advice", "readahead"}),
@@ -84,6 +79,7 @@ class Head:
         self._holders: OrderedDict[Identity, int] = OrderedDict()
         self.history = history
         self.brought = history.brought
+        self.compressed = history.compressed
         self.rules, self.engine = NO_RULES, Engine(())
         self.swap(rules)
 
@@ -96,7 +92,8 @@ class Head:
         self._shares = Shares()
         self.watches = any(_at_opens(each) for rule in rules.rules for each in rule.actions)
         effects = {each.effect for rule in rules.rules for each in rule.actions}
-        self.coordinates, self._caching = actions.Coordinate in effects, actions.Cache in effects
+        self.coordinates = actions.Coordinate in effects
+        self._caching = not effects.isdisjoint((actions.Cache, actions.Compress))
         self.history.forget_but({rule.title for rule in rules.rules})
         return old
 
@@ -238,20 +235,3 @@ def _whole(outcome: Outcome, known: dict[str, Value], job: int) -> str:
 def _at_opens(action: actions.Action) -> bool:
     """Whether it is done at each open (``mount.deciding.Decider.watches``)."""
     return not AT_OPENS.get(action.effect, frozenset()).isdisjoint(action.given)
-
-
-def not_acting(rules: RuleSet) -> list[str]:
-    """A line for each rule that asks for what nothing acts on yet."""
-    lines = []
-    for rule in rules.rules:
-        lacking = []
-        for action in rule.actions:
-            parameters = NOT_ACTING.get(action.effect)
-            if parameters is None:
-                continue
-            found = sorted(parameters & set(action.given))
-            if not parameters or found:
-                lacking.append(f"{action.name} {', '.join(found)}".strip())
-        if lacking:
-            lines.append(f"{rule.where}: {rule.title}: nothing acts on this yet: {'; '.join(lacking)}")
-    return lines

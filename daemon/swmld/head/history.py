@@ -40,6 +40,19 @@ class Brought:
 
 
 @dataclass(slots=True)
+class Packed:
+    """Bytes that were stored compressed because of a decision: how many they are, and how many of the disk
+    they take."""
+
+    nbytes: int = 0
+    stored: int = 0
+
+    def add(self, nbytes: int, stored: int) -> None:
+        self.nbytes += nbytes
+        self.stored += stored
+
+
+@dataclass(slots=True)
 class Tally:
     """What came of a rule. ``applied``: decisions it had a part in; ``won``: values of parameters that it
     gave; ``last``: when it was applied, seconds since the epoch, 0 never; ``waited``: for what was read where
@@ -49,6 +62,7 @@ class Tally:
     won: int = 0
     last: float = 0.0
     brought: Brought = field(default_factory=Brought)
+    packed: Packed = field(default_factory=Packed)
     waited: Waited = NOTHING
 
 
@@ -68,6 +82,9 @@ class Decided:
     account: Account = field(default_factory=Account)
     accounts: tuple[Tally, ...] = ()
     """Of the rules that have something fetched; of one that was loaded anew since, the one it had then."""
+    packed: Packed = field(default_factory=Packed)
+    packers: tuple[Tally, ...] = ()
+    """As ``accounts``, of the rules that have something compressed."""
 
 
 By = Literal["rule", "action", "job", "dataset"]
@@ -167,6 +184,10 @@ class History:
             tally.applied += 1
             tally.last = decided.at
         decided.accounts = tuple(self._tallies[title] for title in sorted(_fetching_rules(outcome)))
+        packing = {
+            rule.title for each in outcome.decisions if each.action == "compress" for rule in each.rules
+        }
+        decided.packers = tuple(self._tallies[title] for title in sorted(packing))
         for decision in outcome.decisions:
             for settled in decision.settled:
                 self.tally(settled.rule).won += 1
@@ -227,6 +248,14 @@ class History:
         decided.brought.add(more)
         for tally in decided.accounts:
             tally.brought.add(more)
+
+    def compressed(self, decision: int, nbytes: int, stored: int) -> None:
+        """Bytes that were compressed because of a decision, to how many: to its account and its rules'."""
+        decided = self.find(decision)
+        if decided is None:
+            return
+        for packed in (decided.packed, *(tally.packed for tally in decided.packers)):
+            packed.add(nbytes, stored)
 
     def forget_but(self, titles: set[str]) -> None:
         """Only rules that are loaded have an account."""

@@ -93,15 +93,8 @@ def first(
 
 
 def announce(rules: RuleSet) -> None:
-    """Say in the log which rules are in use, and what they ask for in vain."""
-    from swmld.head.head import not_acting
-
+    """Say in the log which rules are in use."""
     log.info("rules are in use", extra={"active": len(rules.rules), "inactive": len(rules.inactive)})
-    lines = not_acting(rules)
-    for line in lines[:LINES]:
-        log.warning("%s", line)
-    if len(lines) > LINES:
-        log.warning("nothing acts on what %d more rules ask for; swmld rules ls", len(lines) - LINES)
 
 
 async def watch(

@@ -34,6 +34,7 @@ class _Open:
     chunk_size: int
     behind: bool
     forget: bool
+    front: int
     touched: OrderedDict[int, None] = field(default_factory=OrderedDict)
     """Chunks whose pages are kept, the latest last."""
 
@@ -57,13 +58,13 @@ class Acts:
         told, stream, cached = verdict.advise, verdict.stream, target.file
         behind = stream is not None and stream.drop_behind
         forget = behind or (told is not None and told.advice in ("dontneed", "noreuse"))
-        self._open[nodeid] = _Open(cached.path, cached.chunk_size, behind, forget)
+        self._open[nodeid] = _Open(cached.path, cached.chunk_size, behind, forget, cached.front)
         if told is not None:
             advise(cached.fd, told.advice)
             if told.advice == "willneed":
                 self._pages.load(cached.path, _present(cached))
             elif told.readahead and cached.complete:
-                self._pages.load(cached.path, [(0, min(told.readahead, cached.size))])
+                self._pages.load(cached.path, [(cached.front, min(told.readahead, cached.size))])
         return True
 
     def opened(self, nodeid: int, fh: int, verdict: Verdict, thread: int) -> bool:
@@ -108,7 +109,7 @@ class Acts:
             first = max((kept for kept in file.touched if kept < chunk), default=-1) + 1
             stop = min((kept for kept in file.touched if kept > chunk), default=chunk + 1)
             size = file.chunk_size
-            self._pages.forget(nodeid, file.path, first * size, (stop - first) * size)
+            self._pages.forget(nodeid, file.path, first * size, (stop - first) * size, file.front)
 
     def landed(self, nodeid: int, target: Target, chunk: int) -> None:
         """A chunk was read from the source."""
@@ -132,8 +133,9 @@ class Acts:
 
 
 def _present(file: CacheFile) -> list[tuple[int, int]]:
-    """What of it is there, as (offset, length)."""
+    """What of it is there, as (offset, length) in the cache file."""
     if file.complete:
-        return [(0, file.size)]
+        return [(0, file.data_size)]
     absent = set(file.missing(0, file.nchunks))
-    return [file.extent(chunk) for chunk in range(file.nchunks) if chunk not in absent]
+    extents = (file.extent(chunk) for chunk in range(file.nchunks) if chunk not in absent)
+    return [(offset + file.front, length) for offset, length in extents]

@@ -58,12 +58,13 @@ class PageCache:
         wanted = list(spans)
         self._queue(lambda: _on_file(path, lambda fd: _load(fd, wanted)))
 
-    def forget(self, nodeid: int, path: str, offset: int = 0, length: int = 0) -> None:
-        """Lets go of these bytes (0: to the end) of a file in the mount and of its cache file."""
+    def forget(self, nodeid: int, path: str, offset: int = 0, length: int = 0, front: int = 0) -> None:
+        """Lets go of these bytes (0: to the end) of a file in the mount and of its cache file, whose chunks
+        begin at ``front``."""
 
         def call() -> None:
             self._native.forget_pages(nodeid, offset, length)
-            _on_file(path, lambda fd: _forget(fd, offset, length))
+            _on_file(path, lambda fd: _forget(fd, offset + front, length))
 
         self._queue(call)
 

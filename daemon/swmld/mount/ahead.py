@@ -226,7 +226,8 @@ class NeighbourPrefetch:
             return
         try:
             await self._fetcher.ensure(target, range(target.file.nchunks))
-            names = await trio.to_thread.run_sync(shard_index.read, target.file.fd, target.file.size)
+            file = target.file
+            names = await trio.to_thread.run_sync(lambda: shard_index.shards_of(file.read(0, file.size)))
         finally:
             target.release()
         readers = self._readers(parent)

@@ -59,6 +59,29 @@ class Decider(Protocol):
 
     brought: Brought
 
+    def compressed(self, decision: int, nbytes: int, stored: int) -> None:
+        """A chunk of so many bytes takes ``stored`` on the cache's disk, because of a decision. Loop-only."""
+        ...
+
+
+PACK_MINIMUM = 16 << 10
+"""Bytes: smaller files are not compressed. They would save a block or two of 4 KiB, of which a compressed
+file needs one for itself, and could not be passed through for that."""
+
+COMPRESSED = frozenset(
+    b"jpg jpeg png gif webp avif heic jp2 mp3 mp4 m4a m4v mkv mov avi webm aac flac ogg opus wma wmv "
+    b"gz tgz zst xz txz bz2 tbz2 lz4 7z rar br zip whl jar docx xlsx pptx pdf parquet orc".split()
+)
+"""Extensions of formats that are compressed already, so that trying is not worth losing passthrough. Of all
+others each chunk shows it when it is fetched (``native/packed.c``). Archives of PyTorch are not among them:
+they store tensors as they are, as ``.npz`` does where nothing else is asked for."""
+
+
+def packing_level(level: int, path: bytes, size: int) -> int:
+    """The level at which a file is compressed of which rules want ``level``; 0: it is not."""
+    _, dot, extension = path.rpartition(b"/")[2].rpartition(b".")
+    return 0 if size < PACK_MINIMUM or (dot and extension.lower() in COMPRESSED) else level
+
 
 REQUEST_ALIGNMENT = 4096
 """Bytes: requests of other sizes are refused where the source is read with O_DIRECT."""

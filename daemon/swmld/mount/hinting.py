@@ -134,7 +134,7 @@ class Hinting:
         self.asked += 1
         head = b""
         if target.file.state(0) is ChunkState.PRESENT:  # else it would have to be fetched for this
-            head = await self._disk.call(lambda: os.pread(target.file.fd, HEAD, 0))
+            head = await self._disk.call(lambda: target.file.read(0, HEAD))
         reading.unknown = not head
         hints = await self._plugins.hints(reading.context(head, self._reader(target)))
         if reading.closed:
@@ -164,7 +164,7 @@ class Hinting:
             try:
                 if cached.missing(chunks.start, chunks.stop):
                     trio.from_thread.run(self._fetcher.ensure, target, chunks, trio_token=token)
-                return os.pread(cached.fd, stop - offset, offset)
+                return cached.read(offset, stop - offset)
             except FetchError as error:
                 raise OSError(error.errno, os.strerror(error.errno)) from None
             except (trio.RunFinishedError, trio.Cancelled):

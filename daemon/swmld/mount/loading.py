@@ -8,7 +8,7 @@ from collections.abc import Callable
 from swmld.cache.files import CacheFile
 from swmld.cache.store import Cache
 from swmld.errors import CacheError
-from swmld.mount.deciding import Decider
+from swmld.mount.deciding import Decider, packing_level
 from swmld.mount.native import Entry, Native
 from swmld.mount.target import SourceTarget
 from swmld.mount.tree import Opened, Tree
@@ -49,13 +49,17 @@ class Loader:
         self._cache = cache
         self._close = close
 
-    def load(self, nodeid: int, *, opened: bool = False) -> tuple[Entry, SourceTarget | None]:
-        """The attributes now, and the target; None when the file is not to be cached. OSError."""
-        return self.load_entry(self._tree.getattr(nodeid), opened=opened)
+    def load(self, nodeid: int, *, opened: bool = False, level: int = 0) -> tuple[Entry, SourceTarget | None]:
+        """The attributes now, and the target; None when the file is not to be cached. OSError. ``level``: at
+        which what is fetched of it is to be compressed, as rules want it that were asked about who opens it;
+        0 not."""
+        return self.load_entry(self._tree.getattr(nodeid), opened=opened, level=level)
 
-    def load_entry(self, entry: Entry, *, opened: bool = False) -> tuple[Entry, SourceTarget | None]:
+    def load_entry(
+        self, entry: Entry, *, opened: bool = False, level: int = 0
+    ) -> tuple[Entry, SourceTarget | None]:
         """As ``load``, of attributes that were asked for just now."""
-        cached = self._cached(entry, opened)
+        cached = self._cached(entry, opened, level)
         if cached is None:
             return entry, None
         if cached.complete:
@@ -99,22 +103,34 @@ class Loader:
 
         self._cache.on_evict = both
 
-    def _cached(self, entry: Entry, opened: bool = False) -> CacheFile | None:
+    def _cached(self, entry: Entry, opened: bool = False, level: int = 0) -> CacheFile | None:
         if entry.size == 0 or racy(entry):
             return None
         try:
             path = self._native.path(entry.nodeid)
             if opened or self._decider is None:
-                return self._cache.acquire(entry.identity, path, opened=opened)
+                level = packing_level(level, path, entry.size)
+                return self._cache.acquire(entry.identity, path, opened=opened, level=level)
             verdict = self._decider.unopened(path, entry.size)
             if verdict is not None and not verdict.cached:
                 return None
-            cached = self._cache.acquire(entry.identity, path, opened=False)
+            level = packing_level(verdict.level if verdict is not None else 0, path, entry.size)
+            cached = self._cache.acquire(entry.identity, path, opened=False, level=level)
             if verdict is not None:
                 self._decider.caching(verdict, entry.identity, cached.file_id)
             return cached
         except (CacheError, OSError):
             return None
+
+    def find_packed(self, entry: Entry) -> CacheFile | None:
+        """The cache file of this generation, if its chunks are compressed and all there."""
+        with contextlib.suppress(CacheError):
+            cached = self._cache.find(entry.identity)
+            if cached is not None and cached.level and cached.complete:
+                return cached
+            if cached is not None:
+                cached.release()
+        return None
 
     def load_offline(self, entry: Entry) -> SourceTarget | None:
         """The whole cache file of a generation that the source cannot confirm just now."""

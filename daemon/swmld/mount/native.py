@@ -438,6 +438,12 @@ class Native:
         """Lets C answer READ of present chunks from ``fd`` (it keeps a duplicate)."""
         _must(lib.sw_set_cfile(self._s, nodeid, fd, size, chunk_size, bitmap))
 
+    def set_packed(
+        self, nodeid: int, fd: int, file_id: int, size: int, chunk_size: int, bitmap: bytes
+    ) -> None:
+        """As ``set_cfile``, of a cache file with compressed chunks and this number."""
+        _must(lib.sw_set_packed(self._s, nodeid, fd, file_id, size, chunk_size, bitmap))
+
     def landed(self, nodeid: int, chunk: int) -> None:
         """The chunk is in the cache file: parked reads may go."""
         lib.sw_landed(self._s, nodeid, chunk)

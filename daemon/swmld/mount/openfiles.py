@@ -323,13 +323,15 @@ class OpenFiles:
         if verdict is not None and not verdict.cached:
             await self._drop_cached(file.nodeid)  # a rule keeps it out; what is there of it goes
             return await self._open_from_source(file)
-        entry, target = await self._load(file.nodeid)
+        entry, target = await self._load(file.nodeid, verdict)
         if self._native.told_old(file.nodeid):
             await self._disk.call(lambda: self._native.forget_attributes(file.nodeid))
         if target is None:
             return await self._open_from_source(file)
         if self._decider is not None:
             self._decider.caching(verdict, entry.identity, target.file.file_id)
+        if verdict is not None and target.file.level and verdict.level:
+            target.decision = verdict.id
         if verdict is not None and self._acts is not None:
             file.acted |= self._acts.loaded(file.nodeid, verdict, target)
         self._on_open(file.nodeid, verdict=verdict)
@@ -351,9 +353,10 @@ class OpenFiles:
             self.hinting.opened(file.nodeid, target)
         return self._open_whole(file, entry, target)
 
-    async def _load(self, nodeid: int) -> tuple[Entry, SourceTarget | None]:
+    async def _load(self, nodeid: int, verdict: Verdict | None) -> tuple[Entry, SourceTarget | None]:
+        level = verdict.level if verdict is not None else 0
         try:
-            return await self._gate.call(lambda: self._loader.load(nodeid, opened=True), unload)
+            return await self._gate.call(lambda: self._loader.load(nodeid, opened=True, level=level), unload)
         except OSError as error:
             entry = self._native.cached_entry(nodeid)
             if error.errno not in UNREACHABLE or entry is None:
@@ -366,7 +369,9 @@ class OpenFiles:
     def _open_whole(self, file: OpenFile, entry: Entry, target: SourceTarget) -> int:
         try:
             self._native.set_complete(file.nodeid, target.file.file_id, target.identity, decided=True)
-            fh = self._open_file(file, Want.COMPLETE, target.file.fd)
+            # The kernel could make nothing of compressed chunks: such a file is not passed through.
+            want = Want.PARTIAL if target.file.level else Want.COMPLETE
+            fh = self._open_file(file, want, target.file.fd)
         except BaseException:
             target.release()
             raise
@@ -395,6 +400,7 @@ class OpenFiles:
         """READs will come for this file: they are answered from ``target`` from now on."""
         if file.target is not None and file.target.key == target.key:
             file.target.terms = target.terms
+            file.target.decision = target.decision or file.target.decision
             target.release()
             return
         self._drop_target(file)
@@ -404,7 +410,11 @@ class OpenFiles:
         rule = verdict.prefetch if verdict is not None else None
         limits = file_limits(verdict, self._limits, cached.chunk_size)
         file.streams = Streams(cached.chunk_size, entry.size, limits)
-        self._native.set_cfile(file.nodeid, cached.fd, entry.size, cached.chunk_size, cached.bitmap())
+        sizes = entry.size, cached.chunk_size
+        if cached.level:
+            self._native.set_packed(file.nodeid, cached.fd, cached.file_id, *sizes, cached.bitmap())
+        else:
+            self._native.set_cfile(file.nodeid, cached.fd, *sizes, cached.bitmap())
         if verdict is not None and (rule or verdict.advise or verdict.stream):
             file.decision = verdict.id
             until = None
@@ -493,6 +503,8 @@ class OpenFiles:
         data: bytes | None = None
         if target is not None and not file.from_source:
             data = await self._read_cached(file, target, offset, size)
+        elif target is None and not file.from_source:
+            data = await self._disk.call(lambda: self._read_unattended(file.nodeid, offset, size))
         if data is None:
             source = await self._readable(file, fh)
             data = await self._gate.call(lambda: _read_source(source, size, offset))
@@ -527,6 +539,8 @@ class OpenFiles:
             self._touch(file, chunks)
             if file.reading is not None:
                 file.reading.touched(offset, size)
+        if missing and not target.fills:  # it was whole, and proved damaged
+            return None
         if missing:
             self.counters.misses += 1
             try:
@@ -535,7 +549,28 @@ class OpenFiles:
                 if error.errno in _READ_SOURCE:
                     return None
                 raise OSError(error.errno, os.strerror(error.errno)) from None
-        return await self._disk.call(lambda: _pread(cached.fd, stop - offset, offset))
+        try:
+            return await self._disk.call(lambda: cached.read(offset, stop - offset))
+        except OSError as error:
+            if error.errno != errno.EBADMSG:
+                raise
+        await self._disk.call(lambda: cached.condemn(list(chunks)))
+        return None
+
+    def _read_unattended(self, nodeid: int, offset: int, size: int) -> bytes | None:
+        """Of a file that C has opened alone: what it could not decode is damaged, and goes. Blocks."""
+        entry = self._native.cached_entry(nodeid)
+        cached = self._loader.find_packed(entry) if entry is not None else None
+        if cached is None:
+            return None
+        try:
+            return cached.read(offset, size)
+        except OSError:
+            stop = min(offset + size, cached.size)
+            cached.condemn(list(range(offset // cached.chunk_size, -(-stop // cached.chunk_size))))
+            return None
+        finally:
+            cached.release()
 
     async def _readable(self, file: OpenFile, fh: int) -> Opened:
         own = self._handles.get(fh)
@@ -614,15 +649,7 @@ class OpenFiles:
             await self._gate.call(lambda: sync(fd))
             return
         nodeid = handle.file.nodeid if handle is not None else nat.hot_node(fh)
-
-        def run() -> None:
-            fd = self._native.open_source(nodeid, os.O_RDONLY)
-            try:
-                sync(fd)
-            finally:
-                os.close(fd)
-
-        await self._gate.call(run)
+        await self._gate.call(lambda: self._tree.sync(nodeid, sync))
 
     # ---- what C and the fetcher say
 
@@ -702,6 +729,9 @@ class OpenFiles:
 
     def on_landed(self, target: Target, chunk: int) -> None:
         """A chunk is in the cache file."""
+        if isinstance(target, SourceTarget) and target.decision and self._decider is not None:
+            stored = target.file.held(chunk)
+            self._decider.compressed(target.decision, target.file.extent(chunk)[1], stored)
         file = self._by_key.get(target.key)
         if file is None or file.target is None:
             return

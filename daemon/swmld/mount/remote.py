@@ -12,7 +12,7 @@ import os
 import stat
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -192,6 +192,9 @@ class RemoteTree:
     def reopen(self, nodeid: int, opened: Opened) -> Opened:
         """See ``Tree``."""
         return self.open(nodeid, 0)
+
+    def sync(self, nodeid: int, how: Callable[[int], None]) -> None:
+        """See ``Tree``. Nothing is written."""
 
     def attributes(self, nodeid: int) -> Attributes:
         """All that the source says of a node, asked for now if need be."""

@@ -19,11 +19,6 @@ _STRING = rb'"([^"\\]*(?:\\.[^"\\]*)*)"'
 _PAIR = re.compile(rb"\s*" + _STRING + rb"\s*:\s*" + _STRING + rb"\s*([,}])", re.DOTALL)
 
 
-def read(fd: int, size: int) -> list[bytes]:
-    """As ``shards_of``, of an open file; OSError."""
-    return shards_of(os.pread(fd, size, 0))
-
-
 def shards_of(text: bytes) -> list[bytes]:
     """The files that the ``weight_map`` of an index names, in the order in which loaders read them, which is
     that of their names; nothing where it is malformed.

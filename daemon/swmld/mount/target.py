@@ -31,6 +31,8 @@ class SourceTarget:
         self.file = file
         self.identity = identity
         self.terms: Terms | None = None
+        self.decision = 0
+        """Of the rules that have its chunks compressed; 0: none do."""
         self._close = close
         self._holds = 1
 

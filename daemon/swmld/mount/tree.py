@@ -63,6 +63,11 @@ class Tree(Protocol):
         """To be read past the cache: the file that is ``opened``, else that of the node."""
         ...
 
+    def sync(self, nodeid: int, how: Callable[[int], None]) -> None:
+        """What others wrote of the file, through whichever descriptor, is safe afterwards; ``how``: fsync(2) or
+        fdatasync(2)."""
+        ...
+
 
 class DirectoryTree:
     """A directory. ``direct``: large files are read past this host's page cache: a FUSE or NFS client then
@@ -114,3 +119,11 @@ class DirectoryTree:
         if opened.fd >= 0:
             return Opened(os.open(f"/proc/self/fd/{opened.fd}", os.O_RDONLY | os.O_CLOEXEC))
         return Opened(self._native.open_source(nodeid, os.O_RDONLY))
+
+    def sync(self, nodeid: int, how: Callable[[int], None]) -> None:
+        """See ``Tree``."""
+        fd = self._native.open_source(nodeid, os.O_RDONLY)
+        try:
+            how(fd)
+        finally:
+            os.close(fd)

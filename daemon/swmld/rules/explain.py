@@ -5,7 +5,7 @@ Slow and complete, for people: every rule is asked, not only those that the inde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from swmld.rules.actions import ActionType
 from swmld.rules.conditions import All, Any, Facts, Leaf, Node, Not
@@ -76,14 +76,14 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g}%"
 
 
-def of_outcome(outcome: Outcome, remark: Callable[[Decision], str] = lambda _: "") -> Iterator[str]:
-    """What was decided, by which rule, and whom it overruled; ``remark`` on a decision follows its name."""
+def of_outcome(outcome: Outcome) -> Iterator[str]:
+    """What was decided, by which rule, and whom it overruled."""
     if not outcome.decisions and not outcome.dropped:
         yield "Decided: nothing, no rule matched."
         return
     yield "Decided:"
     for decision in outcome.decisions:
-        yield from of_decision(decision, remark(decision))
+        yield from of_decision(decision, "")
     for decision, why in outcome.dropped:
         yield from of_decision(decision, f", dropped: {why}")
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-from swmld.rules.actions import TARGETS, Advise, Cache, Coordinate, Effect, Prefetch, Prioritize, Stream
+from swmld.rules.actions import (
+    TARGETS,
+    Advise,
+    Cache,
+    Compress,
+    Coordinate,
+    Effect,
+    Prefetch,
+    Prioritize,
+    Stream,
+)  # fmt: skip
 from swmld.rules.decide import Outcome
 
 E = TypeVar("E", bound=Effect)
@@ -24,6 +34,7 @@ class Verdict:
     prioritize: Prioritize | None = None
     advise: Advise | None = None
     coordinate: Coordinate | None = None
+    compress: Compress | None = None
     whole: str = ""
     """What the cache's ``pin_fraction`` is a share of; empty where it is not asked for."""
 
@@ -31,6 +42,11 @@ class Verdict:
     def cached(self) -> bool:
         """Whether its bytes may be kept at all."""
         return self.cache is None or self.cache.tier != "none"
+
+    @property
+    def level(self) -> int:
+        """Of zstd, at which what is fetched of it is compressed; 0: it is not."""
+        return self.compress.level if self.compress is not None and self.compress.enabled else 0
 
     @classmethod
     def of(cls, number: int, outcome: Outcome, job: int = 0) -> Verdict:
@@ -50,4 +66,5 @@ class Verdict:
             nearest(Prioritize),
             nearest(Advise),
             nearest(Coordinate),
+            nearest(Compress),
         )
