@@ -64,8 +64,8 @@ class Tree(Protocol):
         ...
 
     def sync(self, nodeid: int, how: Callable[[int], None]) -> None:
-        """What others wrote of the file, through whichever descriptor, is safe afterwards; ``how``: fsync(2) or
-        fdatasync(2)."""
+        """What was written of the file, through whichever descriptor, is safe afterwards; ``how``: fsync(2)
+        or fdatasync(2)."""
         ...
 
 
