@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -239,7 +240,11 @@ class Cluster:
         """PUT through the filer's HTTP; ``path`` may have a query. ``OSError``."""
         url = f"http://127.0.0.1:{port or self.filer}{path}"
         request = urllib.request.Request(url, body, dict(headers or {}), method="PUT")
-        urllib.request.urlopen(request, timeout=20).close()
+        try:
+            urllib.request.urlopen(request, timeout=20).close()
+        except urllib.error.HTTPError as error:
+            with error:
+                raise OSError(f"PUT {path}: {error}: {error.read(2000)!r}") from None
 
     def delete(self, path: str) -> None:
         """DELETE of a file."""
