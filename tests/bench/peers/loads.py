@@ -1,0 +1,175 @@
+"""The rows: what is done to each freshly mounted peer, and what its ratios are to.
+
+A visit mounts a peer with an empty cache and does one group of loads in order, so that a later one finds what
+an earlier one left. Visits of all peers (and of the raw load) alternate within a round.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mounts import Mounted, Peer, pause
+from rig import CHECK_SECONDS, MIB, READER_SECONDS, Rig, Sample
+from stock import Stock
+
+READERS = 4
+RAW = "raw"
+RAW_CONNECTIONS = (4, 16)
+"""Both are tried in every round, the faster counts: a server has a number of requests it likes best."""
+
+DELAY_MS = 20.0
+RATE = 100e6  # bytes a second of the line of slow-seq
+
+
+@dataclass(frozen=True)
+class Row:
+    """``unit``: "MB/s", "/s" or "MiB" (then less is better). ``goal``: of swmld's ratio to the best peer;
+    ``raw_goal``: to the raw load, or to the line's rate."""
+
+    key: str
+    group: str
+    title: str
+    unit: str
+    goal: float | None = None
+    raw_goal: float | None = None
+
+
+ROWS = [
+    Row("cold-seq", "seq", "one file, one reader, nothing cached", "MB/s", 1.0, 0.9),
+    Row("dropped-seq", "seq", "again, page cache dropped", "MB/s", 3.0),
+    Row("warm-seq", "seq", "again, page cache warm", "MB/s", 3.0),
+    Row("warm-rand64k", "seq", "random 64 KiB, page cache warm", "/s", 3.0),
+    Row("dropped-rand64k", "seq", "random 64 KiB, page cache dropped", "/s", 3.0),
+    Row("memory-seq", "seq", "resident after these", "MiB", 0.5),
+    Row("cold-small", "small", f"small files, {READERS} readers, nothing cached", "/s", 1.0, 0.9),
+    Row("dropped-small", "small", "again, page cache and names dropped", "/s", 3.0),
+    Row("warm-small", "small", "again, page cache warm", "/s", 3.0),
+    Row("memory-small", "small", "resident after these", "MiB", 0.5),
+    Row("cold-list", "names", "readdir with lstat of a directory, first time", "/s", 1.0),
+    Row("again-list", "names", "again", "/s"),
+    Row("again-stat", "names", "lstat of its names", "/s"),
+    Row("dropped-stat", "names", "again, the kernel's names dropped", "/s"),
+    Row("memory-names", "names", "resident after these", "MiB", 0.5),
+    Row("slow-seq", "slow-seq", f"cold-seq, {DELAY_MS:g} ms more, {RATE / 1e6:g} MB/s", "MB/s", 1.0, 0.9),
+    Row("slow-small", "slow-small", f"cold-small, {DELAY_MS:g} ms more", "/s", 5.0),
+    Row("slow-list", "slow-names", f"cold-list, {DELAY_MS:g} ms more", "/s"),
+]
+ABSENT = {"checkpoint": "checkpoint save: swmld does not write to a remote source yet"}
+"""Rows of the plan that cannot be measured, and why."""
+
+
+@dataclass
+class Taken:
+    """Samples by row and side ("raw" or a peer's name), one a round; memory in bytes instead of samples."""
+
+    samples: dict[str, dict[str, list[Sample]]] = field(default_factory=dict)
+
+    def add(self, row: str, side: str, sample: Sample) -> None:
+        self.samples.setdefault(row, {}).setdefault(side, []).append(sample)
+
+
+@dataclass
+class Bench:
+    """What a visit needs."""
+
+    rig: Rig
+    stock: Stock
+    raw: Path
+    taken: Taken
+    inside: Sequence[str] = ()
+    """A command that runs another one at the far end of the slow line."""
+
+    def visit(self, peer: Peer, group: str, number: int) -> None:
+        """One peer, one group of rows, all its samples."""
+        do = VISITS[group.removeprefix("slow-")]
+        base = self.rig.base / f"{peer.name}-{group}-{number}"
+        with peer.mounted(base, self.inside) as found:
+            prefix = "slow" if group.startswith("slow-") else ""
+            do(self, found, lambda row, sample: self.taken.add(row, peer.name, sample), prefix)
+
+    def load(self, *args: object) -> Sample:
+        """One pass of reader.c."""
+        return self.rig.sample(None, *args)
+
+    def dropped(self, *args: object) -> Sample:
+        """The same after all the kernel's caches were dropped, the servers' files included."""
+        pause(CHECK_SECONDS)
+        self.rig.drop()
+        return self.load(*args)
+
+    def raw_load(self, row: str, requests: Path, counted: str) -> None:
+        """The same chunks by plain GETs; the best number of connections counts."""
+        found = []
+        for connections in RAW_CONNECTIONS:
+            self.rig.drop()
+            argv = [*self.inside, str(self.raw), str(requests), str(connections), counted]
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=READER_SECONDS, check=False)
+            if done.returncode:
+                raise RuntimeError(f"raw: {done.stderr.strip()}")
+            count, seconds = done.stdout.split()
+            found.append(Sample(float(count), float(seconds)))
+        self.taken.add(row, RAW, max(found, key=lambda sample: sample.rate))
+
+
+Tell = Callable[[str, Sample], None]
+
+
+def _memory(found: Mounted, row: str, tell: Tell) -> None:
+    tell(row, Sample(found.resident(), 1.0, requests={"cache bytes": found.cached()}))
+
+
+def _seq(bench: Bench, found: Mounted, tell: Tell, prefix: str) -> None:
+    big = found.path / "big"
+    tell(f"{prefix or 'cold'}-seq", bench.dropped("seq", big, MIB))
+    if prefix:
+        return
+    tell("dropped-seq", bench.dropped("seq", big, MIB))
+    tell("warm-seq", bench.load("seq", big, MIB))
+    tell("warm-rand64k", bench.load("rand", big, 65536, bench.rig.sizes.rand64_warm))
+    tell("dropped-rand64k", bench.dropped("rand", big, 65536, bench.rig.sizes.rand64_dropped))
+    _memory(found, "memory-seq", tell)
+
+
+def _small(bench: Bench, found: Mounted, tell: Tell, prefix: str) -> None:
+    listed = bench.rig.list_of("small", found.path, bench.stock.small)
+    args = ("files", listed, READERS)
+    tell(f"{prefix or 'cold'}-small", bench.dropped(*args))
+    if prefix:
+        return
+    tell("dropped-small", bench.dropped(*args))
+    tell("warm-small", bench.load(*args))
+    _memory(found, "memory-small", tell)
+
+
+def _names(bench: Bench, found: Mounted, tell: Tell, prefix: str) -> None:
+    directory = found.path / "many/d0000"
+    tell(f"{prefix or 'cold'}-list", bench.dropped("list", directory))
+    if prefix:
+        return
+    tell("again-list", bench.load("list", directory))
+    listed = bench.rig.list_of("many", found.path, bench.stock.many)
+    tell("again-stat", bench.load("stat", listed))
+    tell("dropped-stat", bench.dropped("stat", listed))
+    _memory(found, "memory-names", tell)
+
+
+VISITS = {"seq": _seq, "small": _small, "names": _names}
+
+
+def group_of(bench: Bench, group: str, peers: Sequence[Peer], rounds: int) -> None:
+    """All rounds of a group; each round in another order, so that a drift of the machine favours nobody."""
+    order = random.Random(group)
+    sides: list[Peer | None] = [*peers, None]
+    for number in range(rounds):
+        for peer in order.sample(sides, len(sides)):
+            if peer is not None:
+                bench.visit(peer, group, number)
+            elif group.endswith("seq"):
+                bench.raw_load("slow-seq" if bench.inside else "cold-seq", bench.stock.raw_big, "bytes")
+            elif group.endswith("small"):
+                row = "slow-small" if bench.inside else "cold-small"
+                bench.raw_load(row, bench.stock.raw_small, "requests")
