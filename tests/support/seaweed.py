@@ -100,9 +100,10 @@ class Cluster:
         gates.require("seaweedfs")
         self.directory = Path(tempfile.mkdtemp(prefix="swmld-weed-"))
         self.volumes, self._replication, self._inline = volumes, replication, inline
-        ports = free_ports(4 + volumes)
-        self.master, self.filer, self.s3, self._iceberg = ports[:4]
-        self.volume_ports = ports[4:]
+        ports = free_ports(3 + volumes)
+        self.master, self.filer, self.s3 = ports[:3]
+        self.volume_ports = ports[3:]
+        self._filers = {self.filer}
         self._keys = s3
         self._environment = {**os.environ, **(settings or {}), "HOME": str(self.directory)}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -137,7 +138,12 @@ class Cluster:
         ]
         if self._keys:
             options += [f"-s3.config={self._identities()}", f"-s3.port={self.s3}", "-s3"]
-            options += [f"-s3.port.iceberg={self._iceberg}", f"-s3.localSocket={self.directory / 's3.sock'}"]
+            # The first two would listen on ports of their own choice, where another cluster may be.
+            options += [
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
+                f"-s3.localSocket={self.directory / 's3.sock'}",
+            ]
         self._run("server", ["server", *options])
         self._channel = self._stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{self.filer + 10_000}"))
         wait_until(self._ready, f"SeaweedFS, see {self.directory}")
@@ -195,12 +201,17 @@ class Cluster:
             process.kill()
         for process in self._processes.values():
             process.wait(30)
+        for port in (self.master, self.s3, *self.volume_ports, *self._filers):
+            # Where each listens besides its gRPC port, wherever else it is told to.
+            for left in Path("/tmp").glob(f"seaweedfs-*-grpc-{port + 10_000}.sock"):
+                left.unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def filer_process(self, name: str, *options: str, port: int = 0) -> int:
         """Another filer with a store of its own on the same volumes, or one that was killed again; its
         port."""
         port = port or free_ports(1)[0]
+        self._filers.add(port)
         store = self.directory / name
         store.mkdir(exist_ok=True)
         arguments = [f"-port={port}", f"-defaultStoreDir={store}", f"-localSocket={store / 'sock'}", *options]
