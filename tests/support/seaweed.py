@@ -83,6 +83,12 @@ def wait_until(done: Callable[[], bool], what: str, seconds: float = SECONDS) ->
         time.sleep(0.02)
 
 
+def _states(pid: int) -> set[str]:
+    """Of all threads of a process, as in /proc/PID/stat."""
+    found = (task.joinpath("stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir())
+    return {text.rpartition(")")[2].split()[0] for text in found}
+
+
 class Cluster:
     """A context manager. ``volumes``: servers, the first of them within the master's process."""
 
@@ -239,6 +245,8 @@ class Cluster:
         process = self._processes["server"]
         process.send_signal(signal.SIGSTOP)
         try:
+            # One thread may go on answering for a moment after the signal was sent.
+            wait_until(lambda: _states(process.pid) <= {"T"}, "stopped")
             yield
         finally:
             process.send_signal(signal.SIGCONT)
