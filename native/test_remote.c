@@ -1,0 +1,151 @@
+/* remote.c: a source that Python asks. What the kernel asks for is answered from what was entered, and no longer. */
+#include "test_kit.h"
+
+#define FILE_MODE (S_IFREG | 0644)
+#define BIG (1ull << 60)       /* inode numbers are hashes: above what nodeids are made of */
+
+static struct kit *k;
+static sw_session *s;
+
+static void begin(void)
+{
+	kit_config.local = 0;
+	kit_config.check = 1;
+	kit_config.check_ns = 3600ull * 1000000000ull;
+	k = kit_new();
+	s = k->s;
+	kit_start(k);
+	kit_init(k);
+}
+
+static void end(void)
+{
+	kit_free(k);
+	kit_defaults();
+}
+
+static struct sw_attrs attrs(uint64_t ino, uint64_t size)
+{
+	return (struct sw_attrs){.ino = ino, .size = size, .mtime_ns = -1500000000, .ctime_ns = 1999999999,
+				 .btime_ns = 77, .mode = FILE_MODE, .nlink = 1, .uid = 3, .gid = 4, .blksize = 4096};
+}
+
+static uint64_t enter(const char *name, uint64_t ino, uint64_t size, int ref)
+{
+	struct sw_attrs a = attrs(ino, size);
+	struct sw_entry e;
+
+	EQUAL(sw_enter(s, SW_ROOT, name, &a, sw_now(), ref, &e), 0);
+	CHECK(e.ino == ino && e.size == size && e.dev == 0);
+	CHECK(e.mtime_ns == -1500000000 && e.ctime_ns == 1999999999);
+	CHECK(e.blocks == (size + 511) / 512 && e.uid == 3 && e.gid == 4 && e.mode == FILE_MODE);
+	return e.nodeid;
+}
+
+/* Passed on to Python, which says that it is not there. */
+static void python_is_asked(uint64_t unique)
+{
+	struct fuse_in_header *h = p_recv(k);
+
+	EQUAL(h->unique, unique);
+	p_reply(k, unique, -ENOENT, NULL, 0);
+	EQUAL(k_answer(k, unique, NULL, NULL), -ENOENT);
+}
+
+static void answered_from_the_table(void)
+{
+	struct fuse_entry_out e;
+	struct fuse_attr_out a;
+	uint64_t id;
+
+	begin();
+	id = enter("f", BIG, 1000, 0);
+	EQUAL(k_lookup(k, SW_ROOT, "f", &e), 0);
+	CHECK(e.nodeid == id && e.attr.size == 1000 && e.attr.ino == BIG && e.attr.mtime == (uint64_t)-2);
+	EQUAL(e.attr.mtimensec, 500000000);
+	EQUAL(k_getattr(k, id, &a), 0);
+	EQUAL(a.attr.size, 1000);
+	CHECK(p_silent(k));
+	EQUAL(sw_child(s, SW_ROOT, "f"), id);
+	EQUAL(sw_child(s, SW_ROOT, "g"), 0);
+	EQUAL(sw_child(s, 12345, "f"), 0);
+	python_is_asked(k_send(k, FUSE_LOOKUP, SW_ROOT, "g", 2, NULL, 0));
+	end();
+}
+
+static void expired(void)
+{
+	struct sw_attrs a = attrs(BIG, 2000);
+	struct fuse_getattr_in in = {0};
+	struct fuse_attr_out o;
+	struct sw_entry e;
+	uint64_t before, id;
+
+	begin();
+	id = enter("f", BIG, 1000, 1);
+	before = sw_now();
+	sw_expire(s, id);
+	python_is_asked(k_send(k, FUSE_GETATTR, id, &in, sizeof in, NULL, 0));
+	EQUAL(sw_refresh(s, id, &a, before, &e), 0); /* asked before it expired: shown, not kept */
+	EQUAL(e.size, 2000);
+	python_is_asked(k_send(k, FUSE_GETATTR, id, &in, sizeof in, NULL, 0));
+	for (before = sw_now(); sw_now() == before;)
+		; /* the clock's next tick */
+	EQUAL(sw_refresh(s, id, &a, sw_now(), &e), 0);
+	EQUAL(k_getattr(k, id, &o), 0);
+	sw_expire(s, 0);
+	python_is_asked(k_send(k, FUSE_GETATTR, id, &in, sizeof in, NULL, 0));
+	sw_expire(s, 999); /* nobody */
+	end();
+}
+
+static void another_file(void)
+{
+	struct sw_attrs a = attrs(BIG + 1, 5);
+	struct sw_entry e;
+	uint64_t id, other;
+
+	begin();
+	id = enter("f", BIG, 1000, 1);
+	EQUAL(sw_refresh(s, id, &a, sw_now(), &e), -ESTALE);
+	a.ino = BIG;
+	a.btime_ns = 78; /* the same number, born at another time: a replaced object */
+	EQUAL(sw_refresh(s, id, &a, sw_now(), &e), -ESTALE);
+	EQUAL(sw_enter(s, SW_ROOT, "f", &a, sw_now(), 1, &e), 0);
+	other = e.nodeid;
+	CHECK(other != id);
+	EQUAL(sw_child(s, SW_ROOT, "f"), other);
+	EQUAL(sw_cached_entry(s, id, &e), 0); /* who has it open keeps it */
+	EQUAL(e.size, 1000);
+	EQUAL(sw_refresh(s, 4242, &a, sw_now(), &e), -ESTALE);
+	EQUAL(sw_enter(s, 4242, "f", &a, sw_now(), 0, &e), -ESTALE);
+	k_forget(k, id, 1);
+	k_forget(k, other, 1);
+	end();
+}
+
+static void checked_as_said(void)
+{
+	struct fuse_getattr_in in = {0};
+	struct fuse_attr_out o;
+	uint64_t id;
+
+	begin();
+	id = enter("f", BIG, 1000, 1);
+	EQUAL(k_getattr(k, id, &o), 0);
+	sw_check_interval(s, 0);
+	python_is_asked(k_send(k, FUSE_GETATTR, id, &in, sizeof in, NULL, 0));
+	sw_check_interval(s, 3600ull * 1000000000ull);
+	EQUAL(k_getattr(k, id, &o), 0);
+	end();
+}
+
+int main(void)
+{
+	kit_defaults();
+	answered_from_the_table();
+	expired();
+	another_file();
+	checked_as_said();
+	return kit_done();
+}
