@@ -128,7 +128,7 @@ struct rule {
 
 struct pending {
 	struct pending *next;
-	uint64_t unique;
+	uint64_t unique, nodeid;
 	uint32_t opcode, pid;
 	uint8_t interrupted;
 };
@@ -170,6 +170,7 @@ struct sw_session {
 	struct node *root, lru, brow;
 	uint64_t nlru, nbrow;
 	uint64_t root_dev;
+	int told;                      /* the source tells of its changes */
 	uint16_t epoch;                /* of the rules that nodes have: a directory that moves starts a new one */
 	uint8_t settling;
 	/* source.c */

@@ -87,6 +87,7 @@ int sw_refresh(sw_session *s, uint64_t nodeid, const struct sw_attrs *attrs, uin
 static void expire(struct node *n)
 {
 	n->attr_at = n->kernel_until = 0;
+	n->pages = 0;
 	n->written_at = now_ns(CLOCK_MONOTONIC_COARSE);
 }
 
@@ -117,9 +118,10 @@ uint64_t sw_child(sw_session *s, uint64_t parent, const char *name)
 	return id;
 }
 
-void sw_check_interval(sw_session *s, uint64_t ns)
+void sw_told(sw_session *s, int told, uint64_t check_ns)
 {
 	lock(s);
-	s->config.check_ns = ns;
+	s->told = told;
+	s->config.check_ns = check_ns;
 	unlock(s);
 }

@@ -123,7 +123,7 @@ static int pending_add(sw_session *s, const struct fuse_in_header *h, int *inter
 	else
 		p = malloc(sizeof *p);
 	if (p) {
-		*p = (struct pending){*at, h->unique, h->opcode, h->pid, 0};
+		*p = (struct pending){*at, h->unique, h->nodeid, h->opcode, h->pid, 0};
 		*at = p;
 		*interrupted = early_take(s, h->unique) && may_be_let_go(h->opcode);
 		p->interrupted = (uint8_t)*interrupted;
@@ -342,6 +342,21 @@ static void undo(sw_session *s, const struct pending *p, const char *body, size_
 	}
 }
 
+/* The kernel keeps a listing as long as the source tells of its changes: one that was read before something changed in
+ * the directory (remote.c, expire) goes at the next open of it. */
+static void amend_opendir(sw_session *s, uint64_t nodeid, struct fuse_open_out *o)
+{
+	struct node *n;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n && s->told) {
+		o->open_flags |= FOPEN_CACHE_DIR | (n->pages ? FOPEN_KEEP_CACHE : 0);
+		n->pages = 1;
+	}
+	unlock(s);
+}
+
 static void amend(sw_session *s, const struct pending *p, char *body, size_t n)
 {
 	struct fuse_entry_out *e = (struct fuse_entry_out *)body;
@@ -367,6 +382,9 @@ static void amend(sw_session *s, const struct pending *p, char *body, size_t n)
 		break;
 	case FUSE_OPEN:
 		amend_open((struct fuse_open_out *)body);
+		break;
+	case FUSE_OPENDIR:
+		amend_opendir(s, p->nodeid, (struct fuse_open_out *)body);
 		break;
 	case FUSE_READDIRPLUS:
 		for (size_t at = 0; at + sizeof *e < n;) {

@@ -139,7 +139,8 @@ int sw_enter(sw_session *s, uint64_t parent, const char *name, const struct sw_a
 int sw_refresh(sw_session *s, uint64_t nodeid, const struct sw_attrs *attrs, uint64_t asked, struct sw_entry *out);
 void sw_expire(sw_session *s, uint64_t nodeid); /* it changed at the source: ask before it is relied on; 0: all may have */
 uint64_t sw_child(sw_session *s, uint64_t parent, const char *name); /* nodeid as the table has it, 0: unknown */
-void sw_check_interval(sw_session *s, uint64_t ns); /* relaxed paths without a rule of their own, from now on */
+/* From now on the source tells of its changes, or not; how long a check holds for relaxed paths without a rule. */
+void sw_told(sw_session *s, int told, uint64_t check_ns);
 
 /* ---- hot.c, cfile.c: opens and cached bytes ---- */
 enum { SW_NONE = 0, SW_CACHED = 1, SW_PASS_CACHE = 2, SW_PASS_SOURCE = 3 };

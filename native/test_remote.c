@@ -133,10 +133,45 @@ static void checked_as_said(void)
 	begin();
 	id = enter("f", BIG, 1000, 1);
 	EQUAL(k_getattr(k, id, &o), 0);
-	sw_check_interval(s, 0);
+	sw_told(s, 0, 0);
 	python_is_asked(k_send(k, FUSE_GETATTR, id, &in, sizeof in, NULL, 0));
-	sw_check_interval(s, 3600ull * 1000000000ull);
+	sw_told(s, 1, 3600ull * 1000000000ull);
 	EQUAL(k_getattr(k, id, &o), 0);
+	end();
+}
+
+/* FOPEN_* that the kernel gets for a directory which Python opens. */
+static unsigned opendir_flags(void)
+{
+	struct fuse_open_in in = {0};
+	struct fuse_open_out out = {.fh = 5}, *o;
+	uint64_t unique = k_send(k, FUSE_OPENDIR, SW_ROOT, &in, sizeof in, NULL, 0);
+	void *body;
+	size_t n;
+
+	EQUAL(p_recv(k)->opcode, FUSE_OPENDIR);
+	p_reply(k, unique, 0, &out, sizeof out);
+	EQUAL(k_answer(k, unique, &body, &n), 0);
+	o = body;
+	EQUAL(o->fh, 5);
+	return o->open_flags;
+}
+
+static void listings_are_kept_while_changes_are_told(void)
+{
+	begin();
+	EQUAL(opendir_flags(), 0);
+	sw_told(s, 1, 1);
+	EQUAL(opendir_flags(), FOPEN_CACHE_DIR);
+	EQUAL(opendir_flags(), FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE);
+	sw_expire(s, SW_ROOT);
+	EQUAL(opendir_flags(), FOPEN_CACHE_DIR);
+	EQUAL(opendir_flags(), FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE);
+	sw_told(s, 0, 1);
+	EQUAL(opendir_flags(), 0);
+	sw_expire(s, 0); /* what changed meanwhile was not told */
+	sw_told(s, 1, 1);
+	EQUAL(opendir_flags(), FOPEN_CACHE_DIR);
 	end();
 }
 
@@ -147,5 +182,6 @@ int main(void)
 	expired();
 	another_file();
 	checked_as_said();
+	listings_are_kept_while_changes_are_told();
 	return kit_done();
 }

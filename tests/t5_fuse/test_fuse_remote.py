@@ -49,26 +49,26 @@ def until(done: Callable[[], bool], what: str) -> None:
 
 
 @pytest.fixture
-def web(tmp_path: Path) -> Iterator[WebFiles]:
-    root = tmp_path / "site"
+def web(base: Path) -> Iterator[WebFiles]:
+    root = base / "site"
     (root / "dir" / "deeper").mkdir(parents=True)
     with WebFiles(root) as web:
         yield web
 
 
 def mounted(
-    tmp_path: Path, web: WebFiles, mode: str = "passthrough", *options: str, **more: object
+    base: Path, web: WebFiles, mode: str = "passthrough", *options: str, **more: object
 ) -> Daemon:
     checks = [] if any(option.startswith("--check") for option in options) else ["--check", "strict"]
-    own = tmp_path / "own"
+    own = base / "own"
     own.mkdir(exist_ok=True)
     return Daemon(own, mode, source=None, options=["--source", web.url, *checks, *options], **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_bytes_are_the_sources(tmp_path: Path, web: WebFiles, mode: str) -> None:
+def test_bytes_are_the_sources(base: Path, web: WebFiles, mode: str) -> None:
     wanted = {name: fill(web.root / name, size, seed) for seed, (name, size) in enumerate(SIZES.items())}
-    with mounted(tmp_path, web, mode, "--check", "relaxed", "--check-interval", "1h") as daemon:
+    with mounted(base, web, mode, "--check", "relaxed", "--check-interval", "1h") as daemon:
         for _ in range(2):
             for name, data in wanted.items():
                 assert (daemon.mount / name).read_bytes() == data, name
@@ -87,12 +87,12 @@ def test_bytes_are_the_sources(tmp_path: Path, web: WebFiles, mode: str) -> None
         assert passed >= len(SIZES) if mode == "passthrough" else not passed
 
 
-def test_names_attributes_and_pages(tmp_path: Path, web: WebFiles) -> None:
+def test_names_attributes_and_pages(base: Path, web: WebFiles) -> None:
     for number in range(1200):
         (web.root / "dir" / f"{number:04}").touch()
     for number, name in enumerate(NAMES):
         fill(web.root / "dir" / "deeper" / name, 100 + number, number)
-    with mounted(tmp_path, web) as daemon:
+    with mounted(base, web) as daemon:
         assert sorted(os.listdir(daemon.mount / "dir")) == sorted(os.listdir(web.root / "dir"))
         assert sorted(os.listdir(daemon.mount / "dir" / "deeper")) == sorted(NAMES)
         for number, name in enumerate(NAMES):
@@ -107,9 +107,9 @@ def test_names_attributes_and_pages(tmp_path: Path, web: WebFiles) -> None:
         until((daemon.mount / "dir" / "not there").exists, "a new file is seen")
 
 
-def test_nothing_can_be_changed(tmp_path: Path, web: WebFiles) -> None:
+def test_nothing_can_be_changed(base: Path, web: WebFiles) -> None:
     fill(web.root / "file", 10, 1)
-    with mounted(tmp_path, web) as daemon:
+    with mounted(base, web) as daemon:
         path = daemon.mount / "file"
         refused(errno.EROFS, lambda: path.write_bytes(b"x"))
         refused(errno.EROFS, lambda: (daemon.mount / "new").touch())
@@ -124,9 +124,9 @@ def test_nothing_can_be_changed(tmp_path: Path, web: WebFiles) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_replaced_file_is_seen_at_the_next_open(tmp_path: Path, web: WebFiles, mode: str) -> None:
+def test_a_replaced_file_is_seen_at_the_next_open(base: Path, web: WebFiles, mode: str) -> None:
     old = {name: fill(web.root / name, size, 1) for name, size in (("small", 5000), ("large", 9 * MIB))}
-    with mounted(tmp_path, web, mode) as daemon:
+    with mounted(base, web, mode) as daemon:
         opened = {name: (daemon.mount / name).open("rb") for name in old}
         assert opened["large"].read(100) == old["large"][:100]
         for name, data in old.items():
@@ -142,11 +142,11 @@ def test_a_replaced_file_is_seen_at_the_next_open(tmp_path: Path, web: WebFiles,
         refused(errno.ENOENT, lambda: (daemon.mount / "small").read_bytes())
 
 
-def test_what_is_cached_is_served_while_the_source_is_away(tmp_path: Path, web: WebFiles) -> None:
+def test_what_is_cached_is_served_while_the_source_is_away(base: Path, web: WebFiles) -> None:
     kept = fill(web.root / "kept", 300_000, 1)
     fill(web.root / "other", 300_000, 2)
     options = ["--check", "relaxed", "--check-interval", "0.1s", "--fetch-timeout", "5s"]
-    with mounted(tmp_path, web, "passthrough", *options, expect_log=["source", "does not answer"]) as daemon:
+    with mounted(base, web, "passthrough", *options, expect_log=["source", "does not answer"]) as daemon:
         assert (daemon.mount / "kept").read_bytes() == kept
         assert (daemon.mount / "other").stat().st_size == 300_000
         with web.away():
@@ -165,13 +165,13 @@ def test_what_is_cached_is_served_while_the_source_is_away(tmp_path: Path, web: 
         until(back, "the source answers again")
 
 
-def test_the_cache_outlives_the_daemon(tmp_path: Path, web: WebFiles) -> None:
+def test_the_cache_outlives_the_daemon(base: Path, web: WebFiles) -> None:
     wanted = {name: fill(web.root / name, size, 3) for name, size in (("a", 100_000), ("b", 9 * MIB))}
-    with mounted(tmp_path, web) as daemon:
+    with mounted(base, web) as daemon:
         for name, data in wanted.items():
             assert (daemon.mount / name).read_bytes() == data
     before = web.asked["GET"]
-    with mounted(tmp_path, web) as daemon:
+    with mounted(base, web) as daemon:
         for name, data in wanted.items():
             assert (daemon.mount / name).read_bytes() == data
         assert web.asked["GET"] == before
@@ -197,13 +197,13 @@ def test_a_url_that_cannot_be(tmp_path: Path, url: str, said: str) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert "secret" not in done.stderr
-    assert not (tmp_path / "cache").exists()
+    assert not (base / "cache").exists()
 
 
-def test_a_source_that_nobody_serves(tmp_path: Path, web: WebFiles) -> None:
-    (tmp_path / "mnt").mkdir()
+def test_a_source_that_nobody_serves(base: Path, web: WebFiles) -> None:
+    (base / "mnt").mkdir()
     with web.away():
-        done = swmld("--mount", tmp_path / "mnt", "--source", web.url, "--cache-dir", tmp_path / "cache")
+        done = swmld("--mount", base / "mnt", "--source", web.url, "--cache-dir", base / "cache")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert web.url.rstrip("/") in done.stderr

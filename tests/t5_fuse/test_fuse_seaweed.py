@@ -47,11 +47,11 @@ def content(name: str, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_bytes_and_changes(tmp_path: Path, cluster: Cluster, mode: str) -> None:
+def test_bytes_and_changes(base: Path, cluster: Cluster, mode: str) -> None:
     sizes = {"empty": 0, "small": 3000, "image": 110_000, "large": 9 * MIB + 5}
     for name, size in sizes.items():
         cluster.put(f"/{mode}/d/{name}", content(name, size))
-    with mounted(tmp_path / "own", cluster.filer, mode, mode) as daemon:
+    with mounted(base / "own", cluster.filer, mode, mode) as daemon:
         files = daemon.mount / "d"
         until(lambda: "tells of its changes" in daemon.log_text(), "the filer is listened to")
         assert sorted(os.listdir(files)) == sorted(sizes)
@@ -80,7 +80,7 @@ for name in sys.argv[2:]:
 """
 
 
-def test_many_processes_read_what_is_replaced_meanwhile(tmp_path: Path, cluster: Cluster) -> None:
+def test_many_processes_read_what_is_replaced_meanwhile(base: Path, cluster: Cluster) -> None:
     """Each read is of one generation: of those that were stored, never of two."""
     names = [f"f{number}" for number in range(12)]
     made = {
@@ -93,7 +93,7 @@ def test_many_processes_read_what_is_replaced_meanwhile(tmp_path: Path, cluster:
             cluster.put(f"/many/{name}", content(f"{name}.{generation}", 5 * MIB + generation))
 
     put(0)
-    with mounted(tmp_path / "own", cluster.filer, "many") as daemon:
+    with mounted(base / "own", cluster.filer, "many") as daemon:
         readers = [
             subprocess.Popen(
                 [sys.executable, "-c", READ_ALL, str(daemon.mount), *random.Random(n).sample(names * 6, 72)],
@@ -116,11 +116,11 @@ def test_many_processes_read_what_is_replaced_meanwhile(tmp_path: Path, cluster:
         )
 
 
-def test_a_filer_that_dies_and_comes_back(tmp_path: Path, cluster: Cluster) -> None:
+def test_a_filer_that_dies_and_comes_back(base: Path, cluster: Cluster) -> None:
     port = cluster.filer_process("mortal")
     for name in ("kept", "other"):
         cluster.put(f"/away/{name}", content(name, 200_000), port=port)
-    with mounted(tmp_path / "own", port, "away", "passthrough", "--source-wait", "0s") as daemon:
+    with mounted(base / "own", port, "away", "passthrough", "--source-wait", "0s") as daemon:
         daemon.expect_log("source does not answer|source answers again|are not told")
         assert (daemon.mount / "kept").read_bytes() == content("kept", 200_000)
         cluster.kill("mortal")

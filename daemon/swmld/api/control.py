@@ -125,7 +125,7 @@ def _listening(path: Path) -> Iterator[socket.socket]:
             listener.setblocking(False)
             yield listener
     except OSError as error:
-        raise HostError(f"control socket {path}: {error.strerror}") from error
+        raise HostError(f"control socket {path}: {error.strerror or error}") from error
 
 
 def _private_directory(path: Path) -> None:

@@ -46,6 +46,8 @@ class ChunkFile(Protocol):
     """The part of ``cache.CacheFile`` that a flight needs."""
 
     fd: int
+    level: int
+    """At which its chunks are compressed; 0: not."""
 
     def state(self, chunk: int) -> ChunkState:
         """ABSENT, SUSPECT or PRESENT."""
@@ -206,11 +208,18 @@ class Carrier:
         target, file, chunk = flight.target, flight.target.file, flight.chunk
         if file.state(chunk) is ChunkState.SUSPECT and await self._verified(file, chunk, buffer):
             return Result.VERIFIED
+        # A flight that is given up goes on in its thread: what it may still write then is what the next one
+        # writes, but for chunks that are compressed.
+        at_once = target.reader is not None and flight.length <= self.step(flight) and not file.level
+        sealed: Sealed | None = None
         retried = False
         while True:
             try:
-                await self._prepare(flight, buffer)
-                await self._read(flight, buffer, width)
+                if at_once:
+                    sealed = await self._at_once(flight, buffer)
+                else:
+                    await self._prepare(flight, buffer)
+                    await self._read(flight, buffer, width)
                 break
             except FlightFailed as failure:
                 if not failure.again or retried or not flight.demanded:
@@ -219,9 +228,10 @@ class Carrier:
                 self._stats.retries += 1
                 log.debug("fetch of chunk %d tried again: %s", chunk, failure)
         after_read()
-        sealed = await self._seal(target, chunk, buffer, flight.length)
         try:
-            await self._engine.write(file.fd, buffer, 0, sealed.length, sealed.offset)
+            if sealed is None:
+                sealed = await self._seal(target, chunk, buffer, flight.length)
+                await self._engine.write(file.fd, buffer, 0, sealed.length, sealed.offset)
             file.commit(chunk, sealed.crc, sealed.length)
             flight.reserved = False
         except (OSError, CacheError) as error:
@@ -235,6 +245,20 @@ class Carrier:
             flight.reserved = False
             self._cache.unreserve(flight.length)
         flight.target.release()
+
+    async def _at_once(self, flight: Flight, buffer: Buffer) -> Sealed:
+        """All of a small file of a remote source, in one call in a thread: the hand-overs between loop and
+        threads would cost more than its bytes."""
+        try:
+            return await self._offload.call(partial(_at_once, self._cache, flight, buffer), buffer)
+        except CacheError as error:
+            raise _cache_failed(error) from error
+        except _DiskError as error:
+            raise _cache_failed(error.error) from error
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                raise _stale("changed while it was read") from error
+            raise _source_failed(error) from error
 
     async def _verified(self, file: ChunkFile, chunk: int, buffer: Buffer) -> bool:
         try:
@@ -308,7 +332,6 @@ class Carrier:
                 raise _stale(f"ends at byte {flight.offset + start + count}")
             return
 
-
     async def _remote(self, reader: Reader, buffer: Buffer, start: int, length: int, offset: int) -> None:
         view = buffer.view[start : start + length]
         try:
@@ -325,6 +348,32 @@ def _prepare(cache: Room, flight: Flight) -> None:
     if not flight.reserved:
         cache.reserve(flight.length)
         flight.reserved = True
+
+
+class _DiskError(Exception):
+    """The cache's disk refused the bytes."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _at_once(cache: Room, flight: Flight, buffer: Buffer) -> Sealed:
+    target, length = flight.target, flight.length
+    assert target.reader is not None
+    _prepare(cache, flight)
+    if target.reader.read(buffer.view[:length], flight.offset) < length:
+        raise OSError(errno.ESTALE, "it is shorter now")
+    sealed = _seal(target, flight.chunk, buffer, length)
+    if sealed is None:
+        raise OSError(errno.ESTALE, "it is another file now")
+    try:
+        done = 0
+        while done < sealed.length:
+            done += os.pwrite(target.file.fd, buffer.view[done : sealed.length], sealed.offset + done)
+    except OSError as error:
+        raise _DiskError(error) from error
+    return sealed
 
 
 def _seal(target: Target, chunk: int, buffer: Buffer, length: int) -> Sealed | None:

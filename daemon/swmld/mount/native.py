@@ -333,9 +333,10 @@ class Native:
         """The nodeid of a child as the table has it, 0 when it does not know it."""
         return int(lib.sw_child(self._s, parent, name))
 
-    def set_check_interval(self, seconds: float) -> None:
-        """How long a look at the source holds from now on, for relaxed paths without a rule of their own."""
-        lib.sw_check_interval(self._s, int(seconds * 1e9))
+    def told(self, on: bool, seconds: float) -> None:
+        """From now on the source tells of its changes, or not: the kernel may keep listings while it does.
+        And how long a look at the source holds, for relaxed paths without a rule of their own."""
+        lib.sw_told(self._s, on, int(seconds * 1e9))
 
     def forget_entry(self, parent: int, name: bytes) -> None:
         """Blocking. The kernel looks the name up again."""

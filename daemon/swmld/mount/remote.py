@@ -265,7 +265,7 @@ class RemoteTree:
             "until it does" if on else f"{self._interval:g} s",
         )  # fmt: skip
         self.watched = on
-        self._native.set_check_interval(WATCHED_SECONDS if on else self._interval)
+        self._native.told(on, WATCHED_SECONDS if on else self._interval)
 
     def changed(self, change: Change) -> None:
         """Blocking: forgets what is known of it, here and in the kernel."""
@@ -281,6 +281,7 @@ class RemoteTree:
             self._native.expire(nodeid)
             self._native.forget_attributes(nodeid)
         if parent:
+            self._native.expire(parent)  # a listing that the kernel keeps is another now
             self._native.forget_entry(parent, name)
 
 
