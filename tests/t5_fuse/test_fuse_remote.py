@@ -197,7 +197,7 @@ def test_a_url_that_cannot_be(tmp_path: Path, url: str, said: str) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert "secret" not in done.stderr
-    assert not (base / "cache").exists()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_source_that_nobody_serves(base: Path, web: WebFiles) -> None:
