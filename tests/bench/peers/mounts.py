@@ -189,7 +189,7 @@ class Rclone(Peer):
 
 
 ABOUT: list[tuple[type[Peer], str, str]] = [
-    (Swmld, "swmld", "filer by gRPC, bytes from the volume servers"),
+    (Swmld, "swmld", "names from the filer, bytes from the volume servers"),
     (Weed, "weed", "weed mount, -cacheDir; the same files"),
     (JuiceFs, "juicefs", "its own objects of these bytes behind the cluster's S3 gateway; names in SQLite"),
     (Rclone, "rclone", "the same files by the cluster's S3 gateway; --vfs-cache-mode full"),
