@@ -403,7 +403,7 @@ static int open_hot(sw_session *s, struct fuse_in_header *h, struct fuse_open_in
 		goto python;
 	check = node_check(s, n);
 	now = now_ns(CLOCK_MONOTONIC_COARSE);
-	if (check == 0 || (check == 1 && now - n->attr_at >= node_check_ns(s, n))) {
+	if (check == 0 || (check == 1 && (!n->attr_at || now - n->attr_at >= node_check_ns(s, n)))) {
 		if (!s->config.local)
 			goto python;
 		unlock(s);

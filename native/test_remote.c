@@ -175,6 +175,27 @@ static void listings_are_kept_while_changes_are_told(void)
 	end();
 }
 
+/* Opened by C alone while it is fresh; expired it is Python's to open, however long a check holds: the clock
+ * begins with the machine, and may have run for less than that. */
+static void an_expired_file_is_not_opened(void)
+{
+	struct fuse_open_in in = {.flags = O_RDONLY};
+	struct fuse_open_out o;
+	struct sw_attrs a = attrs(BIG, 4);
+	uint64_t id, file;
+
+	begin();
+	sw_told(s, 1, 1ull << 62);
+	id = enter("f", BIG, 4, 1);
+	file = kit_data_file(k, 9, "data", 4);
+	sw_set_complete(s, id, file, 4, a.mtime_ns, a.ctime_ns, 0);
+	EQUAL(k_open(k, id, O_RDONLY, &o), 0);
+	EQUAL(k_release(k, id, o.fh), 0);
+	sw_expire(s, id);
+	python_is_asked(k_send(k, FUSE_OPEN, id, &in, sizeof in, NULL, 0));
+	end();
+}
+
 int main(void)
 {
 	kit_defaults();
@@ -183,5 +204,6 @@ int main(void)
 	another_file();
 	checked_as_said();
 	listings_are_kept_while_changes_are_told();
+	an_expired_file_is_not_opened();
 	return kit_done();
 }

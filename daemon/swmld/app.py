@@ -51,7 +51,7 @@ from swmld.observe.probe import device_of, kernel_device
 from swmld.plan.readahead import Limits
 from swmld.plugins.known import Plugins
 from swmld.sources import opening
-from swmld.sources.interface import ROOT
+from swmld.sources.interface import ROOT, Feature
 from swmld.types import Check
 from swmld.urls import SourceUrl
 
@@ -65,6 +65,9 @@ log = logging.getLogger(__name__)
 
 DISK_THREADS = 16
 """Calls on the cache directory at once."""
+
+FOREVER = 1e9
+"""Seconds for which a look at an immutable source holds."""
 
 FUSE_TASKS = 256
 """Requests that Python works on at once; hung ones must not use them up before the gate closes."""
@@ -245,7 +248,9 @@ class Daemon:
         if isinstance(self._source, RemoteSource):
             tree = RemoteTree(
                 native, self._source.remote, self._source.root,
-                strict=settings.check is Check.STRICT, interval=settings.check_interval,
+                strict=settings.check is Check.STRICT,
+                interval=FOREVER if settings.check is Check.IMMUTABLE else settings.check_interval,
+                ruled=bool(settings.paths),
             )  # fmt: skip
         else:
             tree = DirectoryTree(native, direct=not self._source.local)
@@ -295,12 +300,13 @@ class Daemon:
             offload=self._carriers,
             stats=stats,
         )
+        watched = remote is not None and Feature.WATCH in remote.features
         learns = settings.neighbours == "auto"
         if learns or decider is not None:
             self._ahead = NeighbourPrefetch(
                 native, self._gate, tree, loader, self._fetcher, listings,
                 whole_limit=settings.chunk_size, max_files=settings.neighbours_max_files if learns else 0,
-                fresh=settings.check_interval if settings.check is Check.RELAXED else 3600.0,
+                fresh=3600.0 if watched or settings.check is not Check.RELAXED else settings.check_interval,
                 brought=decider.brought if decider is not None else None,
             )  # fmt: skip
         if self._plugins is not None:

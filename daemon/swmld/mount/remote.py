@@ -102,16 +102,24 @@ class Recent:
 
 
 class RemoteTree:
-    """See ``tree.Tree``. ``strict``: each open asks, where no rule for its path says otherwise. ``interval``:
-    seconds that a look at the source holds where it tells of no changes."""
+    """See ``tree.Tree``. ``strict``: each open asks. ``interval``: seconds that a look at the source holds
+    where it tells of no changes. ``ruled``: rules for some paths may say otherwise of both."""
 
     def __init__(
-        self, native: Native, source: Source, root: Attributes, *, strict: bool, interval: float
+        self,
+        native: Native,
+        source: Source,
+        root: Attributes,
+        *,
+        strict: bool,
+        interval: float,
+        ruled: bool = False,
     ) -> None:
         self._native = native
         self._source = source
         self._strict = strict
         self._interval = interval
+        self._ruled = ruled
         self._recent = Recent()
         self.watched = False
         """The source tells of its changes now."""
@@ -121,9 +129,13 @@ class RemoteTree:
 
     def lookup(self, parent: int, name: bytes, ref: bool = True) -> Entry:
         """See ``Tree``."""
+        return self._look(parent, name, ref)[0]
+
+    def _look(self, parent: int, name: bytes, ref: bool) -> tuple[Entry, bytes, Known]:
         path = self._below(parent, name)
-        nodeid = self._native.child(parent, name)
-        entry = self._native.cached_entry(nodeid) if nodeid else None
+        entry = None
+        if self._ruled and (nodeid := self._native.child(parent, name)):
+            entry = self._native.cached_entry(nodeid)
         known = self._fresh(path, entry)
         if known is None:
             try:
@@ -132,7 +144,7 @@ class RemoteTree:
                 self._recent.drop(path)
                 self._native.unlinked(parent, name)
                 raise
-        return self.enter(parent, name, path, known, ref)
+        return self.enter(parent, name, path, known, ref), path, known
 
     def enter(self, parent: int, name: bytes, path: bytes, known: Known, ref: bool) -> Entry:
         """Into the table."""
@@ -184,10 +196,12 @@ class RemoteTree:
 
     def open_child(self, parent: int, name: bytes) -> tuple[Entry, Opened]:
         """See ``Tree``."""
-        entry = self.lookup(parent, name, ref=False)
+        entry, path, known = self._look(parent, name, ref=False)
         if not stat.S_ISREG(entry.mode):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return entry, self.open(entry.nodeid, entry.size)
+        if not _same(entry, known.attributes):  # the table knew a newer one
+            return entry, self.open(entry.nodeid, entry.size)
+        return entry, Opened(reader=self._source.open(path, known.attributes))
 
     def reopen(self, nodeid: int, opened: Opened) -> Opened:
         """See ``Tree``."""
