@@ -48,6 +48,8 @@ class Attributes:
     """The same for the same file as long as it lives, also for its other names; see ``number_of``."""
     tag: bytes = b""
     """What names the generation besides size and times (an ETag, the chunks' ids); empty: nothing does."""
+    stem: bytes = b""
+    """What stays of ``tag`` while a file is only appended to; empty: nothing, it is replaced as a whole."""
     link: bytes = b""
     """Where a symlink leads."""
 
@@ -166,11 +168,12 @@ def generation_ns(attributes: Attributes) -> int:
 
 
 def birth_ns(attributes: Attributes) -> int:
-    """``btime_ns``, or where that is not known another number for each ``tag``: objects are replaced as a
-    whole, so whoever has the one before open is to keep it, as if a new file had been renamed over it."""
-    if attributes.btime_ns or not attributes.tag:
+    """``btime_ns``, and another number for each ``stem`` or ``tag``: what is replaced as a whole is another
+    file, as if it had been renamed over the one before, and whoever has that open keeps it."""
+    name = attributes.stem or attributes.tag
+    if not name:
         return attributes.btime_ns
-    return _hash(attributes.tag, b"birth") >> 1 or 1
+    return _hash(b"%d %s" % (attributes.btime_ns, name), b"birth") >> 1 or 1
 
 
 def _hash(tag: bytes, person: bytes) -> int:

@@ -75,6 +75,14 @@ class Layout:
         return _short(_LISTED, packed, SHORT * _CHUNK.size) if packed else b""
 
 
+    @property
+    def stem(self) -> bytes:
+        """The chunk that the file begins with: it stays when more is appended, and is another one when the
+        file is written anew. Empty where there is none."""
+        first = min(self.chunks, key=lambda chunk: (chunk.offset, chunk.modified_ns), default=None)
+        return first.fid.encode() if first is not None and not first.offset else b""
+
+
 def _short(kind: bytes, said: bytes, most: int) -> bytes:
     if len(said) <= most:
         return kind + said

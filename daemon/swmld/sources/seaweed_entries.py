@@ -163,5 +163,6 @@ def attributes_of(entry: Entry, path: bytes) -> Attributes:
         rdev=entry.rdev,
         ino=number_of(identity),
         tag=entry.layout.tag if regular else b"",
+        stem=entry.layout.stem if regular else b"",
         link=link,
     )
