@@ -27,9 +27,6 @@ TENSOR = 8 * MIB
 COLUMNS = 20
 ROW_GROUPS = 16
 
-OPTIONS = {"parquet": ["--chunk-size", "1MiB"]}
-"""Of all sides. A column of a row group has 3 MB here: of chunks of 4 MiB half would be of other columns."""
-
 ENDINGS = {"safetensors": ".safetensors", "torch": ".pt", "parquet": ".parquet"}
 
 # Each prints the bytes that it read and the seconds that it took, the imports not counted.
@@ -112,7 +109,6 @@ def _row(rig: Rig, kind: str, source: Path) -> Result:
     sides: dict[str, list[str]] = {
         "off": ["--no-plugins", "--readahead-max", "0"], "readahead": ["--no-plugins"], "on": [],
     }  # fmt: skip
-    common = OPTIONS.get(kind, [])
     alone: list[float] = []
     pairs: Pairs = []
     shares = []
@@ -120,7 +116,7 @@ def _row(rig: Rig, kind: str, source: Path) -> Result:
         taken: dict[str, Sample] = {}
         for side in sorted(sides, reverse=number % 2 == 0):
             name = f"plugin-{kind}-{side}-{number}"
-            with rig.serve(name, source, [*sides[side], *common]) as daemon:
+            with rig.serve(name, source, sides[side]) as daemon:
                 rig.drop()
                 taken[side], share = _read(kind, daemon)
                 shares += [share] if side == "on" else []
