@@ -261,6 +261,8 @@ struct node *node_by_key(sw_session *s, uint64_t dev, uint64_t ino);
 /* asked: CLOCK_MONOTONIC_COARSE before the attributes were asked for */
 struct node *node_intern(sw_session *s, const struct statx *st, uint64_t asked, struct node *parent, const char *name,
 			 size_t len);
+int node_enter(sw_session *s, const struct statx *st, uint64_t asked, uint64_t parent, const char *name, int ref,
+	       struct sw_entry *out);
 struct link *link_find(sw_session *s, struct node *parent, const char *name, size_t len);
 void link_drop(sw_session *s, struct node *parent, const char *name, size_t len);
 int node_same(const struct node *n, const struct statx *st); /* its number may be in use for another file */

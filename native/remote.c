@@ -45,21 +45,10 @@ int sw_enter(sw_session *s, uint64_t parent, const char *name, const struct sw_a
 	     struct sw_entry *out)
 {
 	struct statx st = as_statx(s, attrs);
-	struct node *p, *n;
-	int r = 0;
+	int r;
 
 	lock(s);
-	p = node_get(s, parent);
-	n = p ? node_intern(s, &st, asked, p, name, strlen(name)) : NULL;
-	if (n) {
-		node_entry(s, n, out);
-		if (ref) {
-			node_hold(s, n);
-			n->kernel_until = n->attr_at + out->valid_ns;
-		} else
-			node_settle(s, n);
-	} else
-		r = p ? -ENOMEM : -ESTALE;
+	r = node_enter(s, &st, asked, parent, name, ref, out);
 	unlock(s);
 	return r;
 }

@@ -343,7 +343,7 @@ int sw_getattr(sw_session *s, uint64_t nodeid, struct sw_entry *out)
 int sw_lookup(sw_session *s, uint64_t parent, const char *name, int ref, struct sw_entry *out)
 {
 	struct statx st;
-	struct node *p, *n;
+	struct node *p;
 	uint64_t asked = now_ns(CLOCK_MONOTONIC_COARSE);
 	int slot, r, fd = dirfd_pin_settled(s, parent, &slot);
 
@@ -352,23 +352,10 @@ int sw_lookup(sw_session *s, uint64_t parent, const char *name, int ref, struct 
 	r = source_stat_at(fd, name, &st);
 	dirfd_unpin(s, slot);
 	lock(s);
-	p = node_get(s, parent);
-	if (r < 0) {
-		if (p && r == -ENOENT)
-			link_drop(s, p, name, strlen(name));
-		unlock(s);
-		return r;
-	}
-	n = p ? node_intern(s, &st, asked, p, name, strlen(name)) : NULL;
-	if (n) {
-		node_entry(s, n, out);
-		if (ref) {
-			node_hold(s, n);
-			n->kernel_until = n->attr_at + out->valid_ns;
-		} else
-			node_settle(s, n);
-	} else
-		r = p ? -ENOMEM : -ESTALE;
+	if (!r)
+		r = node_enter(s, &st, asked, parent, name, ref, out);
+	else if (r == -ENOENT && (p = node_get(s, parent)))
+		link_drop(s, p, name, strlen(name));
 	unlock(s);
 	return r;
 }
@@ -442,7 +429,6 @@ int sw_open_source(sw_session *s, uint64_t nodeid, int flags, int verify)
 int sw_open_child(sw_session *s, uint64_t parent, const char *name, struct sw_entry *out)
 {
 	struct statx st;
-	struct node *p, *n;
 	uint64_t asked = now_ns(CLOCK_MONOTONIC_COARSE);
 	int slot, r, fd, dir = dirfd_pin_settled(s, parent, &slot);
 
@@ -456,13 +442,7 @@ int sw_open_child(sw_session *s, uint64_t parent, const char *name, struct sw_en
 	if (!r) {
 		fcntl(fd, F_SETFL, 0);
 		lock(s);
-		p = node_get(s, parent);
-		n = p ? node_intern(s, &st, asked, p, name, strlen(name)) : NULL;
-		if (n) {
-			node_entry(s, n, out);
-			node_settle(s, n);
-		} else
-			r = p ? -ENOMEM : -ESTALE;
+		r = node_enter(s, &st, asked, parent, name, 0, out);
 		unlock(s);
 	}
 	if (r < 0 && fd >= 0)

@@ -497,6 +497,23 @@ struct node *node_intern(sw_session *s, const struct statx *st, uint64_t asked, 
 	return n;
 }
 
+/* What LOOKUP comes to: the child's node, held by the kernel where it asked (`ref`), and its entry. 0 or -errno. */
+int node_enter(sw_session *s, const struct statx *st, uint64_t asked, uint64_t parent, const char *name, int ref,
+	       struct sw_entry *out)
+{
+	struct node *p = node_get(s, parent), *n = p ? node_intern(s, st, asked, p, name, strlen(name)) : NULL;
+
+	if (!n)
+		return p ? -ENOMEM : -ESTALE;
+	node_entry(s, n, out);
+	if (ref) {
+		node_hold(s, n);
+		n->kernel_until = n->attr_at + out->valid_ns;
+	} else
+		node_settle(s, n);
+	return 0;
+}
+
 /* From now on lookups of this file make another node: the old one serves its open handles and dies with them. */
 void node_supersede(sw_session *s, struct node *n)
 {
