@@ -256,9 +256,7 @@ class Carrier:
         except _DiskError as error:
             raise _cache_failed(error.error) from error
         except OSError as error:
-            if error.errno == errno.ESTALE:
-                raise _stale("changed while it was read") from error
-            raise _source_failed(error) from error
+            raise _remote_failed(error) from error
 
     async def _verified(self, file: ChunkFile, chunk: int, buffer: Buffer) -> bool:
         try:
@@ -337,9 +335,7 @@ class Carrier:
         try:
             count = await self._offload.call(partial(reader.read, view, offset + start), buffer)
         except OSError as error:
-            if error.errno == errno.ESTALE:
-                raise _stale("changed while it was read") from error
-            raise _source_failed(error) from error
+            raise _remote_failed(error) from error
         if count < length:
             raise _stale(f"ends at byte {offset + start + count}")
 
@@ -397,6 +393,11 @@ def _stale(what: str) -> FlightFailed:
 def _source_failed(error: OSError) -> FlightFailed:
     code = error.errno or errno.EIO
     return FlightFailed(f"source: {error}", code, Result.ERROR, again=code in RETRIED)
+
+
+def _remote_failed(error: OSError) -> FlightFailed:
+    """Of a ``Reader``, which says itself that its generation is gone."""
+    return _stale("changed while it was read") if error.errno == errno.ESTALE else _source_failed(error)
 
 
 def _cache_failed(error: OSError | CacheError) -> FlightFailed:
