@@ -31,7 +31,8 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
 
 
 def shards(text: bytes) -> tuple[str, ...]:
-    """The files that an index names, in the order of their names, in which loaders read them. Malformed.
+    """The files that an index names, in the order of their names, in which loaders read them. Malformed,
+    also where the end is missing: one that is half written names half a model.
 
     Pair by pair, since json would keep the interpreter lock for 0.1 s with an index of 9 MB.
     """
@@ -43,6 +44,8 @@ def shards(text: bytes) -> tuple[str, ...]:
     while end == b"," and len(tokens) < MOST_FILES and (pair := _PAIR.match(text, at)) is not None:
         tokens.add(pair[1])
         at, end = pair.end(), pair[2]
+    if end == b"," and len(tokens) < MOST_FILES:
+        raise Malformed(f"no pair at byte {at} of the weight_map")
     return names(sorted(map(json.loads, tokens), key=_natural))
 
 
