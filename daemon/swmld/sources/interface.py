@@ -8,6 +8,9 @@ What goes wrong is an ``OSError`` whose errno is what the reader of the mount ge
     EIO                        it answers with an error, or with bytes that cannot be what was asked for
     ETIMEDOUT, EHOSTUNREACH    it does not answer, or cannot be reached: what is cached is served on
     EROFS, EOPNOTSUPP          it cannot be changed; it cannot do that
+    EXDEV                      of ``rename``: not as one operation; mv(1) then copies
+    EEXIST, ENOTEMPTY, EISDIR  as open(2), mkdir(2), rmdir(2), unlink(2) and rename(2) would say it
+    EDQUOT, ENOSPC, EFBIG      it takes no more, or no file of that size
 
 A message names the operation and the path, never a credential.
 """
@@ -15,7 +18,9 @@ A message names the operation and the path, never a credential.
 from __future__ import annotations
 
 import enum
+import errno
 import hashlib
+import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,6 +95,14 @@ class Feature(enum.Flag):
     NONE = 0
     WATCH = enum.auto()
     """``watch`` tells of changes."""
+    WRITE = enum.auto()
+    """It can be changed: ``write``, ``remove``, ``make_dir``, ``remove_dir``, ``rename`` of files."""
+    MOVE = enum.auto()
+    """``rename`` is one operation, of directories too."""
+    ATTRIBUTES = enum.auto()
+    """Mode, owner and time of a file are kept as they were given, and ``change`` changes them."""
+    SYMLINK = enum.auto()
+    """``symlink`` makes one."""
 
 
 class Reader(Protocol):
@@ -111,6 +124,17 @@ class Reader(Protocol):
     def close(self) -> None:
         """Lets go of it; a ``read`` under way may end with any error."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class NewAttributes:
+    """What ``Source.change`` changes; None: stays."""
+
+    mode: int | None = None
+    """Permissions alone."""
+    uid: int | None = None
+    gid: int | None = None
+    mtime_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +173,100 @@ class Source(Protocol):
     def close(self) -> None:
         """Ends connections, and calls that wait."""
         ...
+
+    # What follows is EROFS without ``Feature.WRITE``.
+
+    def write(
+        self,
+        path: bytes,
+        fd: int,
+        size: int,
+        attributes: Attributes,
+        expected: Attributes | None,
+        token: str,
+    ) -> Attributes:
+        """Makes the first ``size`` bytes of ``fd`` a file's new generation, all of it or nothing, and says
+        what ``stat`` would say of it. The descriptor's position is not used. What is written to it meanwhile
+        may be part of what is stored, and makes no call fail. Of ``attributes`` count mode, uid, gid and
+        mtime_ns, as far as the source keeps such things.
+
+        ``expected``: the generation that it replaces, as ``stat`` or ``write`` gave it; None: there is no
+        such file. ESTALE where another one is there (or it is gone), by a condition of the server's where
+        it has one, else by asking just before. ENOENT without the directory, where the source has
+        directories; EISDIR."""
+        ...
+
+    def remove(self, path: bytes) -> None:
+        """A file or symlink. ENOENT, EISDIR."""
+        ...
+
+    def make_dir(self, path: bytes, attributes: Attributes) -> Attributes:
+        """A directory with this mode and owner; what ``stat`` says of it. EEXIST."""
+        ...
+
+    def remove_dir(self, path: bytes) -> None:
+        """An empty directory. ENOENT, ENOTDIR, ENOTEMPTY."""
+        ...
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        """As rename(2): ``new`` is replaced if it is a file, or an empty directory and ``old`` one too.
+        Without ``Feature.MOVE`` a file is copied at the server and then removed, so that a failure leaves it
+        under ``old`` and perhaps under both names, and a directory is EXDEV."""
+        ...
+
+    def change(self, path: bytes, new: NewAttributes) -> Attributes:
+        """Changes what ``new`` says; what ``stat`` says afterwards. EOPNOTSUPP without
+        ``Feature.ATTRIBUTES``."""
+        ...
+
+    def symlink(self, path: bytes, target: bytes, attributes: Attributes) -> Attributes:
+        """A symlink with this owner; what ``stat`` says of it. EEXIST; EOPNOTSUPP without
+        ``Feature.SYMLINK``."""
+        ...
+
+
+class ReadOnly:
+    """What can change nothing: the second half of a ``Source``."""
+
+    def write(
+        self,
+        path: bytes,
+        fd: int,
+        size: int,
+        attributes: Attributes,
+        expected: Attributes | None,
+        token: str,
+    ) -> Attributes:
+        """EROFS."""
+        raise _read_only(path)
+
+    def remove(self, path: bytes) -> None:
+        """EROFS."""
+        raise _read_only(path)
+
+    def make_dir(self, path: bytes, attributes: Attributes) -> Attributes:
+        """EROFS."""
+        raise _read_only(path)
+
+    def remove_dir(self, path: bytes) -> None:
+        """EROFS."""
+        raise _read_only(path)
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        """EROFS."""
+        raise _read_only(old)
+
+    def change(self, path: bytes, new: NewAttributes) -> Attributes:
+        """EROFS."""
+        raise _read_only(path)
+
+    def symlink(self, path: bytes, target: bytes, attributes: Attributes) -> Attributes:
+        """EROFS."""
+        raise _read_only(path)
+
+
+def _read_only(path: bytes) -> OSError:
+    return OSError(errno.EROFS, f"change of {os.fsdecode(path) or '/'!r}: {os.strerror(errno.EROFS)}")
 
 
 def number_of(identity: bytes) -> int:

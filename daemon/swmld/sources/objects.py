@@ -24,7 +24,7 @@ from typing import Any, cast
 import obstore
 
 from swmld.sources.errors import failure
-from swmld.sources.interface import LISTED, ROOT, Attributes, Change, Feature, Page, Reader
+from swmld.sources.interface import LISTED, ROOT, Attributes, Change, Feature, Page, Reader, ReadOnly
 from swmld.sources.objects_errors import spoken
 from swmld.sources.objects_order import FOLDER, Key, is_name, page_of
 from swmld.sources.objects_s3 import MOST, Bucket, S3Reader, plain_tag
@@ -36,7 +36,7 @@ from swmld.urls import SourceUrl
 _log = logging.getLogger("swmld.sources")
 
 
-class ObjectSource:
+class ObjectSource(ReadOnly):
     """One bucket, or what is below a prefix of it."""
 
     def __init__(self, url: SourceUrl, *, timeout: float, parallel: int) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from swmld.errors import UsageError
 from swmld.sources.connections import TIMEOUT, Connections
 from swmld.sources.errors import failure
-from swmld.sources.interface import LISTED, Attributes, Change, Feature, Page, Reader
+from swmld.sources.interface import LISTED, Attributes, Change, Feature, Page, Reader, ReadOnly
 from swmld.sources.seaweed_chunks import layout_of
 from swmld.sources.seaweed_entries import Entry, attributes_of
 from swmld.sources.seaweed_filer import FilerClient
@@ -29,7 +29,7 @@ GRPC = 10_000
 """What a SeaweedFS server adds to its HTTP port for its gRPC, unless told otherwise."""
 
 
-class SeaweedSource:
+class SeaweedSource(ReadOnly):
     """The tree at ``url.path`` of the filer at ``url.host``; makes no request before it is asked
     something."""
 

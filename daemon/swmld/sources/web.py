@@ -26,7 +26,7 @@ from urllib.parse import quote, urljoin
 from swmld.sources import web_index
 from swmld.sources.connections import Response
 from swmld.sources.errors import failure
-from swmld.sources.interface import LISTED, ROOT, Attributes, Change, Feature, Page, Reader
+from swmld.sources.interface import LISTED, ROOT, Attributes, Change, Feature, Page, Reader, ReadOnly
 from swmld.sources.owners import SECOND, Owners
 from swmld.sources.threads import Threads
 from swmld.sources.web_index import Entry, Line
@@ -45,7 +45,7 @@ _KEPT = 4
 """Indexes kept at once for their other pages."""
 
 
-class WebSource:
+class WebSource(ReadOnly):
     """What is below one URL."""
 
     def __init__(self, url: SourceUrl, *, timeout: float, parallel: int) -> None:
