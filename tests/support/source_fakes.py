@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from swmld.sources.interface import LISTED, ROOT, Attributes, Change, Feature, Page
+from swmld.sources.interface import LISTED, ROOT, Attributes, Change, Feature, Page, ReadOnly
 
 PATIENCE = 30.0
 """Seconds after which something that should happen has not: no measure, only an end."""
@@ -47,7 +47,7 @@ class PatientClock(FakeClock):
         return event.wait(PATIENCE)
 
 
-class FakeSource:
+class FakeSource(ReadOnly):
     """Files in memory. Before each call ``meets`` is asked with its kind and path; it may raise, or wait.
 
     ``reads``: (offset, length) of each. ``fills`` takes the place of what a read does, where it is set.

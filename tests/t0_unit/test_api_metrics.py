@@ -35,7 +35,7 @@ def snapshot() -> Snapshot:
     fetch.in_flight[FetchClass.DEMAND] = 46
     fetch.reads_in_flight, fetch.stuck, fetch.retries = 47, 48, 49
     fetch.dropped, fetch.promoted, fetch.refused = 50, 51, 52
-    source = SourceCounts(bytes=54, retries=55, given_up=56, hedges=57, hedges_won=58)
+    source = SourceCounts(bytes=54, written=90, retries=55, given_up=56, hedges=57, hedges_won=58)
     source.calls[Kind.STAT, Outcome.ABSENT] = 53
     source.errors[errno.EIO] = 59
     source.latency[Kind.READ].observe(0.0015)
@@ -127,6 +127,7 @@ def test_each_value_is_exported_under_its_name() -> None:
         "swmld_source_call_duration_seconds_count{call=read}": 1,
         "swmld_source_errors_total{errno=EIO}": 59,
         "swmld_source_read_bytes_total": 54,
+        "swmld_source_written_bytes_total": 90,
         "swmld_source_retries_total": 55,
         "swmld_source_given_up_total": 56,
         "swmld_source_hedges_total{result=sent}": 57,

@@ -191,6 +191,8 @@ METRICS: tuple[Definition, ...] = (
                ("errno",), _source(lambda s: {(errorcode.get(c, str(c)),): n for c, n in s.errors.items()})),
     Definition("swmld_source_read_bytes_total", "counter", "Bytes read from a remote source.", (),
                _source(lambda s: {(): s.bytes})),
+    Definition("swmld_source_written_bytes_total", "counter", "Bytes written to a remote source.", (),
+               _source(lambda s: {(): s.written})),
     Definition("swmld_source_retries_total", "counter", "Calls of a remote source that were made again.", (),
                _source(lambda s: {(): s.retries})),
     Definition("swmld_source_given_up_total", "counter", "Calls not made again: no time or budget left.", (),

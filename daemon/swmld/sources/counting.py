@@ -16,11 +16,10 @@ from typing import TypeVar
 
 from swmld.histogram import Histogram
 from swmld.sources.errors import Busy
-from swmld.sources.interface import LISTED, Cut, Page, Source
+from swmld.sources.interface import LISTED, Attributes, Cut, Page, Source
 from swmld.sources.wrapping import MONOTONIC, Clock, Kind, WrappedReader, Wrapper
 
 T = TypeVar("T")
-
 
 
 class Outcome(enum.Enum):
@@ -28,6 +27,9 @@ class Outcome(enum.Enum):
 
     ANSWERED = "answered"
     ABSENT = "absent"  # ENOENT, ENOTDIR: an answer too
+    PRESENT = "present"  # EEXIST, ENOTEMPTY, EISDIR: an answer too
+    UNABLE = "unable"  # it cannot be done there
+    FULL = "full"  # no room, or no more is allowed
     DENIED = "denied"
     STALE = "stale"  # another generation by now
     BUSY = "busy"  # 429, 503
@@ -38,6 +40,16 @@ class Outcome(enum.Enum):
 _OUTCOMES = {
     errno.ENOENT: Outcome.ABSENT,
     errno.ENOTDIR: Outcome.ABSENT,
+    errno.EEXIST: Outcome.PRESENT,
+    errno.ENOTEMPTY: Outcome.PRESENT,
+    errno.EISDIR: Outcome.PRESENT,
+    errno.EXDEV: Outcome.UNABLE,
+    errno.EOPNOTSUPP: Outcome.UNABLE,
+    errno.EROFS: Outcome.UNABLE,
+    errno.ENAMETOOLONG: Outcome.UNABLE,
+    errno.ENOSPC: Outcome.FULL,
+    errno.EDQUOT: Outcome.FULL,
+    errno.EFBIG: Outcome.FULL,
     errno.EACCES: Outcome.DENIED,
     errno.EPERM: Outcome.DENIED,
     errno.ESTALE: Outcome.STALE,
@@ -64,6 +76,9 @@ class SourceCounts:
     """Of every call, failed ones too: a time limit is seen in the last buckets."""
     in_flight: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
     bytes: int = 0
+    """Read."""
+    written: int = 0
+    """Bytes of writes that ended well."""
     entries: int = 0
     """Of the pages listed."""
     retries: int = 0
@@ -101,10 +116,11 @@ class SourceStats:
                 code = error.errno or 0
                 self._counts.errors[code] = self._counts.errors.get(code, 0) + 1
 
-    def brought(self, *, nbytes: int = 0, entries: int = 0) -> None:
-        """Bytes were read, or entries listed."""
+    def brought(self, *, nbytes: int = 0, entries: int = 0, written: int = 0) -> None:
+        """Bytes were read or written, or entries listed."""
         with self._lock:
             self._counts.bytes += nbytes
+            self._counts.written += written
             self._counts.entries += entries
 
     def retried(self) -> None:
@@ -162,3 +178,17 @@ class Counting(Wrapper):
         page = super().list(path, after, limit)
         self.stats.brought(entries=len(page.entries))
         return page
+
+    def write(
+        self,
+        path: bytes,
+        fd: int,
+        size: int,
+        attributes: Attributes,
+        expected: Attributes | None,
+        token: str,
+    ) -> Attributes:
+        """See ``Source.write``."""
+        made = super().write(path, fd, size, attributes, expected, token)
+        self.stats.brought(written=size)
+        return made

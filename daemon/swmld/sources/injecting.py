@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from swmld.sources.budgets import Rate
 from swmld.sources.errors import Busy
-from swmld.sources.interface import Cut, Source
+from swmld.sources.interface import Attributes, Cut, Source
 from swmld.sources.wrapping import MONOTONIC, Clock, Kind, WrappedReader, Wrapper, closed
 
 T = TypeVar("T")
@@ -34,6 +34,8 @@ class Fault:
     """Share of a read's bytes that come before it fails."""
     short: bool = False
     """A read ends after that share without an error, as no source may: the truth would be ``Cut``."""
+    lost: bool = False
+    """What is no read is done all the same: its answer is lost."""
     hang: bool = False
     """It waits for ``release`` or ``close`` first."""
     delay: float = 0.0
@@ -54,7 +56,7 @@ class Odds:
 
 class Injecting(Wrapper):
     """``delay``: seconds that each call takes, or each of a kind. ``rate``: bytes a second of the line that
-    all reads share."""
+    all reads and writes share."""
 
     def __init__(
         self,
@@ -95,8 +97,29 @@ class Injecting(Wrapper):
         """See ``Wrapper.around``."""
         fault = self._met(kind, path, 0)
         self._delay(kind, path, fault)
+        if fault is None or not fault.lost:
+            self._fail(fault, kind, path)
+            return call()
+        done = call()
         self._fail(fault, kind, path)
-        return call()
+        return done
+
+    def write(
+        self,
+        path: bytes,
+        fd: int,
+        size: int,
+        attributes: Attributes,
+        expected: Attributes | None,
+        token: str,
+    ) -> Attributes:
+        """See ``Source.write``."""
+
+        def call() -> Attributes:
+            self._pass(Kind.WRITE, path, size)
+            return self.inner.write(path, fd, size, attributes, expected, token)
+
+        return self.around(Kind.WRITE, path, call)
 
     def read(self, reader: WrappedReader, view: memoryview, offset: int) -> int:
         """See ``Wrapper.read``."""
@@ -159,13 +182,17 @@ class Injecting(Wrapper):
     def _passed(self, reader: WrappedReader, view: memoryview, offset: int) -> int:
         """A read over the line: its last byte is there when all before it have passed."""
         count = reader.inner.read(view, offset) if len(view) else 0
-        if self._line is not None and count:
-            with self._lock:
-                now = self._clock.now()
-                self._line.reserve(count, now)
-                wait = self._line.reserve(0, now) - now
-            self._wait(Kind.READ, reader.path, wait)
+        self._pass(Kind.READ, reader.path, count)
         return count
+
+    def _pass(self, kind: Kind, path: bytes, nbytes: int) -> None:
+        if self._line is None or not nbytes:
+            return
+        with self._lock:
+            now = self._clock.now()
+            self._line.reserve(nbytes, now)
+            wait = self._line.reserve(0, now) - now
+        self._wait(kind, path, wait)
 
 
 def _what(kind: Kind, path: bytes, code: int) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from swmld.sources.budgets import Rate
-from swmld.sources.interface import Source
+from swmld.sources.interface import Attributes, Source
 from swmld.sources.wrapping import MONOTONIC, Clock, Kind, WrappedReader, Wrapper, closed
 
 T = TypeVar("T")
@@ -65,6 +65,19 @@ class Limiting(Wrapper):
         """See ``Wrapper.read``."""
         with self._turn(Kind.READ, reader.path, reader.within(len(view), offset)):
             return reader.inner.read(view, offset)
+
+    def write(
+        self,
+        path: bytes,
+        fd: int,
+        size: int,
+        attributes: Attributes,
+        expected: Attributes | None,
+        token: str,
+    ) -> Attributes:
+        """See ``Source.write``: its bytes count as those of a read do."""
+        with self._turn(Kind.WRITE, path, size):
+            return self.inner.write(path, fd, size, attributes, expected, token)
 
     def close(self) -> None:
         """Who waits fails with ESHUTDOWN."""

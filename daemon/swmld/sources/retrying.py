@@ -3,6 +3,10 @@
 Waits are random between 0 and a bound that doubles, which spreads clients that failed together better than
 fixed waits or half-random ones do (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 A ``Retry-After`` is waited for in full, and the random wait on top, so that not all come back at once.
+
+A change whose answer was lost may have been made. So where it is made again and finds itself made (the name
+that was to go is gone, the directory that was to come is there), that is its answer. A write is known again
+by its token, at the source.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import random
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +23,7 @@ from typing import TypeVar
 from swmld.sources.budgets import Budget
 from swmld.sources.counting import SourceStats
 from swmld.sources.errors import Busy
-from swmld.sources.interface import Cut, Source
+from swmld.sources.interface import Attributes, Cut, Source
 from swmld.sources.wrapping import MONOTONIC, Clock, Kind, WrappedReader, Wrapper, failure
 
 T = TypeVar("T")
@@ -92,6 +97,58 @@ class Retrying(Wrapper):
                     return done
                 raise failure(errno.EIO, "read", reader.path, f"{wanted - done} bytes are missing")
 
+    def remove(self, path: bytes) -> None:
+        """See ``Source.remove``."""
+        self._once(lambda: self.inner.remove(path), errno.ENOENT, lambda _: None)
+
+    def remove_dir(self, path: bytes) -> None:
+        """See ``Source.remove_dir``."""
+        self._once(lambda: self.inner.remove_dir(path), errno.ENOENT, lambda _: None)
+
+    def make_dir(self, path: bytes, attributes: Attributes) -> Attributes:
+        """See ``Source.make_dir``."""
+
+        def made(error: OSError) -> Attributes:
+            found = self.inner.stat(path)
+            if not found.is_dir:
+                raise error
+            return found
+
+        return self._once(lambda: self.inner.make_dir(path, attributes), errno.EEXIST, made)
+
+    def symlink(self, path: bytes, target: bytes, attributes: Attributes) -> Attributes:
+        """See ``Source.symlink``."""
+
+        def made(error: OSError) -> Attributes:
+            found = self.inner.stat(path)
+            if not stat.S_ISLNK(found.mode) or found.link != target:
+                raise error
+            return found
+
+        return self._once(lambda: self.inner.symlink(path, target, attributes), errno.EEXIST, made)
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        """See ``Source.rename``."""
+
+        def renamed(_: OSError) -> None:
+            # ENOENT again, where it is not there either.
+            self.inner.stat(new)
+
+        self._once(lambda: self.inner.rename(old, new), errno.ENOENT, renamed)
+
+    def _once(self, call: Callable[[], T], code: int, done: Callable[[OSError], T]) -> T:
+        """What cannot be done twice. ``done``: what ``call`` would have returned, where it fails with
+        ``code`` because it was made before; raises where it was not."""
+        tries = self._tries()
+        while True:
+            with tries.survived():
+                try:
+                    return call()
+                except OSError as error:
+                    if error.errno != code or not tries.lost:
+                        raise
+                    return done(error)
+
     def close(self) -> None:
         """Ends waits: their calls end with the error that they waited after."""
         self._closing.set()
@@ -124,6 +181,8 @@ class _Tries:
         self._pause = pause
         self._deadline = deadline
         self._failed = 0
+        self.lost = False
+        """Whether one of them may have been done for all that is known: ``Busy`` says that it was not."""
 
     @contextlib.contextmanager
     def survived(self) -> Iterator[None]:
@@ -132,5 +191,6 @@ class _Tries:
             yield
         except OSError as error:
             self._failed += 1
+            self.lost = self.lost or not isinstance(error, Busy)
             if not self._pause(error, self._failed, self._deadline):
                 raise

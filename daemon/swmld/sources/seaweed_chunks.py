@@ -74,7 +74,6 @@ class Layout:
         packed = b"".join(_CHUNK.pack(*_numbers(chunk.fid), *chunk[1:]) for chunk in self.chunks)
         return _short(_LISTED, packed, SHORT * _CHUNK.size) if packed else b""
 
-
     @property
     def stem(self) -> bytes:
         """The chunk that the file begins with: it stays when more is appended, and is another one when the

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from swmld.sources.interface import LISTED, Attributes, Change, Page, Reader, Source
+from swmld.sources.interface import LISTED, Attributes, Change, NewAttributes, Page, Reader, Source
 
 T = TypeVar("T")
 
@@ -28,6 +28,13 @@ class Kind(enum.Enum):
     OPEN = "open"
     READ = "read"
     CURRENT = "current"
+    WRITE = "write"
+    REMOVE = "remove"
+    MAKE_DIR = "make_dir"
+    REMOVE_DIR = "remove_dir"
+    RENAME = "rename"
+    CHANGE = "change"
+    SYMLINK = "symlink"
 
 
 class Clock(Protocol):
@@ -81,6 +88,43 @@ class Wrapper:
         """See ``Source.open``."""
         inner = self.around(Kind.OPEN, path, lambda: self.inner.open(path, attributes))
         return WrappedReader(self, path, inner)
+
+    def write(
+        self,
+        path: bytes,
+        fd: int,
+        size: int,
+        attributes: Attributes,
+        expected: Attributes | None,
+        token: str,
+    ) -> Attributes:
+        """See ``Source.write``."""
+        inner = self.inner
+        return self.around(Kind.WRITE, path, lambda: inner.write(path, fd, size, attributes, expected, token))
+
+    def remove(self, path: bytes) -> None:
+        """See ``Source.remove``."""
+        self.around(Kind.REMOVE, path, lambda: self.inner.remove(path))
+
+    def make_dir(self, path: bytes, attributes: Attributes) -> Attributes:
+        """See ``Source.make_dir``."""
+        return self.around(Kind.MAKE_DIR, path, lambda: self.inner.make_dir(path, attributes))
+
+    def remove_dir(self, path: bytes) -> None:
+        """See ``Source.remove_dir``."""
+        self.around(Kind.REMOVE_DIR, path, lambda: self.inner.remove_dir(path))
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        """See ``Source.rename``."""
+        self.around(Kind.RENAME, old, lambda: self.inner.rename(old, new))
+
+    def change(self, path: bytes, new: NewAttributes) -> Attributes:
+        """See ``Source.change``."""
+        return self.around(Kind.CHANGE, path, lambda: self.inner.change(path, new))
+
+    def symlink(self, path: bytes, target: bytes, attributes: Attributes) -> Attributes:
+        """See ``Source.symlink``."""
+        return self.around(Kind.SYMLINK, path, lambda: self.inner.symlink(path, target, attributes))
 
     def watch(self, tell: Callable[[Change], None], ready: Callable[[bool], None]) -> None:
         """See ``Source.watch``."""
