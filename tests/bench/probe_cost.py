@@ -4,9 +4,9 @@
 
 A file on the disk is watched as a cache file is when passthrough reads it; the same loop (``reader.c``, one
 process, warm page cache) reads it with the probes detached and attached, a file beside it that nobody
-watches, and calls getpid. Within a round detached and attached take turns; per cent are medians of the
-rounds' ratios, ns the difference of the best samples. fio's own loop is slower than this one, and the
-mount's, too: there the same ns are fewer per cent.
+watches, and calls getpid; fio reads the first, too. Detached and attached take turns; per cent are medians
+(and quartiles) of the pairs' ratios, ns the difference of the best samples. fio's own loop is slower than
+this one, and the mount's, too: there the same ns are fewer per cent.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -64,33 +66,43 @@ def sample(reader: Path, directory: Path, load: tuple[str, ...], nice: int) -> f
 
 
 def measure(way: str, rounds: int, directory: Path, nice: int) -> None:
+    """Attached and detached take turns within seconds: a shared machine's speed drifts by more than what is
+    looked for."""
     reader = compile_c(Path(__file__).with_name("reader.c"))
     for name in ("watched", "other"):
         (directory / name).write_bytes(os.urandom(SIZE))
     os.sync()
-    off: dict[str, list[float]] = {name: [] for name in LOADS}
-    on: dict[str, list[float]] = {name: [] for name in LOADS}
-    for _ in range(rounds):
-        probe = trio.run(Loading(directory / "state", way).result)
-        watch(probe, directory / "watched")
-        for name, load in LOADS.items():
-            on[name].append(sample(reader, directory, load, nice))
-        lost = probe.lost()
-        probe.close()
-        for name, load in LOADS.items():
-            off[name].append(sample(reader, directory, load, nice))
-        assert not any(lost.values()), lost
+    taken: dict[str, Callable[[], float]] = {
+        name: partial(sample, reader, directory, load, nice) for name, load in LOADS.items()
+    }
+    taken["watched, fio 4 KiB random"] = partial(fio, directory / "watched", 1, nice)
     print(f"\n{way}, {rounds} rounds: {os.uname().release}, load {os.getloadavg()[0]:.1f}")
-    print(f"{'load':26}{'off ns':>9}{'on ns':>9}{'more ns':>9}{'median':>9}{'best':>8}")
-    for name in LOADS:
-        a, b = min(off[name]), min(on[name])
-        median = statistics.median(y / x for x, y in zip(off[name], on[name], strict=True))
-        _row(name, a, b, median)
+    print(f"{'load':26}{'off ns':>9}{'on ns':>9}{'more ns':>9}{'median':>9}{'best':>8}{'quartiles':>16}")
+    for name, take in taken.items():
+        off, on = [], []
+        for number in range(rounds):
+            if number % 2:
+                off.append(take())
+            probe = trio.run(Loading(directory / "state", way).result)
+            watch(probe, directory / "watched")
+            on.append(take())
+            lost = probe.lost()
+            probe.close()
+            assert not any(lost.values()), lost
+            if not number % 2:
+                off.append(take())
+        _row(name, off, on)
 
 
-def _row(name: str, off: float, on: float, median: float) -> None:
-    more = (on - off) * 1e9
-    print(f"{name:26}{off * 1e9:9.1f}{on * 1e9:9.1f}{more:9.1f}{median - 1:9.1%}{on / off - 1:8.1%}")
+def _row(name: str, off: list[float], on: list[float]) -> None:
+    a, b = min(off), min(on)
+    ratios = [y / x - 1 for x, y in zip(off, on, strict=True)]
+    low, median, high = statistics.quantiles(ratios) if len(ratios) > 1 else ratios * 3
+    print(
+        f"{name:26}{a * 1e9:9.1f}{b * 1e9:9.1f}{(b - a) * 1e9:9.1f}{median:9.1%}{b / a - 1:8.1%}"
+        f"{low:9.1%}{high:7.1%}",
+        flush=True,
+    )
 
 
 def fio(path: Path, seconds: int, nice: int) -> float:
@@ -125,10 +137,8 @@ def mounted(way: str, rounds: int, directory: Path, nice: int) -> None:
                 found[probe].append(fio(path, 3, nice))
                 if probe != "off":
                     used.append((cpu(daemon) - before) / 3)
-    a, b = min(found["off"]), min(found[way])
-    median = statistics.median(y / x for x, y in zip(found["off"], found[way], strict=True))
-    _row("mount, fio 4 KiB random", a, b, median)
-    print(f"daemon: {statistics.median(used):.1%} of a core at {1 / b:,.0f} reads a second")
+    _row("mount, fio 4 KiB random", found["off"], found[way])
+    print(f"daemon: {statistics.median(used):.1%} of a core at {1 / min(found[way]):,.0f} reads a second")
 
 
 def cpu(daemon: Daemon) -> float:
