@@ -2,7 +2,8 @@
 
 Every name is walked by descriptor, one component at a time with O_NOFOLLOW, so that no symlink leads out of
 the root; a symlink is an entry like any other. A listing reads the whole directory for each page: correct
-while it changes, and slow from some 100,000 entries on. The mount reads local directories its own way.
+while it changes, and slow from some 100,000 entries on. The mount reads and writes local directories its own
+way.
 """
 
 from __future__ import annotations
@@ -16,20 +17,21 @@ import threading
 from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
-from swmld.sources.interface import LISTED, Attributes, Change, Feature, Page, Reader, ReadOnly
+from swmld.sources.directory_writing import filled, give, is_temporary, named_new, named_over, token_at
+from swmld.sources.interface import LISTED, Attributes, Change, Feature, NewAttributes, Page, Reader
 
 _STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: the file may have become a FIFO, whose open would wait for a writer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-class DirectorySource(ReadOnly):
+class DirectorySource:
     """The tree below ``root``; a root that is a symlink is followed once, here. ``OSError`` if it is none."""
 
     def __init__(self, root: str | bytes | os.PathLike[str]) -> None:
         path = os.path.abspath(os.fsencode(root))
         self.name = f"file://{quote(path)}"
-        self.features = Feature.NONE
+        self.features = Feature.WRITE | Feature.MOVE | Feature.ATTRIBUTES | Feature.SYMLINK
         self._root = _Descriptor(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def stat(self, path: bytes) -> Attributes:
@@ -61,6 +63,95 @@ class DirectorySource(ReadOnly):
                 reader.close()
                 raise _error(errno.ESTALE)
             return reader
+
+    def write(
+        self,
+        path: bytes,
+        fd: int,
+        size: int,
+        attributes: Attributes,
+        expected: Attributes | None,
+        token: str,
+    ) -> Attributes:
+        """See ``Source.write``. On the disk when it returns. EOPNOTSUPP on NFS, which has no files without a
+        name; EPERM for an owner that may not be given."""
+        with _named("write", path), self._parent(path) as (directory, name):
+            found = _found_at(directory, name)
+            if found is not None and found.is_dir:
+                raise _error(errno.EISDIR)
+            if found is not None and token_at(directory, name) == token:
+                return found
+            if (found and _generation(found)) != (expected and _generation(expected)):
+                raise _error(errno.ESTALE)
+            new = filled(directory, fd, size, attributes, token)
+            try:
+                if found is None:
+                    named_new(directory, new, name)
+                else:
+                    named_over(directory, new, name)
+                return _attributes(os.fstat(new))
+            except FileExistsError:
+                raise _error(errno.ESTALE) from None
+            finally:
+                os.close(new)
+
+    def remove(self, path: bytes) -> None:
+        """See ``Source.remove``."""
+        with _named("remove", path), self._parent(path) as (directory, name):
+            if not name:
+                raise _error(errno.EISDIR)
+            os.unlink(name, dir_fd=directory)
+
+    def make_dir(self, path: bytes, attributes: Attributes) -> Attributes:
+        """See ``Source.make_dir``."""
+        with _named("mkdir", path), self._parent(path) as (directory, name):
+            if not name:
+                raise _error(errno.EEXIST)
+            os.mkdir(name, 0o700, dir_fd=directory)
+            owner = NewAttributes(attributes.mode & 0o7777, attributes.uid, attributes.gid)
+            try:
+                give(directory, name, owner)
+            except BaseException:
+                os.rmdir(name, dir_fd=directory)
+                raise
+            return _attributes_at(directory, name)
+
+    def remove_dir(self, path: bytes) -> None:
+        """See ``Source.remove_dir``; EBUSY for the root."""
+        with _named("rmdir", path), self._parent(path) as (directory, name):
+            if not name:
+                raise _error(errno.EBUSY)
+            os.rmdir(name, dir_fd=directory)
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        """See ``Source.rename``; EBUSY for the root."""
+        with (
+            _named("rename", old),
+            self._parent(old) as (source, before),
+            self._parent(new) as (target, after),
+        ):
+            if not before or not after:
+                raise _error(errno.EBUSY)
+            os.rename(before, after, src_dir_fd=source, dst_dir_fd=target)
+
+    def change(self, path: bytes, new: NewAttributes) -> Attributes:
+        """See ``Source.change``; EOPNOTSUPP for the mode of a symlink."""
+        with _named("change", path), self._parent(path) as (directory, name):
+            give(directory, name, new)
+            return _attributes_at(directory, name)
+
+    def symlink(self, path: bytes, target: bytes, attributes: Attributes) -> Attributes:
+        """See ``Source.symlink``."""
+        with _named("symlink", path), self._parent(path) as (directory, name):
+            if not name:
+                raise _error(errno.EEXIST)
+            os.symlink(target, name, dir_fd=directory)
+            try:
+                give(directory, name, NewAttributes(uid=attributes.uid, gid=attributes.gid))
+            except BaseException:
+                os.unlink(name, dir_fd=directory)
+                raise
+            return _attributes_at(directory, name)
 
     def watch(self, tell: Callable[[Change], None], ready: Callable[[bool], None]) -> None:
         """EOPNOTSUPP: nobody tells."""
@@ -162,7 +253,8 @@ class _Descriptor:
 
 
 def _page(fd: int, after: bytes, limit: int) -> Page:
-    names = [name for name in map(os.fsencode, os.listdir(fd)) if name > after]
+    found = map(os.fsencode, os.listdir(fd))
+    names = [name for name in found if name > after and not is_temporary(name)]
     while True:
         chosen = heapq.nsmallest(limit + 1, names)
         more = len(chosen) > limit
@@ -183,6 +275,13 @@ def _attributes_at(directory: int, name: bytes) -> Attributes:
     if not stat.S_ISLNK(found.st_mode):
         return _attributes(found)
     return _attributes(found, os.readlink(name, dir_fd=directory))
+
+
+def _found_at(directory: int, name: bytes) -> Attributes | None:
+    try:
+        return _attributes_at(directory, name)
+    except FileNotFoundError:
+        return None
 
 
 def _attributes(found: os.stat_result, link: bytes = b"") -> Attributes:
