@@ -33,6 +33,10 @@ class Can(enum.Flag):
     NOT_UTF8 = enum.auto()
     CONTROL_NAMES = enum.auto()
     """Names with a newline, a tab or another control character."""
+    PARENTS = enum.auto()
+    """What is made needs a directory that it is in; without it a name has no parents."""
+    ONE_MAKER = enum.auto()
+    """Of many that make a file of the same name at the same time, the server lets one succeed."""
 
 
 class MadeSource:
@@ -41,6 +45,10 @@ class MadeSource:
     source: Source
     can: Can = Can.NOTHING
     chunk: int = 1 << 20
+    unit: int = 1 << 17
+    """Bytes that the source writes with one request; tests write some of them."""
+    unsure: bool = False
+    """Answers are lost on the way: what was not there to be removed may count as removed."""
     impossible: frozenset[bytes] = frozenset()
     """Names of ``NAMES`` that the server refuses, each with its reason where it is listed."""
 

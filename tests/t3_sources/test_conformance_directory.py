@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.source_conformance import Can, MadeSource, SourceConformance
+from support.source_conformance import Can, MadeSource, SourceConformance, Writes
 from swmld.sources.budgets import Budget
 from swmld.sources.counting import Counting
 from swmld.sources.directory import DirectorySource
@@ -27,6 +27,7 @@ class MadeDirectory(MadeSource):
     """Files under ``base``/root; a replaced one comes by a rename from beside it."""
 
     can = Can.EMPTY_DIRECTORIES | Can.SYMLINKS | Can.MODES | Can.NOT_UTF8 | Can.CONTROL_NAMES
+    can |= Can.PARENTS | Can.ONE_MAKER
     chunk = 1 << 17
 
     def __init__(self, base: Path) -> None:
@@ -60,7 +61,7 @@ class MadeDirectory(MadeSource):
         return self._root + b"/" + path
 
 
-class TestDirectory(SourceConformance):
+class TestDirectory(Writes, SourceConformance):
     """The reference."""
 
     @pytest.fixture
@@ -68,11 +69,14 @@ class TestDirectory(SourceConformance):
         return MadeDirectory(tmp_path)
 
 
+READS = (Kind.STAT, Kind.LIST, Kind.OPEN, Kind.READ, Kind.CURRENT)
+
 FAULTS = (
     Odds(0.1, Fault(errno.EIO)),
     Odds(0.1, Fault(errno.ETIMEDOUT, got=0.7), Kind.READ),
     Odds(0.1, Fault(short=True, got=0.3), Kind.READ),
     Odds(0.1, Fault(retry_after=0.0)),
+    *(Odds(0.3, Fault(errno.ETIMEDOUT, lost=True), kind) for kind in Kind if kind not in READS),
 )
 
 
@@ -100,13 +104,14 @@ WRAPPERS: dict[str, Callable[[Source], Source]] = {
 }
 
 
-class TestWrapped(SourceConformance):
+class TestWrapped(Writes, SourceConformance):
     """Each wrapper around it."""
 
     @pytest.fixture(params=WRAPPERS)
     def made(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MadeSource]:
         made = MadeDirectory(tmp_path)
         made.source = WRAPPERS[request.param](made.source)
+        made.unsure = request.param in ("retrying", "all")
         yield made
         made.source.close()
         if isinstance(made.source, Counting):

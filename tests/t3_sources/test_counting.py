@@ -22,7 +22,7 @@ def test_each_kind_is_counted() -> None:
     reader.current()
     source.list(b"")
     counts = source.stats.counts()
-    made = {kind: counts.calls[kind, Outcome.ANSWERED] for kind in Kind}
+    made = {kind: n for kind in Kind if (n := counts.calls[kind, Outcome.ANSWERED])}
     assert made == {Kind.STAT: 1, Kind.LIST: 1, Kind.OPEN: 1, Kind.READ: 2, Kind.CURRENT: 1}
     assert sum(counts.calls.values()) == 6
     assert (counts.bytes, counts.entries, counts.errors) == (120, 2, {})
