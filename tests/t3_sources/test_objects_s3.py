@@ -7,8 +7,17 @@ from typing import Any
 
 import pytest
 from support.seaweed import Cluster
-from support.source_conformance import Can, Generations, MadeSource, Names, Pages, SourceConformance
+from support.source_conformance import (
+    Can,
+    Generations,
+    MadeSource,
+    Names,
+    Pages,
+    SourceConformance,
+    Writes,
+)
 from support.source_kit import names_of
+from support.source_writes import WrittenFiles
 from support.webservers import KEY, SECRET, MadeBucket, client_of, moto_server
 from swmld.sources.interface import ROOT
 
@@ -40,6 +49,13 @@ def bucket(moto: tuple[str, Any]) -> Iterator[MadeBucket]:
     made.source.close()
 
 
+UNIT = 20_000
+"""Bytes of one request here, so that the tests write parts of some requests."""
+
+LEAST = 5 << 20
+"""Bytes of a part at least, as AWS and the gateway have it."""
+
+
 class TestMoto(Names, Pages, Generations):
     """Not the rest of the suite: it is the same code for both servers, and moto is slow."""
 
@@ -49,12 +65,23 @@ class TestMoto(Names, Pages, Generations):
         return bucket
 
 
-class TestSeaweedGateway(SourceConformance):
+class TestMotoWrites(WrittenFiles):
+    """It has conditions and conflicts as AWS has them; for names see there."""
+
+    @pytest.fixture
+    def made(self, bucket: MadeBucket, monkeypatch: pytest.MonkeyPatch) -> MadeSource:
+        monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", UNIT)
+        bucket.unit = bucket.source.objects.part = UNIT  # type: ignore[attr-defined]
+        return bucket
+
+
+class TestSeaweedGateway(Writes, SourceConformance):
     @pytest.fixture
     def made(self, gateway: tuple[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[MadeSource]:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
         made = MadeBucket(gateway[1], gateway[0])
         made.impossible = frozenset([b"a\\b"])  # the gateway makes a slash of it
+        made.unit = made.source.objects.part = LEAST  # type: ignore[attr-defined]
         yield made
         made.source.close()
 

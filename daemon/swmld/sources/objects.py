@@ -24,11 +24,23 @@ from typing import Any, cast
 import obstore
 
 from swmld.sources.errors import failure
-from swmld.sources.interface import LISTED, ROOT, Attributes, Change, Feature, Page, Reader, ReadOnly
+from swmld.sources.interface import (
+    LISTED,
+    ROOT,
+    Attributes,
+    Change,
+    Feature,
+    NewAttributes,
+    Page,
+    Reader,
+)
+from swmld.sources.objects_changes import Changes, shown
 from swmld.sources.objects_errors import spoken
 from swmld.sources.objects_order import FOLDER, Key, is_name, page_of
+from swmld.sources.objects_putting import StoreObjects
 from swmld.sources.objects_s3 import MOST, Bucket, S3Reader, plain_tag
 from swmld.sources.objects_stores import Whole, opened
+from swmld.sources.objects_writing import S3Objects
 from swmld.sources.owners import SECOND, Owners
 from swmld.sources.threads import Threads
 from swmld.urls import SourceUrl
@@ -36,7 +48,7 @@ from swmld.urls import SourceUrl
 _log = logging.getLogger("swmld.sources")
 
 
-class ObjectSource(ReadOnly):
+class ObjectSource:
     """One bucket, or what is below a prefix of it."""
 
     def __init__(self, url: SourceUrl, *, timeout: float, parallel: int) -> None:
@@ -44,22 +56,26 @@ class ObjectSource(ReadOnly):
 
         ``UsageError`` for what cannot work; asks nothing."""
         self.name = url.name
-        self.features = Feature.NONE
+        self.features = Feature.WRITE
         self.left_out = 0
         """Keys met in listings that no file can be named by; each time they are met."""
         self._base = url.path
         self._owners = Owners(url)
         self._store, bucket, chain = opened(url, timeout)
         self._ready = chain.get if chain is not None else None
-        self._keys: Bucket | Whole = bucket or Whole(self._store)
+        self._keys: Bucket | Whole = bucket or (whole := Whole(self._store))
         self._threads = Threads(parallel)
+        self.objects: S3Objects | StoreObjects
+        self.objects = S3Objects(bucket, parallel) if bucket else StoreObjects(self._store, whole)
+        """What is asked to change something."""
+        self._changes = Changes(self.objects, url.path, self._threads.begin, self._is_empty_directory)
 
     def stat(self, path: bytes) -> Attributes:
         """See ``Source.stat``."""
         if path == ROOT:
             self._keys.page(self._prefix(path), limit=1, what="stat /")
             return self._owners.directory(path)
-        key, what = self._key(path, "stat"), f"stat {_shown(path)}"
+        key, what = self._key(path, "stat"), f"stat {shown(path)}"
         below = self._threads.begin(lambda: self._is_directory(key, what), what)
         try:
             found = self._head(path, key, what)
@@ -78,7 +94,7 @@ class ObjectSource(ReadOnly):
 
     def list(self, path: bytes, after: bytes = b"", limit: int = LISTED) -> Page:
         """See ``Source.list``."""
-        prefix, what = self._prefix(path), f"list {_shown(path)}"
+        prefix, what = self._prefix(path), f"list {shown(path)}"
         # Two more than are shown: the directory's own marker and the key that is only looked at.
         asked, token = min(max(limit, 1) + 2, MOST), ""
         start = _decodable(after)
@@ -109,11 +125,49 @@ class ObjectSource(ReadOnly):
     def open(self, path: bytes, attributes: Attributes) -> Reader:
         """See ``Source.open``: asks nothing."""
         if not attributes.is_file:
-            raise failure(errno.EISDIR, f"open {_shown(path)}")
+            raise failure(errno.EISDIR, f"open {shown(path)}")
         key = self._key(path, "open")
         if isinstance(self._keys, Bucket):
             return S3Reader(self._keys, key, path, attributes)
         return ObjectReader(self._store, key, path, attributes)
+
+    def write(
+        self,
+        path: bytes,
+        fd: int,
+        size: int,
+        attributes: Attributes,
+        expected: Attributes | None,
+        token: str,
+    ) -> Attributes:
+        """See ``Source.write``, and ``objects_changes`` for this and what follows."""
+        made = self._changes.write(path, fd, size, expected, token)
+        return self._owners.file(path, made.size, made.mtime * SECOND, made.tag)
+
+    def remove(self, path: bytes) -> None:
+        """See ``Source.remove``."""
+        self._changes.remove(path)
+
+    def make_dir(self, path: bytes, attributes: Attributes) -> Attributes:
+        """See ``Source.make_dir``."""
+        self._changes.make_dir(path)
+        return self._owners.directory(path)
+
+    def remove_dir(self, path: bytes) -> None:
+        """See ``Source.remove_dir``."""
+        self._changes.remove_dir(path)
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        """See ``Source.rename``."""
+        self._changes.rename(old, new)
+
+    def change(self, path: bytes, new: NewAttributes) -> Attributes:
+        """EOPNOTSUPP: the attributes are those of the URL's options."""
+        raise failure(errno.EOPNOTSUPP, f"change {shown(path)}")
+
+    def symlink(self, path: bytes, target: bytes, attributes: Attributes) -> Attributes:
+        """EOPNOTSUPP."""
+        raise failure(errno.EOPNOTSUPP, f"symlink {shown(path)}")
 
     def watch(self, tell: Callable[[Change], None], ready: Callable[[bool], None]) -> None:
         """EOPNOTSUPP: nobody tells."""
@@ -121,6 +175,7 @@ class ObjectSource(ReadOnly):
 
     def close(self) -> None:
         """Ends what is asked here; obstore's requests end with their time limit."""
+        self.objects.close()
         self._threads.close()
         self._keys.close()
 
@@ -139,6 +194,10 @@ class ObjectSource(ReadOnly):
         """Whether there are keys below ``key``, its marker being one."""
         return bool(self._keys.page(f"{key}/", limit=1, deep=True, what=what).keys)
 
+    def _is_empty_directory(self, path: bytes) -> bool:
+        """Whether what is there is a directory; ENOENT."""
+        return self.stat(path).is_dir
+
     def _is_beside(self, key: str, what: str) -> bool:
         """Whether ``key`` is a directory of the one that is being listed."""
         if isinstance(self._keys, Whole):
@@ -149,7 +208,7 @@ class ObjectSource(ReadOnly):
         if names and not self.left_out:
             _log.warning(
                 "%s: keys that no file can be named by are left out, the first in /%s: %r",
-                self.name, _shown(path), names[0][:80],
+                self.name, shown(path), names[0][:80],
             )  # fmt: skip
         self.left_out += len(names)
 
@@ -160,7 +219,7 @@ class ObjectSource(ReadOnly):
         except UnicodeDecodeError:
             key = ""
         if not key or not all(is_name(part) for part in path.decode().split("/")):
-            raise failure(errno.ENOENT, f"{operation} {_shown(path)}")
+            raise failure(errno.ENOENT, f"{operation} {shown(path)}")
         return key
 
     def _prefix(self, path: bytes) -> str:
@@ -182,7 +241,7 @@ class ObjectReader:
         wanted = min(len(view), self.size - offset)
         if wanted <= 0:
             return 0
-        what = f"read {_shown(self._path)}"
+        what = f"read {shown(self._path)}"
         options: dict[str, Any] = {"range": (offset, offset + wanted)}
         if tag := self._attributes.tag:
             options["if_match"] = f'"{tag.decode()}"'
@@ -200,7 +259,7 @@ class ObjectReader:
         """See ``Reader.current``."""
         if self._attributes.tag:
             return True
-        what = f"stat {_shown(self._path)}"
+        what = f"stat {shown(self._path)}"
         try:
             with spoken(what):
                 return self._same(obstore.head(self._store, self._key))
@@ -225,7 +284,3 @@ def _decodable(name: bytes) -> str:
         return name.decode()
     except UnicodeDecodeError as error:
         return name[: error.start].decode()
-
-
-def _shown(path: bytes) -> str:
-    return "/" + path.decode("utf-8", "backslashreplace")

@@ -23,18 +23,22 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-from swmld.sources.connections import Connections, Response
+from swmld.sources.connections import Response
 from swmld.sources.errors import failure
 from swmld.sources.interface import Attributes
 from swmld.sources.objects_credentials import Chain, Credential
 from swmld.sources.objects_order import UNREADABLE, Key
+from swmld.sources.objects_requests import Answer, Requests
 from swmld.sources.owners import SECOND
 from swmld.urls import SourceUrl
 
 MOST = 1000
 """Keys of one answer at most; S3's limit."""
 
-_EMPTY = hashlib.sha256(b"").hexdigest()
+EMPTY = hashlib.sha256(b"").hexdigest()
+UNSIGNED = "UNSIGNED-PAYLOAD"
+"""Stands for the SHA-256 of a body that has a checksum of its own."""
+
 _REFERENCE = re.compile(r"&#(?:x([0-9a-fA-F]{1,6})|([0-9]{1,7}));")
 # What XML 1.0 cannot hold, and some stores send all the same.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -103,7 +107,8 @@ class Bucket:
     ) -> None:
         """``chain``: None for requests without credentials. ``payer``: this account pays."""
         self._place, self._chain, self._payer = place, chain, payer
-        self._connections = Connections(timeout=timeout, tls=tls if place.tls else None)
+        self._timeout, self._tls = timeout, tls if place.tls else None
+        self._connections = Requests(timeout=timeout, tls=self._tls)
 
     def page(
         self,
@@ -123,8 +128,8 @@ class Bucket:
             query["continuation-token"] = token
         elif after:
             query["start-after"] = prefix + after
-        text = "&".join(f"{key}={quote(value, safe='')}" for key, value in sorted(query.items()))
-        target, headers = self._place.target, self._headers(self._place.target, text)
+        target, text = self._place.target, _quoted(query)
+        headers = self._headers(target, text, {})
         _, body = self._connections.get(self._place.address, f"{target}?{text}", headers=headers, what=what)
         try:
             return _read(body, prefix)
@@ -135,15 +140,65 @@ class Bucket:
         self, key: str, view: memoryview, offset: int, conditions: Mapping[str, str], what: str
     ) -> Response:
         """A range of an object; see ``Connections.read``."""
-        target = f"{self._place.target.rstrip('/')}/{quote(key)}"
-        headers = {**self._headers(target, ""), **conditions}
+        target = self._target(key)
+        headers = {**self._headers(target, "", {}), **conditions}
         return self._connections.read(self._place.address, target, view, offset, headers=headers, what=what)
 
-    def _headers(self, target: str, query: str) -> dict[str, str]:
-        headers = {"x-amz-request-payer": "requester"} if self._payer else {}
+    def ask(
+        self,
+        method: str,
+        key: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        conditions: Mapping[str, str] | None = None,
+        body: bytes | memoryview = b"",
+        patience: float = 0.0,
+        last: bool = False,
+        what: str,
+    ) -> Answer:
+        """Any request for an object, and its answer, whatever it is. ``headers`` are signed, ``conditions``
+        are not; ``body``: as bytes it is signed, as a view it is not. ``patience``: seconds that it may take
+        beside the usual. ``last``: on a connection of its own, also after ``close``."""
+        target, text = self._target(key), _quoted(query or {})
+        payload = UNSIGNED if isinstance(body, memoryview) else hashlib.sha256(body).hexdigest()
+        signed = self._headers(target, text, headers or {}, method=method, payload=payload)
+        requests = Requests(timeout=self._timeout, tls=self._tls) if last else self._connections
+        try:
+            return requests.send(
+                method,
+                self._place.address,
+                f"{target}?{text}" if text else target,
+                headers={**signed, **(conditions or {})},
+                body=body,
+                timeout=self._timeout + patience,
+                what=what,
+            )
+        finally:
+            if last:
+                requests.close()
+
+    def source_of(self, key: str) -> str:
+        """``key`` as ``x-amz-copy-source`` names it."""
+        return f"/{quote(self._place.bucket)}/{quote(key)}"
+
+    def _target(self, key: str) -> str:
+        return f"{self._place.target.rstrip('/')}/{quote(key)}"
+
+    def _headers(
+        self,
+        target: str,
+        query: str,
+        given: Mapping[str, str],
+        *,
+        method: str = "GET",
+        payload: str = EMPTY,
+    ) -> dict[str, str]:
+        headers = {**given, "x-amz-request-payer": "requester"} if self._payer else dict(given)
         if self._chain is None:
             return headers
-        return sign(self._place, self._chain.get(), target, query, headers, datetime.now(UTC))
+        found, now = self._chain.get(), datetime.now(UTC)
+        return sign(self._place, found, target, query, headers, now, method=method, payload=payload)
 
     def close(self) -> None:
         """Ends connections."""
@@ -203,17 +258,20 @@ def sign(
     now: datetime,
     *,
     host: str = "",
+    method: str = "GET",
+    payload: str = EMPTY,
 ) -> dict[str, str]:
-    """``headers`` and those that sign a GET of ``target`` with ``query``, which is sorted, both quoted."""
+    """``headers`` and those that sign a request for ``target`` with ``query``, which is sorted, both quoted.
+    ``payload``: SHA-256 of the body in hex, or ``UNSIGNED``."""
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
-    signed = {"x-amz-date": stamp, "x-amz-content-sha256": _EMPTY, **headers}
+    signed = {"x-amz-date": stamp, "x-amz-content-sha256": payload, **headers}
     if credential.token:
         signed["x-amz-security-token"] = credential.token
     # As it is in the request: with the port, though it be the usual one.
     every = {"host": host or place.address, **signed}
     names = ";".join(sorted(every))
     lines = "".join(f"{name}:{every[name]}\n" for name in sorted(every))
-    request = f"GET\n{target}\n{query}\n{lines}\n{names}\n{_EMPTY}"
+    request = f"{method}\n{target}\n{query}\n{lines}\n{names}\n{payload}"
     scope = f"{stamp[:8]}/{place.region}/s3/aws4_request"
     digest = hashlib.sha256(request.encode()).hexdigest()
     key = f"AWS4{credential.secret}".encode()
@@ -221,6 +279,10 @@ def sign(
         key = hmac.digest(key, part.encode(), "sha256")
     signature = f"Credential={credential.key}/{scope}, SignedHeaders={names}, Signature={key.hex()}"
     return {**signed, "Authorization": f"AWS4-HMAC-SHA256 {signature}"}
+
+
+def _quoted(query: Mapping[str, str]) -> str:
+    return "&".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in sorted(query.items()))
 
 
 def _read(body: bytes, prefix: str) -> Listed:

@@ -50,8 +50,8 @@ class Whole:
         """As ``Bucket.page``, of ``limit`` keys, however many there are."""
         if deep or (limit == 1 and not after):
             with spoken(what):
-                first = next(iter(obstore.list(self._store, prefix or None, chunk_size=1)), [])
-            return Listed([Key("…") for _ in first], "")
+                first = next(iter(obstore.list(self._store, prefix or None, chunk_size=max(limit, 1))), [])
+            return Listed([Key(meta["path"][len(prefix) :]) for meta in first][:limit], "")
         keys = self._listing(prefix, fresh=not after and not token, what=what)
         floor = (token or after).encode()
         shown = [key for key in keys if _order(key) > floor][: limit + 1]
@@ -64,6 +64,12 @@ class Whole:
         above, _, name = key.rpartition("/")
         keys = self._listing(f"{above}/" if above else "", fresh=False, what=what)
         return any(found.is_dir and found.name == name for found in keys)
+
+    def forget(self, key: str) -> None:
+        """The directory ``key`` was removed: where it was listed is listed anew."""
+        above, _, _ = key.rpartition("/")
+        with self._lock:
+            self._kept.pop(f"{above}/" if above else "", None)
 
     def _listing(self, prefix: str, *, fresh: bool, what: str) -> list[Key]:
         with self._lock:
