@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import resource
@@ -10,7 +11,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyfuse3
 import trio
@@ -42,16 +43,18 @@ from swmld.mount.loading import Loader
 from swmld.mount.mountpoint import RemoteSource, SourceDirectory
 from swmld.mount.namespace import Namespace
 from swmld.mount.native import Config, Event, EventKind, Native
-from swmld.mount.openfiles import OpenFiles
+from swmld.mount.openfiles import OpenFiles, Store
 from swmld.mount.remote import RemoteTree
+from swmld.mount.remote_changes import RemoteChanges
 from swmld.mount.remote_names import RemoteNames
-from swmld.mount.tree import DirectoryTree
+from swmld.mount.tree import DirectoryTree, DirectoryWrites, Writes
 from swmld.observe.observer import Devices, Observer
 from swmld.observe.probe import device_of, kernel_device
 from swmld.plan.readahead import Limits
 from swmld.plugins.known import Plugins
 from swmld.sources import opening
 from swmld.sources.interface import ROOT, Feature
+from swmld.staging.area import Staging
 from swmld.types import Check
 from swmld.urls import SourceUrl
 
@@ -62,12 +65,17 @@ if TYPE_CHECKING:
     from swmld.rules.verdict import Verdict
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 DISK_THREADS = 16
 """Calls on the cache directory at once."""
 
 FOREVER = 1e9
 """Seconds for which a look at an immutable source holds."""
+
+WRITE_THREADS = 64
+"""Files of a remote source that are opened to be written, uploaded or renamed at once, each as long as it
+takes."""
 
 FUSE_TASKS = 256
 """Requests that Python works on at once; hung ones must not use them up before the gate closes."""
@@ -115,7 +123,7 @@ def _open_source(settings: Settings) -> SourceDirectory | RemoteSource:
     if not root.is_dir:
         source.close()
         raise UsageError(f"source {url.name} is not a directory")
-    return mountpoint.hold_remote(source, found.stats, root, settings.mount)
+    return mountpoint.hold_remote(source, found.stats, root, settings.mount, read_only=settings.read_only)
 
 
 def _find_plugins(settings: Settings) -> Plugins | None:
@@ -261,6 +269,10 @@ class Daemon:
             timeout=settings.fetch_timeout,
         )
         self._disk = Workers(DISK_THREADS, "swmld-disk")
+        self._writers = Workers(WRITE_THREADS, "swmld-write")
+        self._staging, changes = self._make_staging(tree)
+        writes: Writes = changes if changes is not None else DirectoryWrites(native)
+        store: Store = self._gate.call if remote is None else self._patiently
         # A hung source holds threads of the fetcher; none that serve cached data.
         self._carriers = Workers(2 * settings.fetch_parallel, "swmld-fetch")
         self._engine = make_engine(settings.engine, parallel=settings.fetch_parallel)
@@ -281,6 +293,8 @@ class Daemon:
             self._disk,
             self._cache,
             tree,
+            writes,
+            store,
             loader,
             whole_limit=settings.chunk_size,
             limits=Limits(max_window=settings.readahead_max),
@@ -320,7 +334,7 @@ class Daemon:
         self._cache.usage_of = lambda identity: native.usage(native.node_of(identity.dev, identity.ino))
         names: Namespace | RemoteNames
         if isinstance(tree, RemoteTree):
-            names = RemoteNames(native, self._gate, tree)
+            names = RemoteNames(native, self._gate, tree, changes, store)
         else:
             names = Namespace(native, self._gate, self._cache, root_fd, acl=self._source.acl)
         self._service = Service(
@@ -330,6 +344,26 @@ class Daemon:
             observer=self._observer, rules=self._rules_api(), mount_id=self._mount_id, plugins=self._plugins,
         )  # fmt: skip
         return files, Fuse(native, names, files)
+
+    def _make_staging(self, tree: DirectoryTree | RemoteTree) -> tuple[Staging | None, RemoteChanges | None]:
+        """What takes writes to a remote source."""
+        source, settings = self._source, self._settings
+        if not isinstance(tree, RemoteTree) or source.remote is None or source.read_only:
+            return None, None
+        name = hashlib.blake2b(source.name.encode(), digest_size=8).hexdigest()
+        staging = Staging(
+            settings.cache_dir / "staged" / name,
+            source.remote,
+            back=settings.write == "back",
+            limit=settings.staging_size,
+            uploaded=tree.told,
+        )
+        return staging, RemoteChanges(self._native, tree, source.remote, staging)
+
+    async def _patiently(self, function: Callable[[], T], discard: Callable[[T], None] | None = None) -> T:
+        """An upload takes what it takes; the source ends it. ``discard`` is for the end of the process
+        alone, where nothing needs it: nothing else is cancelled."""
+        return await self._writers.call(function)
 
     def _make_head(self, stats: FetchStats) -> Running | None:
         if self._rules is None:
@@ -422,6 +456,7 @@ class Daemon:
                 self._ready(metrics)
                 serving.start_soon(self._housekeeping)
                 await self._down.wait()
+                await self._drain()
                 serving.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
 
@@ -431,7 +466,7 @@ class Daemon:
         self._down = trio.Event()
         try:
             async with trio.open_nursery() as inner:
-                workers = (self._disk.run, self._carriers.run, self._gate.run)
+                workers = (self._disk.run, self._carriers.run, self._gate.run, self._writers.run)
                 for task in (*workers, self._engine.run, self._fetcher.run):
                     await inner.start(task)
                 inner.start_soon(self._events)
@@ -440,6 +475,9 @@ class Daemon:
                     inner.start_soon(
                         partial(trio.to_thread.run_sync, self._tree.watch, abandon_on_cancel=True)
                     )
+                if self._staging is not None:
+                    uploads = self._staging.uploads.run
+                    inner.start_soon(partial(trio.to_thread.run_sync, uploads, abandon_on_cancel=True))
                 if self._ahead is not None:
                     inner.start_soon(self._ahead.run)
                 if self._files.hinting is not None:
@@ -459,6 +497,9 @@ class Daemon:
             if self._ahead is not None:
                 self._ahead.close()
             self._engine.close()
+            self._writers.close()
+            if self._staging is not None:
+                self._staging.close()
             self._gate.close()
             self._carriers.close()
             self._disk.close()
@@ -496,6 +537,22 @@ class Daemon:
                     return
                 self._stopping = True
                 await self._unmount(scope)
+
+    async def _drain(self) -> None:
+        """What is staged goes to the source; a second signal leaves it for the next start."""
+        if self._staging is None or not (waiting := self._staging.uploads.waiting):
+            return
+        log.info(
+            "%d files are uploaded before the end (signal again to leave them to the next start)",
+            len(waiting),
+        )
+        sdnotify.notify(f"EXTEND_TIMEOUT_USEC={24 * 3600 * 1_000_000}")
+        flush = partial(self._staging.uploads.flush, b"", FOREVER)
+        while left := await trio.to_thread.run_sync(flush, abandon_on_cancel=True):
+            if all(file.refused for file in left):
+                log.error("%d files are refused by the source and stay staged", len(left))
+                return
+            await trio.sleep(1.0)
 
     async def _unmount(self, scope: trio.CancelScope) -> None:
         """The directory is as it was at once; files that are open are served until they are closed."""

@@ -123,7 +123,7 @@ class Service:
             mode=self.mode,
             engine=self.engine,
             probe=self.observer.probe()["how"],
-            read_only=self.settings.read_only or self.source.remote is not None,
+            read_only=self.source.read_only,
             metrics=self.metrics_address,
             uptime=time.monotonic() - self.started,
             cache=CacheUsage(bytes=usage.bytes, files=usage.files, limit=usage.limit, free=usage.free),

@@ -20,6 +20,7 @@ METAVARS = {
     "mount": "DIR", "source": "DIR|URL", "cache_dir": "DIR", "run_dir": "DIR", "state_dir": "DIR",
     "cache_size": "SIZE", "chunk_size": "SIZE", "sub_read": "SIZE", "readahead_max": "SIZE",
     "free_floor": "SIZE|N%|auto", "check": "strict|relaxed|immutable", "engine": "auto|uring|threads",
+    "write": "through|back", "staging_size": "SIZE",
     "neighbours": "auto|off", "log_level": "debug|info|warning|error", "log_format": "text|json",
     "check_interval": "TIME", "metadata_timeout": "TIME", "fetch_timeout": "TIME", "source_wait": "TIME",
     "fetch_parallel": "N", "prefetch_parallel": "N", "neighbours_max_files": "N",
@@ -30,6 +31,7 @@ SIZES = frozenset(key for key, metavar in METAVARS.items() if metavar == "SIZE")
 TIMES = frozenset(key for key, metavar in METAVARS.items() if metavar == "TIME")
 PANELS = {
     "Mount": ("mount", "source", "read_only", "passthrough", "native", "fuse_uring", "hedge"),
+    "Write": ("write", "staging_size"),
     "Cache": ("cache_dir", "cache_size", "free_floor", "chunk_size"),
     "Consistency": ("check", "check_interval", "metadata_timeout"),
     "Fetch": ("engine", "fetch_parallel", "prefetch_parallel", "sub_read", "fetch_timeout", "source_wait",

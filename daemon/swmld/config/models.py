@@ -154,6 +154,13 @@ class Settings(BaseModel):
         default=10.0,
         description="How long a remote source that fails is asked again before readers get EIO; 0: once.",
     )
+    write: Annotated[Literal["through", "back"], choice("through", "back")] = Field(
+        default="through",
+        description="When a remote source has what was written: at close and fsync, or later (back).",
+    )
+    staging_size: Annotated[int, size(1 * MIB)] = Field(
+        default=64 * GIB, description="Most bytes that wait to be uploaded, with write back."
+    )
     hedge: Flag = Field(
         default=False,
         description="Ask a remote source a second time for a read that takes longer than most: costs a copy.",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from swmld.errors import HostError, UsageError
 from swmld.sources.counting import SourceStats
-from swmld.sources.interface import Attributes, Source
+from swmld.sources.interface import Attributes, Feature, Source
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +118,11 @@ class SourceDirectory:
         return str(self.path)
 
     @property
+    def read_only(self) -> bool:
+        """Whether nothing can be changed through the mount."""
+        return bool(self.mount_flags & _READ_ONLY)
+
+    @property
     def local(self) -> bool:
         """Whether its metadata can be asked inline."""
         return self.fstype in LOCAL_TYPES
@@ -155,9 +160,14 @@ class RemoteSource:
     remote: Source
     stats: SourceStats
     root: Attributes
-    mount_flags: int = _READ_ONLY | _NOSUID | _NODEV
+    mount_flags: int
     local: bool = False
     acl: bool = False
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be changed through the mount."""
+        return bool(self.mount_flags & _READ_ONLY)
 
     @property
     def name(self) -> str:
@@ -165,12 +175,16 @@ class RemoteSource:
         return self.remote.name
 
 
-def hold_remote(source: Source, stats: SourceStats, root: Attributes, mount: Path) -> RemoteSource:
+def hold_remote(
+    source: Source, stats: SourceStats, root: Attributes, mount: Path, *, read_only: bool
+) -> RemoteSource:
     """UsageError when the mount point cannot be opened."""
     try:
-        return RemoteSource(os.open(mount, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), source, stats, root)
+        fd = os.open(mount, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise UsageError(f"mount point {mount}: {error.strerror}") from None
+    read_only = read_only or Feature.WRITE not in source.features
+    return RemoteSource(fd, source, stats, root, _NOSUID | _NODEV | (_READ_ONLY if read_only else 0))
 
 
 def widen_readahead(path: Path, kib: int) -> None:

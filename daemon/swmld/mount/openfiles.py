@@ -20,7 +20,7 @@ import stat
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import trio
 
@@ -38,12 +38,14 @@ from swmld.mount.hinting import Hinting, Reading
 from swmld.mount.loading import Loader, unload
 from swmld.mount.native import Entry, Event, EventKind, Mode, Native, Want
 from swmld.mount.target import SourceTarget
-from swmld.mount.tree import Opened, Tree
+from swmld.mount.tree import Opened, Tree, Writes
 from swmld.plan.readahead import Limits, Streams
 from swmld.types import FetchClass, Span
 
 if TYPE_CHECKING:
     from swmld.rules.verdict import Verdict
+
+T = TypeVar("T")
 
 _WRITING = os.O_WRONLY | os.O_RDWR
 _READ_SOURCE = frozenset({errno.ENOSPC, errno.ESTALE})
@@ -106,6 +108,12 @@ class Handle:
     writer: int = 0
 
 
+class Store(Protocol):
+    """Runs what writes, in a worker thread: ``SourceGate.call``, or something without its time limit."""
+
+    async def __call__(self, function: Callable[[], T], discard: Callable[[T], None] | None = None) -> T: ...
+
+
 class OnOpen(Protocol):
     """Told of a file that is opened to be read from the cache."""
 
@@ -122,6 +130,8 @@ class OpenFiles:
         disk: Workers,
         cache: Cache,
         tree: Tree,
+        writes: Writes,
+        store: Store,
         loader: Loader,
         *,
         whole_limit: int,
@@ -134,6 +144,8 @@ class OpenFiles:
         self._disk = disk
         self._cache = cache
         self._tree = tree
+        self._writes = writes
+        self._store = store
         self._loader = loader
         self._whole_limit = whole_limit
         self._limits = limits
@@ -174,7 +186,7 @@ class OpenFiles:
 
             async def write() -> int:
                 async with file.lock:
-                    fd = await self._gate.open(lambda: self._open_writable(nodeid, flags))
+                    fd = await self._open_writable(nodeid, flags)
                     return await self._open_writer(file, fd, uid, flags)
 
             return await self._one_writer(nodeid, uid, pid, write)
@@ -222,20 +234,21 @@ class OpenFiles:
         file.pending -= 1
         self._end_if_idle(file)
 
-    def _open_writable(self, nodeid: int, flags: int) -> int:
-        """Read-write where possible: reads through other handles of the file use it as well."""
-        sync = flags & (os.O_SYNC | os.O_DSYNC)
-        try:
-            return self._native.open_source(nodeid, os.O_RDWR | sync)
-        except PermissionError:
-            return self._native.open_source(nodeid, os.O_WRONLY | sync)
+    async def _open_writable(self, nodeid: int, flags: int) -> int:
+        return await self._store(
+            lambda: self._writes.open(nodeid, flags), lambda fd: self._writes.closed(nodeid, fd)
+        )
+
+    async def _close_writable(self, nodeid: int, fd: int) -> None:
+        with trio.CancelScope(shield=True):
+            await self._store(lambda: self._writes.closed(nodeid, fd))
 
     async def _open_writer(self, file: OpenFile, fd: int, uid: int, flags: int) -> int:
         nodeid = file.nodeid
         try:
             mode = self._native.begin_write(nodeid)
         except OSError:
-            self._gate.close_fd(fd)
+            await self._close_writable(nodeid, fd)
             raise
         try:
             if mode is Mode.PASS_CACHE and flags & os.O_RDWR:
@@ -249,7 +262,7 @@ class OpenFiles:
             fh = self._open_file(file, Want.SOURCE, fd, writer=True, pass_through=pass_through)
         except BaseException:
             self._native.end_write(nodeid)
-            self._gate.close_fd(fd)
+            await self._close_writable(nodeid, fd)
             raise
         self._handles[fh] = Handle(file, fd, uid)
         return fh
@@ -311,7 +324,7 @@ class OpenFiles:
     async def _open_reader(self, file: OpenFile, uid: int, pid: int) -> int:
         if self._decider is not None and not file.from_source:
             await self._decider.prepare(file.nodeid, pid)
-        if file.from_source:
+        if file.from_source or self._tree.staged(file.nodeid):
             return await self._open_from_source(file)
         verdict = self._decider.opening(file.nodeid, pid, uid) if self._decider is not None else None
         fh = await self._open_decided(file, verdict)
@@ -448,9 +461,9 @@ class OpenFiles:
         if handle is not None and handle.writer and self._acts is not None:
             self._acts.end_write(handle.file.nodeid, handle.writer)
         if handle is not None and handle.fd >= 0:
-            self._native.end_write(handle.file.nodeid)
-            fd = handle.fd
-            await self._gate.call(lambda: os.close(fd))
+            nodeid, fd = handle.file.nodeid, handle.fd
+            self._native.end_write(nodeid)
+            await self._store(lambda: self._writes.closed(nodeid, fd))
         self._native.handle_free(fh)
 
     def _end_if_idle(self, file: OpenFile) -> None:
@@ -507,7 +520,8 @@ class OpenFiles:
             data = await self._disk.call(lambda: self._read_unattended(file.nodeid, offset, size))
         if data is None:
             source = await self._readable(file, fh)
-            data = await self._gate.call(lambda: _read_source(source, size, offset))
+            call = self._store if source.fd >= 0 else self._gate.call
+            data = await call(lambda: _read_source(source, size, offset))
         self.counters.reads += 1
         self.counters.read_bytes += len(data)
         return data
@@ -596,10 +610,10 @@ class OpenFiles:
         file = handle.file
         self.counters.writes += 1
         if not self._mirrors_of(file):
-            done = await self._gate.call(lambda: nat.pwrite(handle.fd, data, offset, not handle.uid))
+            done = await self._store(lambda: nat.pwrite(handle.fd, data, offset, not handle.uid))
         else:
             async with file.lock:  # overlapping writes reach all files in one order
-                done = await self._gate.call(lambda: nat.pwrite(handle.fd, data, offset, not handle.uid))
+                done = await self._store(lambda: nat.pwrite(handle.fd, data, offset, not handle.uid))
                 for mirror in self._mirrors_of(file):
                     await self._disk.call(lambda m=mirror: nat.pwrite(m, data[:done], offset))  # type: ignore[misc]
         self.counters.written_bytes += done
@@ -615,21 +629,22 @@ class OpenFiles:
         file = self._hold(nodeid)
         try:
             async with file.lock:
-                fd = await self._gate.open(lambda: self._native.open_source(nodeid, os.O_WRONLY))
+                fd = await self._open_writable(nodeid, os.O_WRONLY | (0 if size else os.O_TRUNC))
                 try:
                     mode = self._native.begin_write(nodeid)
                     try:
                         await self._leave_cache(file, mode)
                         await self._truncate(file, fd, size, uid)
+                        await self._store(lambda: self._writes.flush(nodeid, fd))
                     finally:
                         self._native.end_write(nodeid)
                 finally:
-                    self._gate.close_fd(fd)
+                    await self._close_writable(nodeid, fd)
         finally:
             self._let_go(file)
 
     async def _truncate(self, file: OpenFile, fd: int, size: int, uid: int) -> None:
-        await self._gate.call(lambda: nat.ftruncate(fd, size, not uid))
+        await self._store(lambda: nat.ftruncate(fd, size, not uid))
         for mirror in self._mirrors_of(file):
             await self._disk.call(lambda m=mirror: nat.ftruncate(m, size))  # type: ignore[misc]
 
@@ -637,19 +652,16 @@ class OpenFiles:
         """close(2) of one descriptor; reports what the source's own close would (NFS: all writes)."""
         handle = self._handles.get(fh)
         if handle is not None and handle.fd >= 0:
-            fd = handle.fd
-            await self._gate.call(lambda: _flush(fd))
+            nodeid, fd = handle.file.nodeid, handle.fd
+            await self._store(lambda: self._writes.flush(nodeid, fd))
 
     async def fsync(self, fh: int, datasync: bool) -> None:
         """To the source's disk."""
-        sync = os.fdatasync if datasync else os.fsync
+        how = os.fdatasync if datasync else os.fsync
         handle = self._handles.get(fh)
-        if handle is not None and handle.fd >= 0:
-            fd = handle.fd
-            await self._gate.call(lambda: sync(fd))
-            return
         nodeid = handle.file.nodeid if handle is not None else nat.hot_node(fh)
-        await self._gate.call(lambda: self._tree.sync(nodeid, sync))
+        fd = handle.fd if handle is not None else -1
+        await self._store(lambda: self._writes.sync(nodeid, fd, how))
 
     # ---- what C and the fetcher say
 
@@ -786,18 +798,6 @@ def _chunks(span: Span) -> range:
 
 def _length(target: SourceTarget, chunks: Iterable[int]) -> int:
     return sum(target.file.extent(chunk)[1] for chunk in chunks)
-
-
-def _flush(fd: int) -> None:
-    """What close(2) of one of several descriptors does at the source; with none to spare, an fsync(2)."""
-    try:
-        copy = os.dup(fd)
-    except OSError as error:
-        if error.errno not in (errno.EMFILE, errno.ENFILE):
-            raise
-        os.fsync(fd)
-    else:
-        os.close(copy)
 
 
 def _read_source(source: Opened, size: int, offset: int) -> bytes:

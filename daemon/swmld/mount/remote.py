@@ -1,7 +1,8 @@
 """A source that is no directory of this host, as nodes: what ``sources`` give, entered into C's table.
 
-Read-only. Attributes are asked for as ``check`` says, unless the source tells of its changes: then what is
-known holds until it does.
+Attributes are asked for as ``check`` says, unless the source tells of its changes: then what is known holds
+until it does. Files that are being written are ``staging``'s until the source has them: what they are is
+looked at each time. ``remote_changes`` makes changes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from itertools import islice
 from swmld.mount.native import ROOT, Entry, Native, now
 from swmld.mount.tree import Opened
 from swmld.sources.interface import Attributes, Change, Feature, Source, generation_ns
+from swmld.staging.area import Staging
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +125,10 @@ class RemoteTree:
         self._recent = Recent()
         self.watched = False
         """The source tells of its changes now."""
+        self.staging: Staging | None = None
+        """Set by the owner, where files can be written."""
+        self.written: Callable[[int], Attributes | None] = _nobody
+        """Of a node that is open to be written, whatever its name; set by ``remote_changes``."""
         native.refresh(ROOT, root, now())
 
     # ---- what is asked
@@ -132,24 +138,35 @@ class RemoteTree:
         return self._look(parent, name, ref)[0]
 
     def _look(self, parent: int, name: bytes, ref: bool) -> tuple[Entry, bytes, Known]:
-        path = self._below(parent, name)
+        path = self.below(parent, name)
+        if (staged := self._staged(path)) is not None:
+            known = Known(staged, now(), self._recent.changes)
+            return self._unkept(self._native.enter(parent, name, staged, known.asked, ref)), path, known
         entry = None
         if self._ruled and (nodeid := self._native.child(parent, name)):
             entry = self._native.cached_entry(nodeid)
-        known = self._fresh(path, entry)
-        if known is None:
+        fresh = self._fresh(path, entry)
+        if fresh is None:
             try:
-                known = self._stat(path)
+                fresh = self._stat(path)
             except FileNotFoundError:
                 self._recent.drop(path)
                 self._native.unlinked(parent, name)
                 raise
-        return self.enter(parent, name, path, known, ref), path, known
+        return self.enter(parent, name, path, fresh, ref), path, fresh
 
     def enter(self, parent: int, name: bytes, path: bytes, known: Known, ref: bool) -> Entry:
         """Into the table."""
         entry = self._native.enter(parent, name, known.attributes, known.asked, ref)
         return self._still(entry, path, known)
+
+    def _staged(self, path: bytes) -> Attributes | None:
+        return self.staging.attributes(path) if self.staging is not None else None
+
+    def _unkept(self, entry: Entry) -> Entry:
+        """It may be written at any time: neither the table nor the kernel keeps what it is."""
+        self._native.expire(entry.nodeid)
+        return replace(entry, valid=0.0)
 
     def _still(self, entry: Entry, path: bytes, known: Known) -> Entry:
         """Whoever tells of a change logs it first and then looks into the table; here it is the other way
@@ -161,7 +178,12 @@ class RemoteTree:
 
     def getattr(self, nodeid: int) -> Entry:
         """See ``Tree``."""
-        path = self.path(nodeid)
+        staged = self.written(nodeid)
+        if staged is None:
+            path = self.path(nodeid)
+            staged = self._staged(path)
+        if staged is not None:
+            return self._unkept(self._native.refresh(nodeid, staged, now()))
         known = self._fresh(path, self._native.cached_entry(nodeid))
         if known is None:
             try:
@@ -185,6 +207,8 @@ class RemoteTree:
     def open(self, nodeid: int, size: int) -> Opened:
         """See ``Tree``. ESTALE where the source has another generation than the table."""
         path = self.path(nodeid)
+        if self.staging is not None and (fd := self.staging.reader(path)) is not None:
+            return Opened(fd)
         entry = self._native.cached_entry(nodeid)
         known = self._recent.get(path)
         if known is None or not _same(entry, known.attributes):
@@ -199,6 +223,8 @@ class RemoteTree:
         entry, path, known = self._look(parent, name, ref=False)
         if not stat.S_ISREG(entry.mode):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if self._staged(path) is not None:
+            raise OSError(errno.EBUSY, "it is being written")
         if not _same(entry, known.attributes):  # the table knew a newer one
             return entry, self.open(entry.nodeid, entry.size)
         return entry, Opened(reader=self._source.open(path, known.attributes))
@@ -207,12 +233,17 @@ class RemoteTree:
         """See ``Tree``."""
         return self.open(nodeid, 0)
 
-    def sync(self, nodeid: int, how: Callable[[int], None]) -> None:
-        """See ``Tree``. Nothing is written."""
+    def staged(self, nodeid: int) -> bool:
+        """See ``Tree``."""
+        if self.staging is None:
+            return False
+        return self.written(nodeid) is not None or self._staged(self.path(nodeid)) is not None
 
     def attributes(self, nodeid: int) -> Attributes:
         """All that the source says of a node, asked for now if need be."""
         path = self.path(nodeid)
+        if (staged := self._staged(path)) is not None:
+            return staged
         known = self._fresh(path, self._native.cached_entry(nodeid)) or self._stat(path)
         return known.attributes
 
@@ -225,6 +256,10 @@ class RemoteTree:
         for name, known in entries:
             if known.attributes.is_file:
                 self._recent.put(below + name, known)
+        if self.staging is not None and (staged := self.staging.children(path)):
+            end = entries[-1][0] if page.more and entries else None
+            own = {name: Known(a, asked, changes) for name, a in staged if after < name and _upto(name, end)}
+            entries = sorted((dict(entries) | own).items())
         return entries, page.more
 
     def path(self, nodeid: int) -> bytes:
@@ -232,9 +267,26 @@ class RemoteTree:
         path = self._native.path(nodeid)
         return b"" if path == b"." else path
 
-    def _below(self, parent: int, name: bytes) -> bytes:
+    def below(self, parent: int, name: bytes) -> bytes:
+        """The path of a child."""
         path = self.path(parent)
         return path + b"/" + name if path else name
+
+    def look(self, path: bytes) -> Attributes | None:
+        """What the source has now; None: nothing."""
+        try:
+            return self._stat(path).attributes
+        except FileNotFoundError:
+            self._recent.drop(path)
+            return None
+
+    def told(self, path: bytes, attributes: Attributes) -> None:
+        """The source has said that of it just now, as the answer to a change that we made."""
+        self._recent.put(path, Known(attributes, now(), self._recent.changes))
+
+    def forget(self, path: bytes, *, tree: bool = False) -> None:
+        """We have changed it ourselves, and ``tree``: all below it."""
+        self._recent.forget(Change(path, tree))
 
     def _stat(self, path: bytes) -> Known:
         asked, changes = now(), self._recent.changes
@@ -297,6 +349,14 @@ class RemoteTree:
         if parent:
             self._native.expire(parent)  # a listing that the kernel keeps is another now
             self._native.forget_entry(parent, name)
+
+
+def _nobody(_: int) -> None:
+    return None
+
+
+def _upto(name: bytes, end: bytes | None) -> bool:
+    return end is None or name <= end
 
 
 def _same(entry: Entry | None, attributes: Attributes) -> bool:

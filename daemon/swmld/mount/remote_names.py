@@ -1,6 +1,7 @@
 """Names and attributes of a source that is no directory of this host: ``namespace.Namespace`` for ``remote``.
 
-Nothing can be changed: the mount is read-only, and the kernel refuses it before we are asked.
+Changes are ``remote_changes``'; where there are none the mount is read-only, and the kernel refuses them
+before we are asked.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass, field, replace
-from typing import NoReturn
 
 from swmld.mount.gate import UNREACHABLE, SourceGate
 from swmld.mount.namespace import LISTING_BATCH, Caller
 from swmld.mount.native import ROOT, Entry, Native
+from swmld.mount.openfiles import Store
 from swmld.mount.remote import Known, RemoteTree
+from swmld.mount.remote_changes import RemoteChanges
+from swmld.sources.interface import NewAttributes
 
 NAME_MAX = 255
 ABSENT_SECONDS = 1.0
@@ -47,10 +50,14 @@ class PagedListing:
 class RemoteNames:
     """The operations of FUSE on names."""
 
-    def __init__(self, native: Native, gate: SourceGate, tree: RemoteTree) -> None:
+    def __init__(
+        self, native: Native, gate: SourceGate, tree: RemoteTree, changes: RemoteChanges | None, store: Store
+    ) -> None:
         self._native = native
         self._gate = gate
         self._tree = tree
+        self._changing = changes
+        self._store = store
         self._listings: dict[int, PagedListing] = {}
         self._numbers = 0
         self.absent_for = ABSENT_SECONDS
@@ -58,8 +65,7 @@ class RemoteNames:
 
     async def lookup(self, parent: int, name: bytes) -> Entry:
         """The child; the kernel holds one more reference to it."""
-        if len(name) > NAME_MAX:
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        _check_name(name)
         return await self._gate.call(lambda: self._tree.lookup(parent, name), self._unref)
 
     def _unref(self, entry: Entry) -> None:
@@ -87,7 +93,8 @@ class RemoteNames:
     async def statfs(self) -> os.statvfs_result:
         """Sources have no size: what is shown is large, and nothing of it used."""
         some = (4096, 4096, CAPACITY_BLOCKS, CAPACITY_BLOCKS, CAPACITY_BLOCKS)
-        return os.statvfs_result((*some, 1 << 40, 1 << 40, 1 << 40, os.ST_RDONLY, NAME_MAX))
+        flags = os.ST_RDONLY if self._changing is None else 0
+        return os.statvfs_result((*some, 1 << 40, 1 << 40, 1 << 40, flags, NAME_MAX))
 
     async def getxattr(self, nodeid: int, name: bytes) -> bytes:
         """ENODATA: sources have none that are shown."""
@@ -144,9 +151,17 @@ class RemoteNames:
         self._listings.pop(fh, None)
 
     async def fsyncdir(self, fh: int) -> None:
-        """Nothing is written."""
+        """What files are called is safe afterwards."""
+        if self._changing is not None:
+            await self._store(self._changing.sync_names)
 
     # ---- changes
+
+    @property
+    def _changes(self) -> RemoteChanges:
+        if self._changing is None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return self._changing
 
     async def setattr(
         self,
@@ -158,51 +173,78 @@ class RemoteNames:
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
     ) -> None:
-        """EROFS."""
-        _refuse()
+        """No source keeps the time of the last access."""
+        changes, new = self._changes, NewAttributes(mode, uid, gid, mtime_ns)
+        await self._store(lambda: changes.change(nodeid, new))
 
     async def create(
         self, parent: int, name: bytes, flags: int, mode: int, caller: Caller
     ) -> tuple[Entry, int]:
-        """EROFS."""
-        _refuse()
+        """(entry, descriptor open for reading and writing); as open(2) with O_CREAT."""
+        changes, permissions = self._changes, mode & ~caller.umask
+        _check_name(name)
+
+        def discard(made: tuple[Entry, int]) -> None:
+            changes.closed(made[0].nodeid, made[1])
+            self._unref(made[0])
+
+        return await self._store(
+            lambda: changes.create(parent, name, flags, permissions, caller.uid, caller.gid), discard
+        )
 
     async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Entry:
-        """EROFS."""
-        _refuse()
+        """A regular file; EOPNOTSUPP for what else there is."""
+        changes, mode = self._changes, mode & ~caller.umask
+        _check_name(name)
+        return await self._store(
+            lambda: changes.make_file(parent, name, mode, caller.uid, caller.gid), self._unref
+        )
 
     async def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Entry:
-        """EROFS."""
-        _refuse()
+        """A directory."""
+        changes, mode = self._changes, mode & ~caller.umask
+        _check_name(name)
+        return await self._store(
+            lambda: changes.make_directory(parent, name, mode, caller.uid, caller.gid), self._unref
+        )
 
     async def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Entry:
-        """EROFS."""
-        _refuse()
+        """A symbolic link to ``target``."""
+        changes = self._changes
+        _check_name(name)
+        return await self._store(
+            lambda: changes.symlink(parent, name, target, caller.uid, caller.gid), self._unref
+        )
 
     async def link(self, nodeid: int, parent: int, name: bytes) -> Entry:
-        """EROFS."""
-        _refuse()
+        """EOPNOTSUPP: no source makes hard links."""
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     async def unlink(self, parent: int, name: bytes) -> None:
-        """EROFS."""
-        _refuse()
+        """Remove a file or symlink."""
+        changes = self._changes
+        await self._store(lambda: changes.unlink(parent, name))
 
     async def rmdir(self, parent: int, name: bytes) -> None:
-        """EROFS."""
-        _refuse()
+        """Remove an empty directory."""
+        changes = self._changes
+        await self._store(lambda: changes.rmdir(parent, name))
 
     async def rename(self, old: tuple[int, bytes], new: tuple[int, bytes], flags: int) -> None:
-        """EROFS."""
-        _refuse()
+        """See ``RemoteChanges.rename``."""
+        changes = self._changes
+        _check_name(new[1])
+        await self._store(lambda: changes.rename(old, new, flags))
 
     async def setxattr(self, nodeid: int, name: bytes, value: bytes) -> None:
-        """EROFS."""
-        _refuse()
+        """EOPNOTSUPP."""
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     async def removexattr(self, nodeid: int, name: bytes) -> None:
-        """EROFS."""
-        _refuse()
+        """EOPNOTSUPP."""
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
 
-def _refuse() -> NoReturn:
-    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+def _check_name(name: bytes) -> None:
+    if len(name) > NAME_MAX:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))

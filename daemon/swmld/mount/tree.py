@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -63,9 +64,29 @@ class Tree(Protocol):
         """To be read past the cache: the file that is ``opened``, else that of the node."""
         ...
 
-    def sync(self, nodeid: int, how: Callable[[int], None]) -> None:
+    def staged(self, nodeid: int) -> bool:
+        """Whether its bytes are not the source's yet: they are read past the cache."""
+        ...
+
+
+class Writes(Protocol):
+    """Files that are open to be written, by node. OSError. Blocking, for as long as it takes."""
+
+    def open(self, nodeid: int, flags: int) -> int:
+        """A descriptor of the file to write to, and to read if that can be; ended by ``closed``."""
+        ...
+
+    def closed(self, nodeid: int, fd: int) -> None:
+        """The kernel has let go of it, mappings too: closes it."""
+        ...
+
+    def flush(self, nodeid: int, fd: int) -> None:
+        """close(2) of one of its descriptors: reports what the source's own close would."""
+        ...
+
+    def sync(self, nodeid: int, fd: int, how: Callable[[int], None]) -> None:
         """What was written of the file, through whichever descriptor, is safe afterwards; ``how``: fsync(2)
-        or fdatasync(2)."""
+        or fdatasync(2). ``fd`` -1: asked by somebody who only reads."""
         ...
 
 
@@ -120,8 +141,45 @@ class DirectoryTree:
             return Opened(os.open(f"/proc/self/fd/{opened.fd}", os.O_RDONLY | os.O_CLOEXEC))
         return Opened(self._native.open_source(nodeid, os.O_RDONLY))
 
-    def sync(self, nodeid: int, how: Callable[[int], None]) -> None:
+    def staged(self, nodeid: int) -> bool:
         """See ``Tree``."""
+        return False
+
+
+class DirectoryWrites:
+    """See ``Writes``: every byte goes to the source at once."""
+
+    def __init__(self, native: Native) -> None:
+        self._native = native
+
+    def open(self, nodeid: int, flags: int) -> int:
+        """See ``Writes``."""
+        sync = flags & (os.O_SYNC | os.O_DSYNC)
+        try:
+            return self._native.open_source(nodeid, os.O_RDWR | sync)
+        except PermissionError:
+            return self._native.open_source(nodeid, os.O_WRONLY | sync)
+
+    def closed(self, nodeid: int, fd: int) -> None:
+        """See ``Writes``."""
+        os.close(fd)
+
+    def flush(self, nodeid: int, fd: int) -> None:
+        """See ``Writes``. NFS reports all writes then; with no descriptor to spare, an fsync(2)."""
+        try:
+            copy = os.dup(fd)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            os.fsync(fd)
+        else:
+            os.close(copy)
+
+    def sync(self, nodeid: int, fd: int, how: Callable[[int], None]) -> None:
+        """See ``Writes``."""
+        if fd >= 0:
+            how(fd)
+            return
         fd = self._native.open_source(nodeid, os.O_RDONLY)
         try:
             how(fd)

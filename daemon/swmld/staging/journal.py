@@ -1,0 +1,155 @@
+"""What is staged, in SQLite: it outlives the daemon, and what was made durable a power cut, too.
+
+A row is there before the first byte of its file. Most commits are not synced (a killed daemon loses none,
+they are in the page cache); ``durable`` ones are, and with them all before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sqlite3
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from swmld.sources.interface import Attributes
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS staged(
+    number INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB NOT NULL, base TEXT, turn INTEGER NOT NULL DEFAULT 0,
+    synced INTEGER NOT NULL DEFAULT 0, token TEXT NOT NULL DEFAULT '', boot TEXT NOT NULL,
+    aside TEXT NOT NULL DEFAULT '', stamp TEXT NOT NULL DEFAULT '');
+CREATE TABLE IF NOT EXISTS marks(number INTEGER NOT NULL);
+INSERT INTO marks SELECT 0 WHERE NOT EXISTS (SELECT * FROM marks);
+"""
+_COLUMNS = "number, path, base, turn, synced, token, boot, aside, stamp"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One staged file, ``number`` in its directory."""
+
+    number: int
+    path: bytes
+    base: Attributes | None
+    """The generation at the source that it replaces; None: there is none."""
+    turn: int = 0
+    """In which order files are uploaded; 0: it is not to be uploaded as it is, nobody closed or synced it."""
+    synced: bool = False
+    """It was on the disk once, whole as it then was."""
+    token: str = ""
+    """Of the upload that may have been made; empty: there is none."""
+    boot: str = ""
+    """The kernel's boot id when it was made."""
+    aside: str = ""
+    """Why it is not uploaded but kept for a person to look at; empty: it is not."""
+    stamp: str = ""
+    """Of what the source has of it, as ``Stamp.text``; empty: the source has it not."""
+
+
+def boot_id() -> str:
+    """Another one after each boot."""
+    return BOOT_ID.read_text().strip()
+
+
+class Journal:
+    """The rows. Blocking; any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._boot = boot_id()
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(_SCHEMA)
+
+    def rows(self) -> list[Row]:
+        """All of them, those first that are uploaded first."""
+        with self._lock:
+            found = self._db.execute(f"SELECT {_COLUMNS} FROM staged ORDER BY turn, number").fetchall()
+        return [
+            Row(n, path, _decoded(base), turn, bool(synced), token, boot, aside, stamp)
+            for n, path, base, turn, synced, token, boot, aside, stamp in found
+        ]
+
+    def add(self, path: bytes, base: Attributes | None) -> int:
+        """The number of a new row. Numbers are given once."""
+        with self._lock:
+            cursor = self._db.execute(
+                "INSERT INTO staged(path, base, boot) VALUES (?, ?, ?)", (path, _encoded(base), self._boot)
+            )
+            return int(cursor.lastrowid or 0)
+
+    def move(self, number: int, path: bytes, base: Attributes | None) -> None:
+        """It is another path's now."""
+        self._do("UPDATE staged SET path=?, base=? WHERE number=?", path, _encoded(base), number)
+
+    def queue(self, number: int, turn: int) -> None:
+        """It is to be uploaded when its turn comes."""
+        self._do("UPDATE staged SET turn=? WHERE number=?", turn, number)
+
+    def uploading(self, number: int, token: str) -> None:
+        """An upload with this token begins."""
+        self._do("UPDATE staged SET token=? WHERE number=?", token, number)
+
+    def same(self, number: int, base: Attributes, stamp: str) -> None:
+        """That is what the source has of it now, and with that stamp it is the same here."""
+        self._do(
+            "UPDATE staged SET base=?, stamp=?, token='', turn=0 WHERE number=?",
+            _encoded(base),
+            stamp,
+            number,
+        )
+
+    def put_aside(self, number: int, why: str) -> None:
+        """It is kept, and not uploaded."""
+        self._do("UPDATE staged SET aside=? WHERE number=?", why, number)
+
+    def remove(self, number: int) -> None:
+        """It is not needed any more."""
+        self._do("DELETE FROM staged WHERE number=?", number)
+
+    def synced(self, number: int) -> None:
+        """Its bytes are on the disk; so is this, afterwards."""
+        self._durable("UPDATE staged SET synced=1 WHERE number=?", number)
+
+    def durable(self) -> None:
+        """All that was said before is on the disk afterwards."""
+        self._durable("UPDATE marks SET number=number+1")
+
+    def _do(self, statement: str, *values: object) -> None:
+        with self._lock:
+            self._db.execute(statement, values)
+
+    def _durable(self, statement: str, *values: object) -> None:
+        with self._lock:
+            self._db.execute("PRAGMA synchronous=FULL")
+            try:
+                self._db.execute(statement, values)
+            finally:
+                self._db.execute("PRAGMA synchronous=NORMAL")
+
+    def close(self) -> None:
+        """Ends the connection."""
+        with self._lock:
+            self._db.close()
+
+
+_BYTES = ("tag", "stem", "link")
+
+
+def _encoded(base: Attributes | None) -> str | None:
+    if base is None:
+        return None
+    values = dataclasses.asdict(base)
+    return json.dumps({**values, **{name: values[name].hex() for name in _BYTES}})
+
+
+def _decoded(text: str | None) -> Attributes | None:
+    if text is None:
+        return None
+    values = json.loads(text)
+    return Attributes(**{**values, **{name: bytes.fromhex(values[name]) for name in _BYTES}})
