@@ -34,19 +34,7 @@ SECONDS = 60.0
 DIRECTORY, SYMLINK = 1 << 31, 1 << 27
 """Kinds of files in Go's os.FileMode."""
 
-_WRITES = """
-CreateEntryRequest: directory=1 string, entry=2 Entry, o_excl=3 bool
-CreateEntryResponse: error=1 string
-UpdateEntryRequest: directory=1 string, entry=2 Entry
-UpdateEntryResponse:
-DeleteEntryRequest: directory=1 string, name=2 string, is_delete_data=4 bool, is_recursive=5 bool
-DeleteEntryResponse: error=1 string
-AtomicRenameEntryRequest: old_directory=1 string, old_name=2 string, new_directory=3 string, new_name=4 string
-AtomicRenameEntryResponse:
-AssignVolumeRequest: count=1 int32, replication=3 string
-AssignVolumeResponse: file_id=1 string, auth=5 string, error=8 string, location=9 Location
-"""
-MESSAGES = seaweed_messages.described(seaweed_messages.DESCRIPTION + _WRITES)
+MESSAGES = seaweed_messages.described(seaweed_messages.DESCRIPTION)
 
 
 @functools.cache

@@ -1,11 +1,13 @@
-"""Kept-alive HTTP/1.1 connections of many threads, the bytes going straight into the caller's buffer.
+"""Kept-alive HTTP/1.1 connections of many threads, the bytes going straight into the caller's buffer, or
+from a file into the socket (sendfile, without TLS).
 
 ``http.client`` reads headers with the parser of e-mail and bodies in pieces of what arrived, at the GIL's
 price each. Here a plain socket waits in the kernel for the whole body (``MSG_WAITALL``), which is one call
 of the interpreter whatever the size. Figures: `tests/bench/seaweed_gets.py`.
 
 A request that met a dead kept-alive connection (ended before the first byte of an answer) is made once more
-on a new one. Nothing else is tried again here. Limits on how much is asked at once are the caller's.
+on a new one: whatever is asked here can be asked twice. Nothing else is tried again here. Limits on how much
+is asked at once are the caller's.
 
 Errors, all ``OSError``: ETIMEDOUT; EHOSTUNREACH (no route, refused, name not found, TLS, ended before an
 answer); EIO (what came is not what was asked for: truncated, another length or range, not HTTP); the rest as
@@ -23,7 +25,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from swmld.sources.errors import failure, refusal
-from swmld.sources.http1 import Connection, Ended, Head, Late, Wrong
+from swmld.sources.http1 import Connection, Ended, Head, Late, Sent, Wrong
 
 TIMEOUT = 30.0
 """Seconds for one request, from connecting to the last byte, unless the caller says otherwise."""
@@ -33,6 +35,12 @@ IDLE = 20.0
 
 KEPT = 64
 """Idle connections kept for one address."""
+
+_DONE = (200, 201, 202, 204)
+"""What says that something was changed."""
+
+_TOLD = 1 << 20
+"""Bytes of the answer to a change at most; a hundred are usual."""
 
 _RANGE = re.compile(rb"bytes (\d+)-(\d+)/(\d+|\*)")
 
@@ -124,17 +132,75 @@ class Connections:
         what: str,
         body: Callable[[Connection, Head], int],
     ) -> Response:
-        what = f"GET {what or target.partition('?')[0]} of {address}"
+        return self._ask(address, ("GET", target), headers, timeout, what, body)
+
+    def put(
+        self,
+        address: str,
+        target: str,
+        sent: Sent,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        what: str = "",
+    ) -> tuple[Response, bytes]:
+        """PUT of bytes of a file, and the document that is the answer."""
+        given = {**(headers or {}), "Content-Length": str(sent.size)}
+        return self._told(address, ("PUT", target), given, timeout, what, sent)
+
+    def delete(
+        self,
+        address: str,
+        target: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        what: str = "",
+    ) -> tuple[Response, bytes]:
+        """DELETE, and the document that is the answer."""
+        return self._told(address, ("DELETE", target), dict(headers or {}), timeout, what, None)
+
+    def _told(
+        self,
+        address: str,
+        asked: tuple[str, str],
+        headers: Mapping[str, str],
+        timeout: float | None,
+        what: str,
+        sent: Sent | None,
+    ) -> tuple[Response, bytes]:
+        found = b""
+
+        def body(connection: Connection, head: Head) -> int:
+            nonlocal found
+            found = b"" if head.status == 204 else connection.document(head, _TOLD)
+            return len(found)
+
+        return self._ask(address, asked, headers, timeout, what, body, sent, _DONE), found
+
+    def _ask(
+        self,
+        address: str,
+        asked: tuple[str, str],
+        headers: Mapping[str, str],
+        timeout: float | None,
+        what: str,
+        body: Callable[[Connection, Head], int],
+        sent: Sent | None = None,
+        good: tuple[int, ...] = (200, 206),
+    ) -> Response:
+        method, target = asked
+        what = f"{method} {what or target.partition('?')[0]} of {address}"
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        request = f"GET {target} HTTP/1.1\r\nHost: {address}\r\nAccept-Encoding: identity\r\n{lines}\r\n"
+        request = f"{method} {target} HTTP/1.1\r\nHost: {address}\r\nAccept-Encoding: identity\r\n{lines}\r\n"
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         fresh = False
         while True:
             connection, reused = self._take(address, deadline, what, fresh)
             kept = False
             try:
-                head = connection.ask(request.encode("latin-1"), deadline)
-                if head.status not in (200, 206):
+                head = connection.ask(request.encode("latin-1"), deadline, sent)
+                if head.status not in good:
                     kept = connection.skip(head)
                     told = {"retry_after": head.text(b"retry-after"), "location": head.text(b"location")}
                     raise refusal(head.status, what, **told)

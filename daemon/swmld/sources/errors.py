@@ -34,6 +34,7 @@ class Moved(OSError):
 _ERRNOS = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 410: errno.ENOENT, 412: errno.ESTALE}
 # The range lies beyond the end: the file is shorter than it was. RFC 9110, 15.5.17.
 _ERRNOS[416] = errno.ESTALE
+_ERRNOS[413], _ERRNOS[507] = errno.EFBIG, errno.ENOSPC
 _ERRNOS[408] = _ERRNOS[504] = errno.ETIMEDOUT
 
 

@@ -1,4 +1,5 @@
-"""One HTTP/1.1 connection: a request, the headers of its answer, and a body received into a buffer.
+"""One HTTP/1.1 connection: a request, perhaps with bytes of a file, the headers of its answer, and a body
+received into a buffer.
 
 What goes wrong is one of three exceptions, which ``connections`` turns into errors of a source.
 """
@@ -6,10 +7,12 @@ What goes wrong is one of three exceptions, which ``connections`` turns into err
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import struct
 import time
+from typing import NamedTuple
 
 CONNECT_TIMEOUT = 5.0
 """Seconds of a request's time for connecting: two lost SYNs are sent again after 1 and 3 s."""
@@ -19,6 +22,20 @@ _HEAD = 64 << 10
 
 _FIRST = 4 << 10
 """Bytes received with the headers: what is body of them is copied once more, so few."""
+
+
+_PIECE = 1 << 20
+"""Bytes sent by one call of the kernel; the time is looked at between two."""
+
+_ZEROS = bytes(64 << 10)
+
+
+class Sent(NamedTuple):
+    """Bytes of a file that go with a request; where it ends too early, zeros."""
+
+    fd: int
+    offset: int
+    size: int
 
 
 class Ended(Exception):
@@ -88,17 +105,24 @@ class Connection:
             self._socket.settimeout(None)
         self._buffer = memoryview(bytearray(_FIRST))
         self._rest = self._buffer[:0]
+        self._whole = True
 
-    def ask(self, request: bytes, deadline: float) -> Head:
+    def ask(self, request: bytes, deadline: float, sent: Sent | None = None) -> Head:
         """Sends it and receives the headers of the answer. ``Ended`` where the server had hung up."""
         self._deadline = deadline
         self._wait_for()
+        self._whole = False
         try:
-            self._socket.sendall(request)
+            self._socket.sendall(request, socket.MSG_MORE if sent and self._plain else 0)
+            if sent is not None:
+                self._send(sent)
+            self._whole = True
         except (BlockingIOError, TimeoutError):
             raise Late from None
         except OSError:
-            raise Ended from None
+            # A server that does not want all of it may have said why.
+            if sent is None:
+                raise Ended from None
         first = self._receive(self._buffer)
         if not first:
             raise Ended
@@ -115,6 +139,24 @@ class Connection:
             head, rest = Head(rest[:end]), rest[end + 4 :]
         self._rest = memoryview(rest)
         return head
+
+    def _send(self, sent: Sent) -> None:
+        """From the page cache into the socket where nothing has to be encrypted."""
+        done, here = 0, True
+        buffer = None if self._plain else memoryview(bytearray(min(_PIECE, sent.size)))
+        while done < sent.size:
+            self._wait_for()
+            wanted = min(_PIECE, sent.size - done)
+            count = 0
+            if here and buffer is None:
+                count = os.sendfile(self._socket.fileno(), sent.fd, sent.offset + done, wanted)
+            elif here and buffer is not None:
+                count = os.preadv(sent.fd, [buffer[:wanted]], sent.offset + done)
+                self._socket.sendall(buffer[:count])
+            if not count:
+                here, count = False, min(wanted, len(_ZEROS))
+                self._socket.sendall(_ZEROS[:count])
+            done += count
 
     def fill(self, view: memoryview) -> None:
         """The next ``len(view)`` bytes of the body."""
@@ -178,8 +220,9 @@ class Connection:
         return self.reusable(head)
 
     def reusable(self, head: Head) -> bool:
-        """Whether the next request can be sent, the body having been received; more than the body was not."""
-        return head.kept and not self._rest
+        """Whether the next request can be sent, this one having been sent whole and the body received; more
+        than the body was not."""
+        return head.kept and self._whole and not self._rest
 
     def _more(self) -> bytes:
         received = self._receive(self._buffer)

@@ -71,7 +71,7 @@ class Layout:
             return _REMOTE + self.remote
         if self.content:
             return _short(_CONTENT, self.content, INLINE)
-        packed = b"".join(_CHUNK.pack(*_numbers(chunk.fid), *chunk[1:]) for chunk in self.chunks)
+        packed = b"".join(_CHUNK.pack(*numbers(chunk.fid), *chunk[1:]) for chunk in self.chunks)
         return _short(_LISTED, packed, SHORT * _CHUNK.size) if packed else b""
 
     @property
@@ -98,7 +98,7 @@ def layout_of(tag: bytes) -> Layout | None:
     if kind == _REMOTE:
         return Layout(remote=said)
     unpacked = _CHUNK.iter_unpack(said)
-    return Layout(tuple(Chunk(_fid(*numbers[:3]), *numbers[3:]) for numbers in unpacked))
+    return Layout(tuple(Chunk(_fid(*found[:3]), *found[3:]) for found in unpacked))
 
 
 def chunk_of(message: Any) -> Chunk:
@@ -108,7 +108,7 @@ def chunk_of(message: Any) -> Chunk:
     flags |= MANIFEST * message.is_chunk_manifest | SEALED * bool(message.sse_type)
     fid = message.fid
     named = (
-        _fid(fid.volume_id, fid.file_key, fid.cookie) if fid.volume_id else _fid(*_numbers(message.file_id))
+        _fid(fid.volume_id, fid.file_key, fid.cookie) if fid.volume_id else _fid(*numbers(message.file_id))
     )
     return Chunk(named, message.offset, message.size, message.modified_ts_ns, flags)
 
@@ -121,7 +121,7 @@ def chunk_of_document(said: Mapping[str, Any]) -> Chunk:
     if fid:
         named = _fid(fid["volume_id"], fid.get("file_key", 0), fid.get("cookie", 0))
     elif named:
-        named = _fid(*_numbers(named))
+        named = _fid(*numbers(named))
     else:
         raise ValueError("a chunk has no id")
     return Chunk(named, said.get("offset", 0), said.get("size", 0), said.get("modified_ts_ns", 0), flags)
@@ -133,7 +133,7 @@ def _fid(volume: int, key: int, cookie: int) -> str:
     return f"{volume},{'0' * (len(digits) % 2)}{digits}{cookie:08x}"
 
 
-def _numbers(fid: str) -> tuple[int, int, int]:
+def numbers(fid: str) -> tuple[int, int, int]:
     """``ValueError`` where it is no id. ``_N`` at the end is the N-th key from that on."""
     volume, _, rest = fid.replace("/", ",").partition(",")
     rest, _, more = rest.partition("_")

@@ -47,6 +47,11 @@ class Entry(NamedTuple):
     names: int
     layout: Layout
 
+    @property
+    def is_dir(self) -> bool:
+        """Whether it has entries."""
+        return stat.S_ISDIR(self.mode)
+
 
 @functools.lru_cache(1024)
 def mode_of(file_mode: int, is_directory: bool = False) -> int:
@@ -54,6 +59,13 @@ def mode_of(file_mode: int, is_directory: bool = False) -> int:
     kind = stat.S_IFDIR if is_directory else _KINDS.get(file_mode & _KIND, stat.S_IFREG)
     bits = sum(ours for theirs, ours in _BITS.items() if file_mode & theirs)
     return kind | bits | file_mode & 0o777
+
+
+def file_mode_of(mode: int) -> int:
+    """Go's of ``st_mode``, of a directory, symlink or regular file."""
+    kind = next(theirs for theirs, ours in _KINDS.items() if ours == stat.S_IFMT(mode))
+    bits = sum(theirs for theirs, ours in _BITS.items() if mode & ours)
+    return kind | bits | mode & 0o777
 
 
 def entry_of(message: Any) -> Entry:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 
 from swmld.sources.errors import Busy, failure
-from swmld.sources.seaweed_messages import METHODS, SERVICE
+from swmld.sources.seaweed_messages import MESSAGES, METHODS, SERVICE
 from swmld.sources.seaweed_security import Certificates
 
 _MESSAGE = 1 << 30
@@ -18,6 +18,8 @@ _MESSAGE = 1 << 30
 
 _ERRNOS = {
     grpc.StatusCode.NOT_FOUND: errno.ENOENT,
+    grpc.StatusCode.FAILED_PRECONDITION: errno.ESTALE,
+    grpc.StatusCode.ALREADY_EXISTS: errno.EEXIST,
     grpc.StatusCode.UNAUTHENTICATED: errno.EACCES,
     grpc.StatusCode.PERMISSION_DENIED: errno.EACCES,
     grpc.StatusCode.UNAVAILABLE: errno.EHOSTUNREACH,
@@ -28,6 +30,37 @@ _ERRNOS = {
 
 _NO_ENTRY = "no entry is found in filer store"
 """What the filer says of a name that is not there, with the status UNKNOWN."""
+
+_CODES = {
+    1: errno.ENAMETOOLONG,
+    2: errno.ENOTDIR,
+    3: errno.EISDIR,
+    4: errno.ENOTDIR,
+    5: errno.EEXIST,
+    6: errno.ESTALE,
+}
+"""What the filer refuses, by number (``FilerError``)."""
+
+_TEXTS = {
+    "no entry is found": errno.ENOENT,
+    "name too long": errno.ENAMETOOLONG,
+    "non-empty folder": errno.ENOTEMPTY,
+    "existing entry is a directory": errno.EISDIR,
+    "existing entry is a file": errno.ENOTDIR,
+    "already exists": errno.EEXIST,
+    "precondition failed": errno.ESTALE,
+    "subdirectory of itself": errno.EINVAL,
+    "read only": errno.ENOSPC,  # also of a bucket that is over its quota
+    "writable volumes": errno.ENOSPC,
+    "free volume": errno.ENOSPC,
+    "free space": errno.ENOSPC,
+    "no space": errno.ENOSPC,
+    "operation not permitted": errno.EPERM,  # written once, read many times
+}
+"""And where it says so in words alone, which have paths in them."""
+
+_ENTRY_EQUAL = 10
+"""The condition that an entry is as it was (IF_ENTRY_EQUAL)."""
 
 _NO_VOLUME = "not found"
 """And of a volume that no server has: ``volume id 3 not found``."""
@@ -113,6 +146,76 @@ class FilerClient:
         )
         return self._calls["SubscribeMetadata"](request)
 
+    def create(self, directory: str, entry: Any, before: Any | None) -> Any:
+        """Makes an entry, or puts it in the place of ``before``, which must still be as ``entry`` gave it;
+        what is there then. EEXIST, ESTALE, EISDIR, ENOTDIR, ENAMETOOLONG, ENOSPC. The directories that lead
+        to it are made, and a file on the way becomes one: ask before."""
+        what = f"{directory.rstrip('/')}/{entry.name}"
+
+        def call(condition: Any) -> Any:
+            answer = self._changed(
+                "CreateEntry",
+                what,
+                directory=directory,
+                entry=entry,
+                o_excl=before is None,
+                condition=condition,
+            )
+            if answer.error:
+                raise _refusal(answer.error_code, answer.error, what, f"making of {what}")
+            return answer
+
+        return _stored(self._conditional(call, directory, before), entry)
+
+    def update(self, directory: str, entry: Any, before: Any) -> Any:
+        """Puts an entry in the place of ``before``; what is there then. ESTALE, ENOENT."""
+        what = f"{directory.rstrip('/')}/{entry.name}"
+
+        def call(condition: Any) -> Any:
+            return self._changed("UpdateEntry", what, directory=directory, entry=entry, condition=condition)
+
+        return _stored(self._conditional(call, directory, before), entry)
+
+    def _conditional(self, call: Callable[[Any], Any], directory: str, before: Any | None) -> Any:
+        if before is None:
+            return call(None)
+        clause = MESSAGES["Clause"](kind=_ENTRY_EQUAL, expected_entry=before)
+        try:
+            return call(MESSAGES["WriteCondition"](clauses=[clause]))
+        except OSError as error:
+            if error.errno != errno.ESTALE or self.entry(directory, before.name) != before:
+                raise
+            # It is as it was, so this filer knows conditions, but not this one (some of version 4).
+            return call(None)
+
+    def delete(self, directory: str, name: str) -> None:
+        """A file with its bytes, or an empty directory; nothing where there is none. ENOTEMPTY."""
+        what = f"{directory.rstrip('/')}/{name}"
+        answer = self._changed("DeleteEntry", what, directory=directory, name=name, is_delete_data=True)
+        if answer.error:
+            raise _refusal(0, answer.error, what, f"removal of {what}")
+
+    def rename(self, old: tuple[str, str], new: tuple[str, str]) -> None:
+        """Both as directory and name. ENOENT, ENOTEMPTY, EISDIR, ENOTDIR, EINVAL."""
+        places = {"old_directory": old[0], "old_name": old[1], "new_directory": new[0], "new_name": new[1]}
+        self._changed("AtomicRenameEntry", f"{new[0].rstrip('/')}/{new[1]}", **places)
+
+    def assign(self, path: str, size: int) -> Any:
+        """Where a chunk of ``size`` bytes of the file at ``path`` may be stored. ENOSPC."""
+        answer = self._changed("AssignVolume", path, count=1, path=path, expected_data_size=size)
+        if answer.error or not answer.location.url:
+            raise _refusal(0, answer.error, path, f"place for a chunk of {path}")
+        return answer
+
+    def _changed(self, called: str, what: str, /, **fields: Any) -> Any:
+        try:
+            return self._calls[called](METHODS[called][0](**fields), timeout=self._timeout)
+        except (grpc.RpcError, ValueError) as error:
+            if isinstance(error, grpc.RpcError) and error.code() == grpc.StatusCode.UNKNOWN:
+                raise _refusal(0, _details(error), what, f"{called} of {what}") from None
+            with _errors(f"{called} of {what}"):
+                raise
+
     def close(self) -> None:
         """Ends all calls: EHOSTUNREACH."""
         self._channel.close()
@@ -130,6 +233,18 @@ def _errors(what: str) -> Iterator[None]:
 
 
 stream_errors = _errors
+
+
+def _stored(answer: Any, entry: Any) -> Any:
+    """The entry as the filer stored it, which it tells since version 4."""
+    event = answer.metadata_event.event_notification
+    return event.new_entry if event.HasField("new_entry") else entry
+
+
+def _refusal(code: int, text: str, path: str, what: str) -> OSError:
+    said = text.replace(path, "")
+    found = next((number for words, number in _TEXTS.items() if words in said.lower()), errno.EIO)
+    return failure(_CODES.get(code, found), f"{what}: {said}")
 
 
 def _details(error: Any) -> str:

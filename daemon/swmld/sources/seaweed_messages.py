@@ -16,13 +16,14 @@ SERVICE = "filer_pb.SeaweedFiler"
 DESCRIPTION = """
 FileId: volume_id=1 uint32, file_key=2 uint64, cookie=3 fixed32
 FileChunk: file_id=1 string, offset=2 int64, size=3 uint64, modified_ts_ns=4 int64, fid=7 FileId,
-    cipher_key=9 bytes, is_compressed=10 bool, is_chunk_manifest=11 bool, sse_type=12 int32
+    e_tag=5 string, cipher_key=9 bytes, is_compressed=10 bool, is_chunk_manifest=11 bool, sse_type=12 int32
 FileChunkManifest: chunks=1 FileChunk*
 FuseAttributes: file_size=1 uint64, mtime=2 int64, file_mode=3 uint32, uid=4 uint32, gid=5 uint32,
     crtime=6 int64, symlink_target=13 string, rdev=16 uint32, ctime=18 int64,
     mtime_ns=19 int32, ctime_ns=20 int32, crtime_ns=21 int32
 RemoteEntry: remote_e_tag=3 string, remote_mtime=4 int64, remote_size=5 int64
 Entry: name=1 string, is_directory=2 bool, chunks=3 FileChunk*, attributes=4 FuseAttributes,
+    extended=5 bytes%,
     hard_link_id=7 bytes, hard_link_counter=8 int32, content=9 bytes, remote_entry=10 RemoteEntry
 LookupDirectoryEntryRequest: directory=1 string, name=2 string
 LookupDirectoryEntryResponse: entry=1 Entry
@@ -38,6 +39,18 @@ EventNotification: old_entry=1 Entry, new_entry=2 Entry, new_parent_path=4 strin
 SubscribeMetadataRequest: client_name=1 string, path_prefix=2 string, since_ns=3 int64, client_id=7 int32,
     client_epoch=9 int32, client_supports_idle_heartbeat=13 bool
 SubscribeMetadataResponse: directory=1 string, event_notification=2 EventNotification, ts_ns=3 int64
+Clause: kind=1 int32, expected_entry=10 Entry
+WriteCondition: clauses=1 Clause*
+CreateEntryRequest: directory=1 string, entry=2 Entry, o_excl=3 bool, condition=7 WriteCondition
+CreateEntryResponse: error=1 string, metadata_event=2 SubscribeMetadataResponse, error_code=3 int32
+UpdateEntryRequest: directory=1 string, entry=2 Entry, condition=6 WriteCondition
+UpdateEntryResponse: metadata_event=1 SubscribeMetadataResponse
+DeleteEntryRequest: directory=1 string, name=2 string, is_delete_data=4 bool, is_recursive=5 bool
+DeleteEntryResponse: error=1 string
+AtomicRenameEntryRequest: old_directory=1 string, old_name=2 string, new_directory=3 string, new_name=4 string
+AtomicRenameEntryResponse:
+AssignVolumeRequest: count=1 int32, replication=3 string, path=6 string, expected_data_size=10 uint64
+AssignVolumeResponse: file_id=1 string, auth=5 string, error=8 string, location=9 Location, fsync=11 bool
 """
 """Message: field=number type. A type with * is repeated, with % it is a map from string."""
 
@@ -78,12 +91,15 @@ def described(text: str) -> dict[str, Any]:
     return {name.rpartition(".")[2]: kind for name, kind in found.items()}
 
 
-_FOUND = described(DESCRIPTION)
+MESSAGES = described(DESCRIPTION)
 
-Entry: Any = _FOUND["Entry"]
-FileChunkManifest: Any = _FOUND["FileChunkManifest"]
+Entry: Any = MESSAGES["Entry"]
+FileChunkManifest: Any = MESSAGES["FileChunkManifest"]
 METHODS: dict[str, tuple[Any, Any]] = {
-    name: (_FOUND[f"{name}Request"], _FOUND[f"{name}Response"])
-    for name in ("LookupDirectoryEntry", "ListEntries", "LookupVolume", "Ping", "SubscribeMetadata")
+    name: (MESSAGES[f"{name}Request"], MESSAGES[f"{name}Response"])
+    for name in (
+        *("LookupDirectoryEntry", "ListEntries", "LookupVolume", "Ping", "SubscribeMetadata"),
+        *("CreateEntry", "UpdateEntry", "DeleteEntry", "AtomicRenameEntry", "AssignVolume"),
+    )
 }
 """The filer's calls with what each takes and answers."""

@@ -58,7 +58,7 @@ class Names:
         directory, _, name = path.rpartition("/")
         return self._translated(self._filer.entry(directory or "/", name), path)
 
-    def entries(self, directory: str, after: str, limit: int) -> tuple[list[Entry], bool]:
+    def entries(self, directory: str, after: bytes, limit: int) -> tuple[list[Entry], bool]:
         """At most ``limit`` entries whose names come after ``after``, and whether there are more; none of
         what is not there. ENOTDIR, or none as well."""
         if not self._refused:
@@ -68,10 +68,14 @@ class Names:
                 if error.errno == errno.ENOENT:
                     return [], False
                 self._refuse(error)
-        found = self._filer.entries(directory or "/", after, limit + 1)
+        try:
+            text = after.decode()
+        except UnicodeDecodeError:
+            raise failure(errno.EILSEQ, f"listing of {directory or '/'}") from None
+        found = self._filer.entries(directory or "/", text, limit + 1)
         return [self._translated(message, directory) for message in found[:limit]], len(found) > limit
 
-    def _listed(self, directory: str, after: str, limit: int) -> tuple[list[Entry], bool]:
+    def _listed(self, directory: str, after: bytes, limit: int) -> tuple[list[Entry], bool]:
         query = f"?limit={limit + 1}&lastFileName={quote(after, safe='')}"
         said = self._asked(f"{directory}/", query, _no_file)
         found = said.get("Entries") or []

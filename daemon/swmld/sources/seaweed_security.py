@@ -2,8 +2,9 @@
 
 ``security.toml`` in the working directory, ``~/.seaweedfs``, ``/usr/local/etc/seaweedfs`` or
 ``/etc/seaweedfs``, and over it variables such as ``WEED_JWT_SIGNING_READ_KEY``. Used are
-``jwt.signing.read.key`` (volume servers), ``jwt.filer_signing.read.key`` (the filer's HTTP), ``grpc.ca``
-with ``grpc.client.cert`` and ``.key``, and ``https.client.ca``, ``.cert`` and ``.key``.
+``jwt.signing.read.key`` and, where it is there, ``jwt.signing.key`` (volume servers),
+``jwt.filer_signing.read.key`` (the filer's HTTP), ``grpc.ca`` with ``grpc.client.cert`` and ``.key``, and
+``https.client.ca``, ``.cert`` and ``.key``.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Security:
     def __init__(self, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         self._settings, self._environment = settings, environment
         self.volume_key = self._value("jwt.signing.read.key").encode()
+        self.write_key = self._value("jwt.signing.key").encode()
         self.filer_key = self._value("jwt.filer_signing.read.key").encode()
 
     @classmethod
@@ -70,6 +72,13 @@ class Security:
     def volume_headers(self, fid: str) -> dict[str, str]:
         """For a volume server, to read ``fid``."""
         return _bearer(self.volume_key, {"fid": fid}) if self.volume_key else {}
+
+    def write_headers(self, fid: str, given: str) -> dict[str, str]:
+        """For a volume server, to write or delete ``fid``; ``given``: the token that the filer gave with it,
+        which is of use for some seconds."""
+        if self.write_key:
+            return _bearer(self.write_key, {"fid": fid})
+        return {"Authorization": f"Bearer {given}"} if given else {}
 
     def filer_headers(self) -> dict[str, str]:
         """For the filer's HTTP, to read."""

@@ -2,34 +2,38 @@
 
 ``seaweed_names`` has what the filer is asked and why by HTTP, ``seaweed_chunks`` why generations do not mix,
 ``seaweed_volumes`` which server is read and what is done when it fails, ``seaweed_watch`` how changes come
-(over gRPC, as where volumes are).
+(over gRPC, as where volumes are), ``seaweed_writing`` how files are stored.
 """
 
 from __future__ import annotations
 
 import errno
+import stat
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 from urllib.parse import quote
 
 from swmld.errors import UsageError
 from swmld.sources.connections import TIMEOUT, Connections
 from swmld.sources.errors import failure
-from swmld.sources.interface import LISTED, Attributes, Change, Feature, Page, Reader, ReadOnly
+from swmld.sources.interface import LISTED, Attributes, Change, Feature, NewAttributes, Page, Reader
 from swmld.sources.seaweed_chunks import layout_of
-from swmld.sources.seaweed_entries import Entry, attributes_of
+from swmld.sources.seaweed_entries import Entry, attributes_of, entry_of
 from swmld.sources.seaweed_filer import FilerClient
 from swmld.sources.seaweed_names import Names
 from swmld.sources.seaweed_reader import SeaweedReader
 from swmld.sources.seaweed_security import Security
 from swmld.sources.seaweed_volumes import Volumes
 from swmld.sources.seaweed_watch import Watch
+from swmld.sources.seaweed_writing import TOKEN, Place, Writing
 from swmld.urls import SourceUrl
 
 GRPC = 10_000
 """What a SeaweedFS server adds to its HTTP port for its gRPC, unless told otherwise."""
 
 
-class SeaweedSource(ReadOnly):
+class SeaweedSource:
     """The tree at ``url.path`` of the filer at ``url.host``; makes no request before it is asked
     something."""
 
@@ -37,7 +41,8 @@ class SeaweedSource(ReadOnly):
         """``timeout``: seconds for a call. ``parallel`` is kept to by the callers' number of threads.
         ``UsageError`` for what cannot be an address, and for keys that cannot be read."""
         del parallel
-        self.name, self.features = url.name, Feature.WATCH
+        self.name = url.name
+        self.features = Feature.WATCH | Feature.WRITE | Feature.MOVE | Feature.ATTRIBUTES | Feature.SYMLINK
         self._root = f"/{_text(url.path)}" if url.path else ""
         http, grpc = addresses(url.host)
         security = Security.found()
@@ -49,6 +54,7 @@ class SeaweedSource(ReadOnly):
         self._names = Names(self._connections, http, security, self._filer)
         self._volumes = Volumes(self._filer, self._connections, http, security, timeout)
         self._watch = Watch(self._filer, self._root)
+        self.writing = Writing(self._filer, self._connections, security, timeout)
 
     def _entry(self, path: bytes) -> Entry:
         return self._names.entry(f"{self._root}/{_text(path)}" if path else self._root)
@@ -64,7 +70,7 @@ class SeaweedSource(ReadOnly):
         """See ``Source.list``. In the order of the filer's store, which is that of bytes in all but some SQL
         databases; ``after`` is understood by the same store."""
         directory = f"{self._root}/{_text(path)}" if path else self._root
-        entries, more = self._names.entries(directory, _text(after), limit)
+        entries, more = self._names.entries(directory, after, limit)
         if not entries and not self.stat(path).is_dir:
             raise failure(errno.ENOTDIR, f"listing of {_shown(path)}")
         below = path + b"/" if path else b""
@@ -103,6 +109,123 @@ class SeaweedSource(ReadOnly):
         if response.length != len(view):
             raise failure(errno.EIO, f"read of {_shown(path)} through the filer: it ends too early")
 
+    def write(
+        self,
+        path: bytes,
+        fd: int,
+        size: int,
+        attributes: Attributes,
+        expected: Attributes | None,
+        token: str,
+    ) -> Attributes:
+        """See ``Source.write``. What is replaced keeps its extended attributes and its other names. ENOSPC
+        also for a bucket over its quota, and while no volume can be written to."""
+        place, shown = self._place(path, "write", errno.EISDIR), f"write of {_shown(path)}"
+        before = self._message(place)
+        if before is None:
+            if expected is not None:
+                raise failure(errno.ESTALE, shown)
+            self._directory(place)
+        else:
+            if before.is_directory:
+                raise failure(errno.EISDIR, shown)
+            if before.extended.get(TOKEN) == token.encode():
+                return self._translated(before, path)
+            if expected is None or not _is_same(self._translated(before, path), expected):
+                raise failure(errno.ESTALE, shown)
+        return self._translated(self.writing.write(place, fd, size, attributes, token, before), path)
+
+    def remove(self, path: bytes) -> None:
+        """See ``Source.remove``."""
+        place = self._place(path, "removal", errno.EISDIR, new=False)
+        if self._names.entry(place.path).is_dir:
+            raise failure(errno.EISDIR, f"removal of {_shown(path)}")
+        self._filer.delete(*place)
+
+    def make_dir(self, path: bytes, attributes: Attributes) -> Attributes:
+        """See ``Source.make_dir``."""
+        place = self._place(path, "making", errno.EEXIST)
+        self._directory(place)
+        mode = stat.S_IFDIR | stat.S_IMODE(attributes.mode)
+        return self._translated(self.writing.make(place, replace(attributes, mode=mode)), path)
+
+    def remove_dir(self, path: bytes) -> None:
+        """See ``Source.remove_dir``; EBUSY for the root."""
+        place = self._place(path, "removal", errno.EBUSY, new=False)
+        if not self._names.entry(place.path).is_dir:
+            raise failure(errno.ENOTDIR, f"removal of {_shown(path)}")
+        self._filer.delete(*place)
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        """See ``Source.rename``; EBUSY for the root. One operation where the filer's store has transactions:
+        without them a directory's entries move one by one."""
+        source = self._place(old, "rename", errno.EBUSY, new=False)
+        target = self._place(new, "rename", errno.EBUSY)
+        shown = f"rename of {_shown(old)} to {_shown(new)}"
+        is_dir = self._names.entry(source.path).is_dir
+        if source == target:
+            return
+        if is_dir and target.path.startswith(f"{source.path}/"):
+            raise failure(errno.EINVAL, shown)
+        try:
+            found = self._names.entry(target.path)
+        except FileNotFoundError:
+            self._directory(target)
+        else:
+            if found.is_dir != is_dir:
+                raise failure(errno.EISDIR if found.is_dir else errno.ENOTDIR, shown)
+            # Filers before 4 would put what is moved beside what is there.
+            if found.is_dir and self._names.entries(target.path, b"", 1)[0]:
+                raise failure(errno.ENOTEMPTY, shown)
+        self._filer.rename(source, target)
+
+    def change(self, path: bytes, new: NewAttributes) -> Attributes:
+        """See ``Source.change``; EBUSY for the filer's root."""
+        place = self._place(path, "change", 0 if self._root else errno.EBUSY, new=False)
+        return self._translated(self.writing.change(place, new), path)
+
+    def symlink(self, path: bytes, target: bytes, attributes: Attributes) -> Attributes:
+        """See ``Source.symlink``. EILSEQ for what is not UTF-8, which the filer cannot keep."""
+        place = self._place(path, "making", errno.EEXIST)
+        self._directory(place)
+        try:
+            link = target.decode()
+        except UnicodeDecodeError:
+            raise failure(errno.EILSEQ, f"making of {_shown(path)}") from None
+        given = replace(attributes, mode=stat.S_IFLNK | 0o777)
+        return self._translated(self.writing.make(place, given, link), path)
+
+    def _place(self, path: bytes, what: str, root: int, *, new: bool = True) -> Place:
+        """``root``: the error for it, if any. ENOENT for what can be no name; EILSEQ for a new one that is
+        not UTF-8, which the filer cannot keep."""
+        what = f"{what} of {_shown(path)}"
+        if not path and root:
+            raise failure(root, what)
+        try:
+            parts = f"{self._root[1:]}/{path.decode()}".strip("/").split("/")
+        except UnicodeDecodeError:
+            raise failure(errno.EILSEQ if new else errno.ENOENT, what) from None
+        if any(
+            part in ("", ".", "..") or "\0" in part for part in (*parts, *path.decode().split("/")) if path
+        ):
+            raise failure(errno.ENOENT, what)
+        return Place("/" + "/".join(parts[:-1]), parts[-1])
+
+    def _directory(self, place: Place) -> None:
+        """ENOENT, ENOTDIR: the filer would make directories of all that leads there."""
+        directory = place.directory.rstrip("/")
+        if directory and not self._names.entry(directory).is_dir:
+            raise failure(errno.ENOTDIR, directory)
+
+    def _message(self, place: Place) -> Any | None:
+        try:
+            return self._filer.entry(*place)
+        except FileNotFoundError:
+            return None
+
+    def _translated(self, message: Any, path: bytes) -> Attributes:
+        return self._attributes(entry_of(message), path)
+
     def watch(self, tell: Callable[[Change], None], ready: Callable[[bool], None]) -> None:
         """See ``Source.watch``."""
         self._watch.run(tell, ready)
@@ -110,6 +233,7 @@ class SeaweedSource(ReadOnly):
     def close(self) -> None:
         """See ``Source.close``."""
         self._watch.close()
+        self.writing.close()
         self._filer.close()
         self._connections.close()
 
@@ -122,6 +246,15 @@ def addresses(host: str) -> tuple[str, str]:
     if not name or not http.isdigit() or not (grpc or "0").isdigit():
         raise UsageError(f"source seaweedfs://{host}: expected HOST:PORT of the filer, such as filer:8888")
     return f"{name}:{http}", f"{name}:{grpc or int(http) + GRPC}"
+
+
+def _is_same(found: Attributes, expected: Attributes) -> bool:
+    """Whether they are of one generation: who owns it and who may read it do not matter."""
+    one, two = (
+        (attributes.ino, attributes.size, attributes.mtime_ns, attributes.tag)
+        for attributes in (found, expected)
+    )
+    return one == two
 
 
 def _text(path: bytes) -> str:
