@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import errno
 import http.server
+import itertools
+import json
+import re
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
 
 import pytest
-from support.source_kit import failing, names_of, part, read_all
+from support.source_conformance import Can, MadeSource
+from support.source_kit import content, failing, names_of, part, read_all
+from support.source_writes import WrittenAttributes, WrittenFiles, WrittenNames, write
 from support.webservers import Answer, Hostile, respond
 from swmld.sources.errors import Busy
-from swmld.sources.interface import ROOT, Source
+from swmld.sources.interface import ROOT, Attributes, Source
 from swmld.sources.opening import open_source
 from swmld.urls import parse
 
@@ -30,18 +38,132 @@ _AZ = (
 
 
 class Cloud(Hostile):
-    """Lists and gives ``files`` in both protocols."""
+    """Lists and gives ``files`` in both protocols, and takes them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.files = dict(FILES)
+        self.tags: dict[str, str] = {}
+        """Of files that were taken; the others' are made of their bytes."""
+        self.tokens: dict[str, str] = {}
+        self.parts: dict[tuple[str, str], bytes] = {}
+        self.refusals: list[Answer] = []
+        """What comes instead of the next changes."""
+        self._changing = threading.RLock()
+        self._numbers = itertools.count(1)
         self.answers["/b"] = self._list
+
+    def __enter__(self) -> Cloud:
+        super().__enter__()
+        outer = self
+
+        def change(self: http.server.BaseHTTPRequestHandler) -> None:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            body = self.rfile.read(int(headers.get("content-length", 0)))
+            outer.asked.append((self.command, self.path, headers))
+            with outer._changing:
+                (outer.refusals.pop(0) if outer.refusals else outer._change(self, headers, body))(self)
+
+        handler: Any = self._server.RequestHandlerClass
+        # An answer in one packet: its second would wait for the first to be acknowledged, 40 ms.
+        handler.wbufsize, handler.disable_nagle_algorithm = -1, True
+        handler.do_PUT = handler.do_POST = handler.do_DELETE = change
+        return self
+
+    def _change(
+        self, request: http.server.BaseHTTPRequestHandler, headers: dict[str, str], body: bytes
+    ) -> Answer:
+        path, _, query = request.path.partition("?")
+        asked = {name: value for name, (value,) in parse_qs(query, keep_blank_values=True).items()}
+        key, azure = unquote(path).removeprefix("/b/"), "x-ms-version" in headers
+        if asked.get("comp") == "batch":
+            return self._batch(body)
+        if request.command == "DELETE" and "uploadId" in asked:
+            self.parts = {part: sent for part, sent in self.parts.items() if part[0] != key}
+            return respond(204)
+        if request.command == "DELETE":
+            return respond(204 if self.take(key, None) else 404)
+        if "uploads" in asked:
+            self.tokens[key] = headers.get("x-goog-meta-swmld_token", "")
+            return respond(200, b"<R><Bucket>b</Bucket><Key>k</Key><UploadId>up</UploadId></R>")
+        if "partNumber" in asked or asked.get("comp") == "block":
+            self.parts[key, asked.get("partNumber") or asked["blockid"]] = body
+            return respond(201 if azure else 200, headers={"ETag": '"part"'})
+        return self._put(key, headers, body, azure, "uploadId" in asked, asked.get("comp") == "blocklist")
+
+    def _put(
+        self, key: str, headers: dict[str, str], body: bytes, azure: bool, upload: bool, blocks: bool
+    ) -> Answer:
+        """One request, the end of an upload, or a copy."""
+        token = headers.get("x-ms-meta-swmld_token" if azure else "x-goog-meta-swmld_token", "")
+        source = headers.get("x-ms-copy-source") or headers.get("x-goog-copy-source")
+        there = self.tag_of(key, quoted=True) if key in self.files else ""
+        generation = headers.get("x-goog-if-generation-match")
+        known = str(int(there.strip('"'), 16)) if there else "0"
+        if headers.get("if-none-match") == "*" and there:
+            return respond(409, b"<Error><Code>BlobAlreadyExists</Code></Error>")
+        if headers.get("if-match", there) != there or (generation or known) != known:
+            return respond(412)
+        if source:
+            old = unquote(source).partition("/b/" if azure else "b/")[2]
+            if old not in self.files:
+                return respond(404)
+            body, token = self.files[old], self.tokens.get(old, "")
+        elif upload or blocks:
+            pattern = rb"<PartNumber>(\d+)<" if upload else rb"<Uncommitted>([^<]*)<"
+            body = b"".join(self.parts.pop((key, found.decode())) for found in re.findall(pattern, body))
+            token = token or self.tokens.get(key, "")
+        self.take(key, body, token)
+        headers = {"ETag": self.tag_of(key, quoted=True), "x-goog-generation": known}
+        done = b"<R><ETag>%s</ETag></R>" % escape(headers["ETag"]).encode() if upload else b""
+        return respond(201 if azure else 200, done, headers)
+
+    def _batch(self, body: bytes) -> Answer:
+        """Azure's many requests in one."""
+        lines = b""
+        for number, path in enumerate(re.findall(rb"DELETE (\S+) HTTP", body)):
+            found = self.take(unquote(path.decode()).removeprefix("/b/"), None)
+            status = b"202 Accepted" if found else b"404 The specified blob does not exist."
+            lines += b"--x\r\nContent-Type: application/http\r\nContent-ID: %d\r\n\r\n" % number
+            lines += b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n\r\n" % status
+        return respond(202, lines + b"--x--\r\n", {"Content-Type": "multipart/mixed; boundary=x"})
+
+    def take(self, key: str, body: bytes | None, token: str = "") -> bool:
+        """Makes, replaces or (None) removes a file; whether there was one."""
+        with self._changing:
+            found = key in self.files
+            if body is None:
+                self.files.pop(key, None)
+                self.answers.pop(f"/b/{key}", None)
+            else:
+                self.files[key], self.tokens[key] = body, token
+                self.tags[key] = f"0x{next(self._numbers):x}"
+                self.answers[f"/b/{key}"] = partial(self._give_key, key)
+            return found
+
+    def tag_of(self, key: str, *, quoted: bool) -> str:
+        if key in self.tags:
+            return f'"{self.tags[key]}"' if quoted else self.tags[key]
+        return tag_of(self.files[key], quoted=quoted)
+
+    def _give_key(self, key: str, request: http.server.BaseHTTPRequestHandler) -> None:
+        with self._changing:
+            found = self.files.get(key)
+            tag, token = self.tag_of(key, quoted=True) if found is not None else "", self.tokens.get(key, "")
+        if found is None:
+            respond(404)(request)
+        else:
+            more = {"x-goog-meta-swmld_token": token, "x-ms-meta-swmld_token": token} if token else {}
+            more["x-goog-generation"] = str(int(tag.strip('"'), 16))
+            self._give(found, request, tag, more)
 
     def _list(self, request: http.server.BaseHTTPRequestHandler) -> None:
         query = {key: value for key, (value,) in parse_qs(urlsplit(request.path).query).items()}
         azure = query.get("comp") == "list"
         prefix, found, prefixes = query.get("prefix", ""), [], {}
-        for key, body in sorted(self.files.items()):
+        with self._changing:
+            files = [(key, body, self.tag_of(key, quoted=not azure)) for key, body in self.files.items()]
+        for key, body, tag in sorted(files):
             name, slash, _ = key.removeprefix(prefix).partition("/")
             if not key.startswith(prefix):
                 continue
@@ -49,25 +171,32 @@ class Cloud(Hostile):
                 prefixes[prefix + name + "/"] = None
                 continue
             changed = CHANGED if azure else "2023-11-14T22:13:20.000Z"
-            found.append(
-                (_AZ if azure else _GS).format(key, changed, tag_of(body, quoted=not azure), len(body))
-            )
+            found.append((_AZ if azure else _GS).format(escape(key), changed, tag, len(body)))
         if azure:
-            found += [f"<BlobPrefix><Name>{name}</Name></BlobPrefix>" for name in prefixes]
+            found += [f"<BlobPrefix><Name>{escape(name)}</Name></BlobPrefix>" for name in prefixes]
             text = f"<EnumerationResults><Blobs>{''.join(found)}</Blobs><NextMarker/></EnumerationResults>"
         else:
-            found += [f"<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>" for name in prefixes]
+            found += [
+                f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in prefixes
+            ]
             text = f"<ListBucketResult>{''.join(found)}</ListBucketResult>"
         respond(200, text.encode())(request)
 
     def serve(self) -> None:
         """The answers for the files as they are now."""
+        self.tags.clear()
         for key, body in self.files.items():
             self.answers[f"/b/{key}"] = partial(self._give, body)
 
-    def _give(self, body: bytes, request: http.server.BaseHTTPRequestHandler) -> None:
-        tag = tag_of(body, quoted=True)
-        headers = {"ETag": tag, "Last-Modified": CHANGED, "x-ms-blob-type": "BlockBlob"}
+    def _give(
+        self,
+        body: bytes,
+        request: http.server.BaseHTTPRequestHandler,
+        tag: str = "",
+        more: dict[str, str] | None = None,
+    ) -> None:
+        tag = tag or tag_of(body, quoted=True)
+        headers = {"ETag": tag, "Last-Modified": CHANGED, "x-ms-blob-type": "BlockBlob", **(more or {})}
         if request.headers.get("If-Match") not in (None, tag):
             respond(412)(request)
         elif request.command == "HEAD":
@@ -193,3 +322,139 @@ def test_what_obstore_says_is_understood(source: Source, cloud: Cloud, kind: str
     assert "read /a" in str(error)
     assert "hush" not in str(error)
     assert len(str(error).splitlines()) == 1
+
+
+UNIT = 20_000
+
+
+class MadeCloud(MadeSource):
+    """An empty prefix; the source is the same in all tests, as a new one reads the system's certificates."""
+
+    can = Can.ONE_MAKER
+    unit = UNIT
+
+    def __init__(self, cloud: Cloud, source: Source) -> None:
+        self.cloud, self.source = cloud, source
+        for key in self.keys:
+            cloud.take(f"made/{key}", None)
+        cloud.asked.clear()
+        cloud.refusals.clear()
+        self.source.objects.part = UNIT  # type: ignore[attr-defined]
+        self.refresh()
+
+    def put(self, path: bytes, body: bytes) -> None:
+        self.cloud.take(f"made/{path.decode()}", body)
+
+    def remove(self, path: bytes) -> None:
+        self.cloud.take(f"made/{path.decode()}", None)
+
+    def refresh(self) -> None:
+        self.source._keys.close()  # type: ignore[attr-defined]
+
+    @property
+    def keys(self) -> list[str]:
+        return sorted(key.removeprefix("made/") for key in self.cloud.files if key.startswith("made/"))
+
+
+@pytest.fixture(scope="module")
+def sources(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Source]]:
+    # An account whose requests go without a token, as emulators want it.
+    names = ("client_email", "private_key", "private_key_id")
+    account = {"gcs_base_url": f"http://{cloud.address}", "disable_oauth": True, **dict.fromkeys(names, "")}
+    path = tmp_path_factory.mktemp("account") / "account"
+    path.write_text(json.dumps(account))
+    urls = (
+        f"gs://b/made?endpoint=http://{cloud.address}",
+        f"az://b/made?account=me&endpoint=http://{cloud.address}&anonymous=true",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GOOGLE_SERVICE_ACCOUNT", str(path))
+        found = {url[:2]: open_source(parse(url), timeout=20, parallel=4) for url in urls}
+    yield found
+    for source in found.values():
+        source.close()
+
+
+@pytest.fixture(params=["gs", "az"])
+def made(request: pytest.FixtureRequest, cloud: Cloud, sources: dict[str, Source]) -> MadeCloud:
+    return MadeCloud(cloud, sources[request.param])
+
+
+class TestWrites(WrittenFiles, WrittenNames, WrittenAttributes):
+    """What reading is held to is above, since the cloud is as slow as its listings are whole."""
+
+
+def test_what_was_lost_is_found_done(made: MadeCloud) -> None:
+    def lost(request: http.server.BaseHTTPRequestHandler) -> None:
+        made.cloud.take("made/file", b"new", "token")
+        respond(500)(request)
+
+    made.cloud.refusals = [lost]
+    said = write(made.source, b"file", b"new", token="token")
+    assert made.source.stat(b"file") == said
+    made.cloud.refusals = [respond(500)]
+    assert failing(lambda: write(made.source, b"file", b"newer", said)).errno == errno.EIO
+    assert read_all(made.source, b"file") == b"new"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_race_is_lost(made: MadeCloud, there: bool) -> None:
+    old = write(made.source, b"file", b"old") if there else None
+
+    def race(request: http.server.BaseHTTPRequestHandler) -> None:
+        made.put(b"file", b"theirs")
+        # The request's body is gone; the answer to its condition is what it would be.
+        azure = made.source.name.startswith("az")
+        conflict = b"<Error><Code>BlobAlreadyExists</Code></Error>"
+        (respond(409, conflict) if azure and not there else respond(412))(request)
+
+    made.cloud.refusals = [race]
+    assert failing(lambda: write(made.source, b"file", b"ours", old)).errno == errno.ESTALE
+    assert read_all(made.source, b"file") == b"theirs"
+    conditions = {"if-match", "if-none-match", "x-goog-if-generation-match"}
+    changes = [headers for method, _, headers in made.cloud.asked if method == "PUT"]
+    assert all(conditions & set(headers) for headers in changes)
+
+
+def test_parts_that_fail_leave_nothing(made: MadeCloud) -> None:
+    old = write(made.source, b"file", b"old")
+    steps = made.source.name.startswith("gs")
+    made.cloud.refusals = [
+        respond(200, b"<R><Bucket>b</Bucket><Key>k</Key><UploadId>up</UploadId></R>")
+    ] * steps
+    made.cloud.refusals += [respond(507)] * 4
+    made.cloud.asked.clear()
+    error = failing(lambda: write(made.source, b"file", content(3 * UNIT), old))
+    assert error.errno == errno.ENOSPC
+    assert "write /file" in str(error)
+    assert "\n" not in str(error)
+    made.cloud.refusals = []
+    assert read_all(made.source, b"file") == b"old"
+    aborted = [path for method, path, _ in made.cloud.asked if method == "DELETE"]
+    assert len(aborted) == steps
+
+
+def test_markers(made: MadeCloud) -> None:
+    directory = Attributes(0o40755)
+    made.source.make_dir(b"d", directory)
+    assert made.keys == ["d_$folder$"]
+    write(made.source, b"e/file", b"x")
+    made.source.remove(b"e/file")
+    assert made.keys == ["d_$folder$", "e_$folder$"]
+    assert names_of(made.source.list(ROOT)) == [b"d", b"e"]
+    for path in (b"d", b"e"):
+        made.source.remove_dir(path)
+    assert made.source.list(ROOT).entries == ()
+    # A marker that obstore has no name for.
+    made.put(b"f/", b"")
+    made.refresh()
+    assert failing(lambda: made.source.make_dir(b"f", directory)).errno == errno.EEXIST
+    assert failing(lambda: made.source.remove_dir(b"f")).errno == errno.EOPNOTSUPP
+    assert made.source.stat(b"f").is_dir
+
+
+def test_a_copy_that_is_none_removes_nothing(made: MadeCloud) -> None:
+    write(made.source, b"old", b"x", token="token")
+    made.cloud.refusals = [respond(202)]
+    assert failing(lambda: made.source.rename(b"old", b"new")).errno in (errno.EIO, errno.ENOENT)
+    assert made.keys == ["old"]

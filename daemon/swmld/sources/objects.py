@@ -1,4 +1,4 @@
-"""Buckets of S3, Google Cloud Storage and Azure, by obstore; key prefixes are directories.
+"""Buckets of S3, Google Cloud Storage and Azure; key prefixes are directories.
 
 - **Bytes** come by conditional range requests (If-Match with the ETag of the listing or of HEAD), and what
   comes is held against ETag and size once more: not every server of the S3 protocol knows If-Match.
@@ -11,7 +11,11 @@
 - **Keys that no file can be named by** (``a//b``, ``..``, control characters, over 255 bytes, not UTF-8) are
   left out of listings, counted in ``left_out``, and told once. Where obstore lists they fail it: EIO.
 
-Times are in whole seconds, as the headers of an object have them. Nothing is tried again here.
+- **Changes**: ``objects_changes`` says what they mean for keys and markers, ``objects_writing`` (S3) and
+  ``objects_putting`` (the others) how they are asked for.
+
+Times are in whole seconds, as the headers of an object have them. Nothing is tried again here but the parts
+of an upload, one by one.
 """
 
 from __future__ import annotations

@@ -36,7 +36,6 @@ _TYPES = (
     (UnauthenticatedError, errno.EACCES),
     (PermissionDeniedError, errno.EACCES),
     (PreconditionError, errno.ESTALE),
-    (AlreadyExistsError, errno.ESTALE),
     (FileNotFoundError, errno.ENOENT),
 )
 
@@ -104,6 +103,9 @@ def spoken(what: str, ready: Callable[[], object] | None = None) -> Iterator[Non
 def meaning(error: Exception, what: str) -> OSError:
     """The error of a source that ``error`` of obstore is."""
     text = str(error)
+    if isinstance(error, AlreadyExistsError):
+        # 412 from Google's, 409 from Azure's, where other 409 mean to wait.
+        return failure(errno.ESTALE, what)
     if status := _STATUS.search(text):
         return refused(int(status[1]), code_of(text.encode()), what)
     for kind, number in _TYPES:

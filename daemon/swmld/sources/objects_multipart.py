@@ -139,7 +139,7 @@ class Uploads:
                 self._left.append((key, upload))
 
     def _aborted(self, key: str, upload: str, what: str) -> None:
-        answer = self._bucket.ask("DELETE", key, query={"uploadId": upload}, last=True, what=what)
+        answer = self._bucket.ask("DELETE", key, query={"uploadId": upload}, own=True, what=what)
         # 404: it was completed, or a try before this one did it.
         if answer.failed and answer.status != 404:
             raise answer.error(what)

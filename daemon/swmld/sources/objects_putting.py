@@ -2,9 +2,8 @@
 
 - Up to ``PART`` bytes go with one request, under a condition of the server's: the generation's number at
   Google's, the ETag at Azure's. More go in parts, of which obstore sends ``AT_ONCE`` at the same time, and
-  which know no condition: the store is asked just before. Parts that obstore leaves behind when one fails
-  cost nothing at Azure's and go after a week; at Google's the bucket should have a lifecycle rule
-  (``AbortIncompleteMultipartUpload``).
+  which know no condition: the store is asked just before. If one fails the upload is aborted; at Azure's
+  nothing can be, and what was sent goes after a week.
 - The marker of a directory is Hadoop's (``dir_$folder$``), since obstore knows no key that ends with a slash.
   A directory with the other marker can hence be emptied and not be removed: EOPNOTSUPP.
 - Copying knows no condition either: a file that somebody replaces within the round trip between the question
@@ -86,7 +85,7 @@ class StoreObjects:
         return now
 
     def _put(self, key: str, fd: int, size: int, found: Meta | None, attributes: Mapping[str, str]) -> Any:
-        mode: Any = "create" if found is None else dict(found.kept)
+        mode: Any = "create" if found is None else dict(found.kept) or "overwrite"
         with self._memory.part(size) as view:
             fill(view, fd, 0)
             # The view goes back, so obstore, which may hold what it was given longer than its call, has a

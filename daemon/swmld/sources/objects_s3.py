@@ -154,16 +154,16 @@ class Bucket:
         conditions: Mapping[str, str] | None = None,
         body: bytes | memoryview = b"",
         patience: float = 0.0,
-        last: bool = False,
+        own: bool = False,
         what: str,
     ) -> Answer:
         """Any request for an object, and its answer, whatever it is. ``headers`` are signed, ``conditions``
         are not; ``body``: as bytes it is signed, as a view it is not. ``patience``: seconds that it may take
-        beside the usual. ``last``: on a connection of its own, also after ``close``."""
+        beside the usual. ``own``: on a connection of its own, so not twice, and also after ``close``."""
         target, text = self._target(key), _quoted(query or {})
         payload = UNSIGNED if isinstance(body, memoryview) else hashlib.sha256(body).hexdigest()
         signed = self._headers(target, text, headers or {}, method=method, payload=payload)
-        requests = Requests(timeout=self._timeout, tls=self._tls) if last else self._connections
+        requests = Requests(timeout=self._timeout, tls=self._tls) if own else self._connections
         try:
             return requests.send(
                 method,
@@ -175,7 +175,7 @@ class Bucket:
                 what=what,
             )
         finally:
-            if last:
+            if own:
                 requests.close()
 
     def source_of(self, key: str) -> str:

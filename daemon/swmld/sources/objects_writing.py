@@ -46,6 +46,7 @@ _KEPT = (
 )
 _MD5 = re.compile(rb"[0-9a-f]{32}")
 _TRIES = 3
+_BEGIN = {"uploads": ""}
 _UNKNOWN = ("NotImplemented", "InvalidArgument", "InvalidRequest")
 
 Conditions = Mapping[str, str]
@@ -139,7 +140,7 @@ class S3Objects:
         headers = {name: " ".join(value.split()) for name, value in found.kept.items()}
 
         def begin() -> Answer:
-            return self._bucket.ask("POST", new, query={"uploads": ""}, headers=headers, what=what)
+            return self._bucket.ask("POST", new, query=_BEGIN, headers=headers, own=True, what=what)
 
         self._uploads.run(new, count, begin, part, partial(self._end, {}, what), what)
 
@@ -236,7 +237,7 @@ class S3Objects:
                 nonlocal summed
                 summed = sums
                 given = {**headers, "x-amz-checksum-algorithm": "CRC32C"} if sums else headers
-                return self._bucket.ask("POST", key, query={"uploads": ""}, headers=given, what=what)
+                return self._bucket.ask("POST", key, query=_BEGIN, headers=given, own=True, what=what)
 
             return self._summed(ask)
 
