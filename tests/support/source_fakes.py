@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import threading
 import time
@@ -85,6 +86,19 @@ class FakeSource(ReadOnly):
     def open(self, path: bytes, attributes: Attributes) -> FakeReader:
         self.called("open", path)
         return FakeReader(self, path)
+
+    def write(
+        self,
+        path: bytes,
+        fd: int,
+        size: int,
+        attributes: Attributes,
+        expected: Attributes | None,
+        token: str,
+    ) -> Attributes:
+        self.called("write", path)
+        self.files[path] = os.pread(fd, size, 0)
+        return Attributes(stat.S_IFREG | 0o644, size, ino=2)
 
     def watch(self, tell: Callable[[Change], None], ready: Callable[[bool], None]) -> None:
         self.called("watch", ROOT)

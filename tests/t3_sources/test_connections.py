@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import random
 import socket
 import ssl
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +20,7 @@ from pathlib import Path
 import pytest
 from swmld.sources.connections import Connections
 from swmld.sources.errors import LONGEST_WAIT, Busy, Moved, wait_of
+from swmld.sources.http1 import Sent
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -34,6 +38,8 @@ class Server:
         self.connections = 0
         self.ends = False
         self.requests: list[str] = []
+        self.reads = True
+        self.bodies: list[bytes] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._open: list[socket.socket] = []
@@ -64,6 +70,9 @@ class Server:
                         name, _, value = field.partition(": ")
                         headers[name.lower()] = value
                     self.requests.append(line.decode().rstrip())
+                    if not self.reads:
+                        return
+                    self.bodies.append(stream.read(int(headers.get("content-length", 0))))
                     answer = self.answer(line.decode(), headers)
                     if not answer:
                         return
@@ -356,6 +365,87 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@contextlib.contextmanager
+def stored(content: bytes) -> Iterator[int]:
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        yield file.fileno()
+
+
+DONE = b"HTTP/1.1 201 Created\r\nContent-Length: 4\r\n\r\ndone"
+
+
+def test_bytes_of_a_file_are_sent(serve: Callable[..., Server], connections: Connections) -> None:
+    server = serve(always(DONE))
+    content = random.Random(1).randbytes((3 << 20) + 5)
+    with stored(content) as fd:
+        for offset, size in ((0, len(content)), (0, 0), (7, 1), (5, 1 << 20), (1 << 20, (1 << 20) + 1)):
+            response, said = connections.put(server.address, "/a", Sent(fd, offset, size))
+            assert (response.status, said) == (201, b"done")
+            assert server.bodies.pop() == content[offset : offset + size]
+        # What was cut off meanwhile is sent as zeros: a length was said.
+        connections.put(server.address, "/a", Sent(fd, len(content) - 5, 300_000))
+        assert server.bodies.pop() == content[-5:] + bytes(300_000 - 5)
+        assert os.lseek(fd, 0, os.SEEK_CUR) == len(content)
+    assert server.connections == 1
+    response, said = connections.delete(server.address, "/a")
+    assert (response.status, said) == (201, b"done")
+    assert server.requests[-1] == "DELETE /a HTTP/1.1"
+
+
+def test_a_change_is_refused(serve: Callable[..., Server], connections: Connections) -> None:
+    for status, code in ((401, errno.EACCES), (413, errno.EFBIG), (507, errno.ENOSPC), (500, errno.EIO)):
+        server = serve(always(b"HTTP/1.1 %d No\r\nContent-Length: 3\r\n\r\nno!" % status))
+        with stored(BODY) as fd:
+            for call in (
+                lambda: connections.put(server.address, "/a", Sent(fd, 0, len(BODY))),  # noqa: B023
+                lambda: connections.delete(server.address, "/a"),  # noqa: B023
+            ):
+                assert refused(call).errno == code
+        assert server.connections == 1
+
+
+def test_a_dead_connection_is_replaced_for_what_is_sent(
+    serve: Callable[..., Server], connections: Connections
+) -> None:
+    server = serve(always(DONE))
+    with stored(bytes(10 << 20)) as fd:
+        connections.put(server.address, "/a", Sent(fd, 0, 10))
+        server.hang_up()
+        connections.put(server.address, "/a", Sent(fd, 0, 10 << 20))
+        assert [len(body) for body in server.bodies] == [10, 10 << 20]
+        # One that hangs up each time is not asked forever.
+        server.reads = False
+        code = refused(lambda: connections.put(server.address, "/a", Sent(fd, 0, 10 << 20))).errno
+        assert code == errno.EHOSTUNREACH
+
+
+def test_a_server_that_does_not_take_bytes_is_left_in_time(serve: Callable[..., Server]) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    connections = Connections(timeout=0.3)
+    with listener, stored(bytes(32 << 20)) as fd:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        error = refused(lambda: connections.put(address, "/a", Sent(fd, 0, 32 << 20)))
+        assert error.errno == errno.ETIMEDOUT
+    connections.close()
+
+
+def test_what_cannot_be_read_is_not_waited_for(
+    serve: Callable[..., Server], connections: Connections
+) -> None:
+    server = serve(always(DONE))
+    reader, writer = os.pipe()
+    os.close(writer)
+    with stored(b"") as fd:
+        gone = os.dup(fd)
+        os.close(gone)
+        for bad in (gone, reader):
+            error = refused(lambda: connections.put(server.address, "/a", Sent(bad, 0, 10)))  # noqa: B023
+            assert error.errno in (errno.EBADF, errno.EINVAL, errno.ESPIPE)
+    os.close(reader)
+
+
 def test_tls_reads_the_same_and_trusts_nobody_unknown(
     serve: Callable[..., Server], certificate: Path
 ) -> None:
@@ -367,7 +457,16 @@ def test_tls_reads_the_same_and_trusts_nobody_unknown(
     for _ in range(2):
         assert trusting.read(server.address, "/f", into, whole=True).length == len(BODY)
         assert into == BODY
-    assert server.connections == 1
+    server.answer = always(DONE)
+    content = random.Random(2).randbytes((2 << 20) + 5)
+    with stored(content) as fd:
+        for offset, size in ((0, len(content)), (0, 0), (7, 1 << 20), (len(content) - 5, 300_000)):
+            trusting.put(server.address, "/a", Sent(fd, offset, size))
+            assert server.bodies.pop() == content[offset : offset + size].ljust(size, b"\0")
+        assert server.connections == 1
+        server.reads = False
+        error = refused(lambda: trusting.put(server.address, "/a", Sent(fd, 0, len(content))))
+        assert error.errno == errno.EHOSTUNREACH
     trusting.close()
     doubting = Connections(timeout=20, tls=ssl.create_default_context())
     error = refused(lambda: doubting.read(server.address, "/f", into))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
+from pathlib import Path
 
 import pytest
 from support.source_fakes import Caller, Failing, FakeClock, FakeSource, Held, until
 from swmld.sources.counting import Counting, Outcome
+from swmld.sources.directory import DirectorySource
 from swmld.sources.errors import Busy
-from swmld.sources.interface import Cut
+from swmld.sources.interface import Attributes, Cut, NewAttributes
 from swmld.sources.wrapping import Kind
 
 pytestmark = pytest.mark.timeout(60)
@@ -33,6 +37,9 @@ def test_each_kind_is_counted() -> None:
     [
         (OSError(errno.ENOENT, ""), Outcome.ABSENT),
         (OSError(errno.ENOTDIR, ""), Outcome.ABSENT),
+        (OSError(errno.EXDEV, ""), Outcome.UNABLE),
+        (OSError(errno.EROFS, ""), Outcome.UNABLE),
+        (OSError(errno.ENOSPC, ""), Outcome.FULL),
         (OSError(errno.EACCES, ""), Outcome.DENIED),
         (OSError(errno.ESTALE, ""), Outcome.STALE),
         (Busy("read", 3.0), Outcome.BUSY),
@@ -132,3 +139,38 @@ def test_counts_are_of_one_moment() -> None:
     after = source.stats.counts()
     assert sum(before.calls.values()) == before.latency[Kind.STAT].count == before.retries == 0
     assert (after.retries, after.given_up, after.hedges, after.hedges_won) == (1, 1, 1, 1)
+
+
+def test_changes_are_counted(tmp_path: Path) -> None:
+    source = Counting(DirectorySource(tmp_path))
+    given = Attributes(stat.S_IFDIR | 0o755, uid=os.geteuid(), gid=os.getegid())
+    with open(tmp_path / "file", "w+b") as file:
+        file.write(bytes(100))
+        file.flush()
+        source.write(b"new", file.fileno(), 60, given, None, "one")
+        with pytest.raises(OSError):
+            source.write(b"new", file.fileno(), 100, given, None, "two")
+    source.make_dir(b"d", given)
+    source.rename(b"new", b"d/new")
+    source.change(b"d/new", NewAttributes(mode=0o600))
+    source.symlink(b"link", b"to", given)
+    for call in (lambda: source.remove_dir(b"d"), lambda: source.remove(b"d")):
+        with pytest.raises(OSError):
+            call()
+    source.remove(b"d/new")
+    source.remove_dir(b"d")
+    counts = source.stats.counts()
+    assert {key: n for key, n in counts.calls.items() if n} == {
+        (Kind.WRITE, Outcome.ANSWERED): 1,
+        (Kind.WRITE, Outcome.STALE): 1,
+        (Kind.MAKE_DIR, Outcome.ANSWERED): 1,
+        (Kind.RENAME, Outcome.ANSWERED): 1,
+        (Kind.CHANGE, Outcome.ANSWERED): 1,
+        (Kind.SYMLINK, Outcome.ANSWERED): 1,
+        (Kind.REMOVE_DIR, Outcome.PRESENT): 1,
+        (Kind.REMOVE_DIR, Outcome.ANSWERED): 1,
+        (Kind.REMOVE, Outcome.PRESENT): 1,
+        (Kind.REMOVE, Outcome.ANSWERED): 1,
+    }
+    assert (counts.written, counts.bytes) == (60, 0)
+    source.close()

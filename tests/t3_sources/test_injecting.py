@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -190,3 +191,18 @@ def test_odds_of_one_kind() -> None:
     assert world.code() == 0
     with pytest.raises(OSError):
         world.injecting.list(b"")
+
+
+def test_an_answer_is_lost(tmp_path: Path) -> None:
+    world = World(rate=1000.0)
+    world.injecting.script(Fault(errno.ETIMEDOUT, lost=True), Fault(errno.ETIMEDOUT), kind=Kind.WRITE)
+    with open(tmp_path / "file", "w+b") as file:
+        file.write(CONTENT)
+        file.flush()
+        for path in (b"lost", b"failed"):
+            with pytest.raises(OSError) as raised:
+                world.injecting.write(path, file.fileno(), 500, world.source.stat(b"file"), None, "token")
+            assert raised.value.errno == errno.ETIMEDOUT
+    assert world.source.files == {b"file": CONTENT, b"lost": CONTENT[:500]}
+    # What was not done has not passed the line either.
+    assert world.clock.time == pytest.approx(1000.5)

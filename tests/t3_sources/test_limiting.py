@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -189,3 +190,15 @@ def test_no_span_of_time_has_more_than_the_rate(
             span = passed[last][0] - passed[first][0]
             assert total <= (span + burst) * per_second * (1 + 1e-9) + 1e-6
             total += passed[last][1]
+
+
+def test_bytes_written_count(tmp_path: Path) -> None:
+    world = World(nbytes=float(MEGABYTE))
+    starts = world.starts("write")
+    given = world.source.stat(b"small")
+    with open(tmp_path / "file", "w+b") as file:
+        file.truncate(MEGABYTE)
+        for number in range(3):
+            world.limiting.write(b"%d" % number, file.fileno(), MEGABYTE, given, None, "token")
+    assert starts == pytest.approx([0.0, 0.9, 1.9])
+    assert world.source.files[b"2"] == bytes(MEGABYTE)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.source_fakes import Caller, Failing, FakeClock, FakeSource, PatientClock
 from swmld.sources.budgets import SAVED, Budget
+from swmld.sources.directory import DirectorySource
 from swmld.sources.errors import Busy
-from swmld.sources.interface import Cut, Reader
+from swmld.sources.injecting import Fault, Injecting
+from swmld.sources.interface import Attributes, Cut, NewAttributes, Reader, Source
 from swmld.sources.retrying import A_SECOND, PASSING, SHARE, Patience, Retrying
 
 pytestmark = pytest.mark.timeout(60)
@@ -239,3 +245,94 @@ def test_nothing_is_waited_for_once_closed() -> None:
     with pytest.raises(OSError):
         world.retrying.stat(b"file")
     assert world.clock.waits == []
+
+
+GIVEN = Attributes(stat.S_IFREG | 0o644, uid=os.geteuid(), gid=os.getegid())
+LOST, FAILED = Fault(errno.ETIMEDOUT, lost=True), Fault(errno.ETIMEDOUT)
+REFUSED = Fault(retry_after=0.0)
+
+
+class Changed:
+    """A directory whose answers are lost, or that fails, as scripted; retried."""
+
+    def __init__(self, root: Path) -> None:
+        self.directory: Source = DirectorySource(root)
+        self.injecting = Injecting(self.directory)
+        clock = FakeClock()
+        self.source = Retrying(self.injecting, budget=Budget(1000.0, clock=clock), clock=clock)
+
+    def write(self, path: bytes, token: str = "token") -> Attributes:
+        fd = os.memfd_create("written")
+        try:
+            os.write(fd, b"content")
+            return self.source.write(path, fd, 7, GIVEN, None, token)
+        finally:
+            os.close(fd)
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Iterator[Changed]:
+    for name in ("full", "empty"):
+        (tmp_path / name).mkdir()
+    for name in ("file", "full/other"):
+        (tmp_path / name).write_bytes(b"old")
+    os.symlink("there", tmp_path / "link")
+    changed = Changed(tmp_path)
+    yield changed
+    changed.source.close()
+
+
+CHANGES: dict[str, Callable[[Changed], object]] = {
+    "write": lambda changed: changed.write(b"new"),
+    "remove": lambda changed: changed.source.remove(b"file"),
+    "make_dir": lambda changed: changed.source.make_dir(b"new", GIVEN),
+    "remove_dir": lambda changed: changed.source.remove_dir(b"empty"),
+    "rename": lambda changed: changed.source.rename(b"file", b"new"),
+    "rename over": lambda changed: changed.source.rename(b"file", b"full/other"),
+    "change": lambda changed: changed.source.change(b"file", NewAttributes(mode=0o600)),
+    "symlink": lambda changed: changed.source.symlink(b"new", b"to", GIVEN),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("faults", [(LOST,), (FAILED, LOST, FAILED, REFUSED), (REFUSED, FAILED)])
+def test_a_change_is_made_once(changed: Changed, name: str, faults: tuple[Fault, ...]) -> None:
+    changed.injecting.script(*faults)
+    CHANGES[name](changed)
+    assert changed.source.stats.counts().retries == len(faults)
+    if name in ("write", "make_dir", "symlink", "rename"):
+        assert changed.directory.stat(b"new")
+    if name in ("remove", "rename", "rename over"):
+        with pytest.raises(FileNotFoundError):
+            changed.directory.stat(b"file")
+
+
+def test_what_another_one_did_is_not_taken_for_ours(changed: Changed) -> None:
+    for call, code in (
+        (lambda: changed.source.make_dir(b"file", GIVEN), errno.EEXIST),
+        (lambda: changed.source.symlink(b"link", b"elsewhere", GIVEN), errno.EEXIST),
+        (lambda: changed.source.symlink(b"file", b"to", GIVEN), errno.EEXIST),
+        (lambda: changed.write(b"file"), errno.ESTALE),
+        (lambda: changed.source.rename(b"absent", b"new"), errno.ENOENT),
+        (lambda: changed.source.remove(b"full"), errno.EISDIR),
+        (lambda: changed.source.remove_dir(b"full"), errno.ENOTEMPTY),
+    ):
+        changed.injecting.script(FAILED)
+        with pytest.raises(OSError) as raised:
+            call()
+        assert raised.value.errno == code
+
+
+@pytest.mark.parametrize("faults", [(), (REFUSED,)])
+def test_an_answer_to_the_first_try_is_an_answer(changed: Changed, faults: tuple[Fault, ...]) -> None:
+    for call, code in (
+        (lambda: changed.source.remove(b"absent"), errno.ENOENT),
+        (lambda: changed.source.remove_dir(b"absent"), errno.ENOENT),
+        (lambda: changed.source.make_dir(b"empty", GIVEN), errno.EEXIST),
+        (lambda: changed.source.symlink(b"link", b"there", GIVEN), errno.EEXIST),
+        (lambda: changed.source.rename(b"absent", b"file"), errno.ENOENT),
+    ):
+        changed.injecting.script(*faults)
+        with pytest.raises(OSError) as raised:
+            call()
+        assert raised.value.errno == code

@@ -7,6 +7,7 @@ What goes wrong is one of three exceptions, which ``connections`` turns into err
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import ssl
@@ -26,6 +27,10 @@ _FIRST = 4 << 10
 
 _PIECE = 1 << 20
 """Bytes sent by one call of the kernel; the time is looked at between two."""
+
+_HUNG_UP = frozenset(
+    {errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH}
+)
 
 _ZEROS = bytes(64 << 10)
 
@@ -119,7 +124,10 @@ class Connection:
             self._whole = True
         except (BlockingIOError, TimeoutError):
             raise Late from None
-        except OSError:
+        except OSError as error:
+            if sent is not None and error.errno not in _HUNG_UP and not isinstance(error, ssl.SSLError):
+                # Of the file.
+                raise
             # A server that does not want all of it may have said why.
             if sent is None:
                 raise Ended from None

@@ -121,6 +121,14 @@ class SeaweedSource:
         """See ``Source.write``. What is replaced keeps its extended attributes and its other names. ENOSPC
         also for a bucket over its quota, and while no volume can be written to."""
         place, shown = self._place(path, "write", errno.EISDIR), f"write of {_shown(path)}"
+        if expected is None and size <= self.writing.chunk:
+            # What is small is sent unasked: the filer makes no file twice.
+            self._directory(place)
+            try:
+                return self._translated(self.writing.write(place, fd, size, attributes, token, None), path)
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
         before = self._message(place)
         if before is None:
             if expected is not None:
