@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,9 +17,9 @@ from support.source_conformance import (
     SourceConformance,
     Writes,
 )
-from support.source_kit import names_of
-from support.source_writes import WrittenFiles
-from support.webservers import KEY, SECRET, MadeBucket, client_of, moto_server
+from support.source_kit import content, failing, names_of, read_all
+from support.source_writes import WrittenFiles, write
+from support.webservers import BUCKET, KEY, SECRET, MadeBucket, client_of, moto_server
 from swmld.sources.interface import ROOT
 
 pytestmark = pytest.mark.timeout(120)
@@ -113,3 +114,35 @@ def test_markers_collisions_and_keys_that_are_no_names(
     assert names_of(made.source.list(b"a")) == [b"b"]
     assert made.source.left_out == (0 if gateway else 4)
     assert sum("left out" in record.getMessage() for record in caplog.records) == (not gateway)
+
+
+def test_the_gateway_holds_to_conditions(gateway: tuple[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of an upload, of a copy and of a removal too, which moto does not; and it counts."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    made = MadeBucket(gateway[1], gateway[0])
+    source: Any = made.source
+    bucket, source.objects.part = source.objects._bucket, LEAST
+    ask = bucket.ask
+
+    def races(method: str, key: str, **given: Any) -> Any:
+        if (method, list(given.get("query") or {})) in (("POST", ["uploadId"]), ("DELETE", [])):
+            made.put(b"file", b"theirs")
+        if "x-amz-copy-source" in (given.get("headers") or {}):
+            given["headers"] = {**given["headers"], "x-amz-copy-source-if-match": '"another"'}
+        return ask(method, key, **given)
+
+    try:
+        old = write(source, b"file", b"old")
+        monkeypatch.setattr(bucket, "ask", races)
+        assert failing(lambda: write(source, b"file", content(LEAST + 1), old)).errno == errno.ESTALE
+        assert read_all(source, b"file") == b"theirs"
+        assert failing(lambda: source.rename(b"file", b"new")).errno == errno.ESTALE
+        found = gateway[1].list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+        assert [upload for upload in found if upload["Key"].startswith(made.prefix)] == []
+        monkeypatch.setattr(bucket, "ask", ask)
+        headers = {"x-amz-checksum-crc32c": "AAAAAA=="}
+        answer = ask("PUT", f"{made.prefix}/bad", headers=headers, body=memoryview(b"x"), what="write /bad")
+        assert (answer.status, answer.code) == (400, "BadDigest")
+        assert names_of(source.list(ROOT)) == [b"file"]
+    finally:
+        source.close()

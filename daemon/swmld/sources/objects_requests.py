@@ -47,7 +47,7 @@ class Answer(NamedTuple):
     @property
     def failed(self) -> bool:
         """Also of an answer that began with 200 before it was known how it would end."""
-        return not 200 <= self.status < 300 or b"<Error" in self.body[:1024]
+        return not 200 <= self.status < 300 or b"<Error>" in self.body
 
     def inside(self, name: str) -> str:
         """The text of the first element of that name; empty where there is none."""

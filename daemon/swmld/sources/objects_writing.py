@@ -34,8 +34,9 @@ from swmld.sources.objects_s3 import Bucket, plain_tag
 from swmld.sources.threads import Threads
 
 PART = 16 << 20
-"""Bytes of one request: above them the round trip of the first and the last request of an upload, 60 ms at
-20 ms each, is less than what its parts gain by going at the same time; 8 times this is in memory."""
+"""Bytes of one request; 8 times as much is in memory. An upload in parts has two round trips more, which
+weigh little against the 160 ms of 16 MiB at 100 MB/s. SeaweedFS's gateway on loopback takes 8 to 64 MiB as
+fast in one piece as in parts; a part costs 1.0 to 1.3 ms of CPU a MiB, whatever its size (4 to 64 MiB)."""
 
 _META = "x-amz-meta-"
 _TOKEN = f"{_META}{TOKEN}"
