@@ -24,6 +24,9 @@ SLOWEST = 1 << 20
 _AT_ONCE = 1 << 20
 """Bytes sent between two looks at the clock."""
 
+_HEAD = 64 << 10
+"""Bytes of an answer's headers at most."""
+
 _LONGEST = 4 << 20
 """Bytes of an answer at most. One of 10,000 parts is 3 MB; the others are some hundred bytes."""
 
@@ -121,8 +124,23 @@ def _ask(
     except (BlockingIOError, TimeoutError):
         raise Late from None
     except OSError:
-        return connection.ask(b"", deadline), False
+        return _said(connection), False
     return connection.ask(b"", deadline), True
+
+
+def _said(connection: Connection) -> Head:
+    """The headers of what was answered before the connection was reset, on which nothing more can be sent."""
+    block = b""
+    while b"\r\n\r\n" not in block:
+        try:
+            block += connection._more()
+        except Wrong:
+            raise Ended from None
+        if len(block) > _HEAD:
+            raise Wrong("its headers do not end")
+    first, _, rest = block.partition(b"\r\n\r\n")
+    connection._rest = memoryview(rest)
+    return Head(first)
 
 
 def _body(connection: Connection, head: Head) -> bytes:
