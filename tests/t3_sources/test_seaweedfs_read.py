@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.seaweed import MESSAGES, Cluster, chunk
+from support.source_writes import write
 from swmld.sources.interface import Attributes, Reader
 from swmld.sources.seaweed_chunks import SHORT, layout_of
 from swmld.sources.seaweedfs import SeaweedSource
@@ -137,6 +138,9 @@ def test_encrypted_chunks_come_through_the_filer(seaweed: Cluster) -> None:
     assert _bytes(reader, (4 << 20) - 5, 10) == body[(4 << 20) - 5 : (4 << 20) + 5]
     seaweed.put("/a%20secret%2B1", os.urandom(5 << 20), port=port)
     assert _errno(_bytes, reader, 0, 1000) == errno.ESTALE
+    # What is written here would lie there as it is.
+    for size in (10, 5000):
+        assert _errno(write, source, b"plain", bytes(size)) == errno.EOPNOTSUPP
     source.close()
 
 

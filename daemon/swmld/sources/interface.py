@@ -11,6 +11,7 @@ What goes wrong is an ``OSError`` whose errno is what the reader of the mount ge
     EXDEV                      of ``rename``: not as one operation; mv(1) then copies
     EEXIST, ENOTEMPTY, EISDIR  as open(2), mkdir(2), rmdir(2), unlink(2) and rename(2) would say it
     EDQUOT, ENOSPC, EFBIG      it takes no more, or no file of that size
+    ENAMETOOLONG, EILSEQ       it has no such names
 
 A message names the operation and the path, never a credential.
 """
@@ -187,8 +188,8 @@ class Source(Protocol):
     ) -> Attributes:
         """Makes the first ``size`` bytes of ``fd`` a file's new generation, all of it or nothing, and says
         what ``stat`` would say of it. The descriptor's position is not used. What is written to it meanwhile
-        may be part of what is stored, and makes no call fail. Of ``attributes`` count mode, uid, gid and
-        mtime_ns, as far as the source keeps such things.
+        may be part of what is stored, and makes no call fail; what was cut off counts as zeros. Of
+        ``attributes`` count mode, uid, gid and mtime_ns, as far as the source keeps such things.
 
         ``expected``: the generation that it replaces, as ``stat`` or ``write`` gave it; None: there is no
         such file. ESTALE where another one is there (or it is gone), by a condition of the server's where

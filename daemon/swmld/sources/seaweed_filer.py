@@ -200,6 +200,10 @@ class FilerClient:
         places = {"old_directory": old[0], "old_name": old[1], "new_directory": new[0], "new_name": new[1]}
         self._changed("AtomicRenameEntry", f"{new[0].rstrip('/')}/{new[1]}", **places)
 
+    def encrypts(self) -> bool:
+        """Whether it encrypts what it stores (``-encryptVolumeData``)."""
+        return bool(self._changed("GetFilerConfiguration", "the filer").cipher)
+
     def assign(self, path: str, size: int) -> Any:
         """Where a chunk of ``size`` bytes of the file at ``path`` may be stored. ENOSPC."""
         answer = self._changed("AssignVolume", path, count=1, path=path, expected_data_size=size)

@@ -19,7 +19,7 @@ FileChunk: file_id=1 string, offset=2 int64, size=3 uint64, modified_ts_ns=4 int
     e_tag=5 string, cipher_key=9 bytes, is_compressed=10 bool, is_chunk_manifest=11 bool, sse_type=12 int32
 FileChunkManifest: chunks=1 FileChunk*
 FuseAttributes: file_size=1 uint64, mtime=2 int64, file_mode=3 uint32, uid=4 uint32, gid=5 uint32,
-    crtime=6 int64, symlink_target=13 string, rdev=16 uint32, ctime=18 int64,
+    crtime=6 int64, md5=14 bytes, symlink_target=13 string, rdev=16 uint32, ctime=18 int64,
     mtime_ns=19 int32, ctime_ns=20 int32, crtime_ns=21 int32
 RemoteEntry: remote_e_tag=3 string, remote_mtime=4 int64, remote_size=5 int64
 Entry: name=1 string, is_directory=2 bool, chunks=3 FileChunk*, attributes=4 FuseAttributes,
@@ -33,6 +33,8 @@ LookupVolumeRequest: volume_ids=1 string*
 Location: url=1 string, public_url=2 string
 Locations: locations=1 Location*
 LookupVolumeResponse: locations_map=1 Locations%
+GetFilerConfigurationRequest:
+GetFilerConfigurationResponse: cipher=7 bool
 PingRequest: target=1 string, target_type=2 string
 PingResponse: start_time_ns=1 int64, remote_time_ns=2 int64, stop_time_ns=3 int64
 EventNotification: old_entry=1 Entry, new_entry=2 Entry, new_parent_path=4 string
@@ -100,6 +102,7 @@ METHODS: dict[str, tuple[Any, Any]] = {
     for name in (
         *("LookupDirectoryEntry", "ListEntries", "LookupVolume", "Ping", "SubscribeMetadata"),
         *("CreateEntry", "UpdateEntry", "DeleteEntry", "AtomicRenameEntry", "AssignVolume"),
+        "GetFilerConfiguration",
     )
 }
 """The filer's calls with what each takes and answers."""

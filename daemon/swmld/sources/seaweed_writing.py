@@ -5,6 +5,10 @@ one call of the filer after that makes all of it visible, on the condition that 
 filers of version 4 keep to that themselves, older ones are asked just before. What fits in the tag of a file
 (``INLINE``) goes into the entry, which saves two round trips.
 
+The S3 gateway and the filer's HTTP make an ETag of the chunks' own. A file of one chunk has its MD5 there,
+which S3's clients check. The ETag of several is never taken for an MD5, which would cost a core for each
+400 MB/s: so there each chunk has a number that no other one has.
+
 Chunks of a write that was refused are deleted here. Where it is not known whether the filer has made the
 entry, or a volume server kept the chunk, they are left to ``volume.fsck``: deleting could take the bytes from
 under a file. The write that is made again finds its token (an extended attribute, as ``weed mount`` keeps
@@ -13,7 +17,9 @@ them) if it was done, and makes chunks of its own if not.
 
 from __future__ import annotations
 
+import base64
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -51,6 +57,7 @@ AGAIN = 8
 """Times that attributes are read again because somebody else changes the file."""
 
 _SECOND = 1_000_000_000
+_PIECE = 1 << 20
 
 _REFUSED = frozenset(
     {errno.ESTALE, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENOSPC, errno.EPERM}
@@ -91,12 +98,18 @@ class Writing:
         self._timeout = timeout
         self._threads = Threads(PARALLEL)
         self._closing = threading.Event()
+        self._plain = False
         self.chunk = CHUNK
 
     def write(
         self, place: Place, fd: int, size: int, attributes: Attributes, token: str, before: Any | None
     ) -> Any:
-        """A file of the first ``size`` bytes of ``fd``, in the place of ``before``. ESTALE."""
+        """A file of the first ``size`` bytes of ``fd``, in the place of ``before``. ESTALE; EOPNOTSUPP where
+        the filer encrypts, as what it is meant to keep secret would be stored as it is."""
+        if not self._plain:
+            if self._filer.encrypts():
+                raise failure(errno.EOPNOTSUPP, f"write of {place.path}: the filer encrypts its files")
+            self._plain = True
         entry = _entry(place.name, attributes, size)
         entry.extended[TOKEN] = token.encode()
         if before is not None:
@@ -109,6 +122,7 @@ class Writing:
         try:
             if size <= INLINE:
                 entry.content = os.pread(fd, size, 0).ljust(size, b"\0")
+                entry.attributes.md5 = hashlib.md5(entry.content, usedforsecurity=False).digest()
             else:
                 self._upload(place, fd, size, uploaded)
             entry.chunks.extend(one.chunk for one in sorted(uploaded, key=lambda one: one.chunk.offset))
@@ -144,6 +158,8 @@ class Writing:
             self._threads.each(upload, starts, f"write of {place.path}")
         if errors:
             raise errors[0]
+        if len(starts) == 1:
+            uploaded[0].chunk.e_tag = base64.b64encode(_md5(fd, size)).decode()
 
     def _chunk(self, place: Place, sent: Sent, now: int) -> _Uploaded:
         """Stored where the filer says, or somewhere else where that fails."""
@@ -168,7 +184,7 @@ class Writing:
             "Content-Type": "application/octet-stream",
             **self._security.write_headers(fid, given.auth),
         }
-        response, document = self._connections.put(address, target, sent, headers=headers, what=fid)
+        _, document = self._connections.put(address, target, sent, headers=headers, what=fid)
         try:
             size = json.loads(document)["size"]
         except (ValueError, KeyError, TypeError):
@@ -183,7 +199,7 @@ class Writing:
             offset=sent.offset,
             size=sent.size,
             modified_ts_ns=now,
-            e_tag=response.text(b"content-md5"),
+            e_tag=base64.b64encode(hashlib.blake2b(fid.encode(), digest_size=16).digest()).decode(),
         )
         return _Uploaded(chunk, address, fid, given.auth)
 
@@ -237,6 +253,14 @@ def _entry(name: str, attributes: Attributes, size: int) -> Any:
     said.ctime, said.ctime_ns = divmod(now, _SECOND)
     said.mtime, said.mtime_ns = divmod(attributes.mtime_ns if attributes.is_file else now, _SECOND)
     return entry
+
+
+def _md5(fd: int, size: int) -> bytes:
+    found = hashlib.md5(usedforsecurity=False)
+    for start in range(0, size, _PIECE):
+        wanted = min(_PIECE, size - start)
+        found.update(os.pread(fd, wanted, start).ljust(wanted, b"\0"))
+    return found.digest()
 
 
 def _change(said: Any, new: NewAttributes) -> None:
