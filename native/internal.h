@@ -267,6 +267,7 @@ struct link *link_find(sw_session *s, struct node *parent, const char *name, siz
 void link_drop(sw_session *s, struct node *parent, const char *name, size_t len);
 int node_same(const struct node *n, const struct statx *st); /* its number may be in use for another file */
 void node_supersede(sw_session *s, struct node *n);
+void node_renew(sw_session *s, struct node *n, const struct statx *st);
 void node_hold(sw_session *s, struct node *n);
 void node_unref(sw_session *s, struct node *n);
 void node_settle(sw_session *s, struct node *n); /* to the idle list, or freed, when nothing holds it */

@@ -80,6 +80,23 @@ static void expire(struct node *n)
 	n->written_at = now_ns(CLOCK_MONOTONIC_COARSE);
 }
 
+int sw_renew(sw_session *s, uint64_t nodeid, const struct sw_attrs *was, const struct sw_attrs *attrs)
+{
+	struct statx old = as_statx(s, was), st = as_statx(s, attrs);
+	struct node *n;
+	int r = -ESTALE;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n && n != s->root && n->in_key && n->ino == old.stx_ino && node_same(n, &old)) {
+		node_renew(s, n, &st);
+		expire(n);
+		r = 0;
+	}
+	unlock(s);
+	return r;
+}
+
 void sw_expire(sw_session *s, uint64_t nodeid)
 {
 	struct node *n;

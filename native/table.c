@@ -114,6 +114,16 @@ static void key_remove(sw_session *s, struct node *n)
 	watch_number(s, n, 1);
 }
 
+static void key_add(sw_session *s, struct node *n)
+{
+	uint64_t h = hash_key(n->dev, n->ino) & (s->nbuckets - 1);
+
+	n->hkey = s->by_key[h];
+	s->by_key[h] = n;
+	n->in_key = 1;
+	watch_number(s, n, 0);
+}
+
 static uint64_t retired_slot(uint64_t ino)
 {
 	return hash_id(ino) & (SW_RETIRED - 1);
@@ -168,12 +178,8 @@ static struct node *node_new(sw_session *s, uint64_t id, uint64_t dev, uint64_t 
 	h = hash_id(id) & (s->nbuckets - 1);
 	n->hid = s->by_id[h];
 	s->by_id[h] = n;
-	h = hash_key(dev, ino) & (s->nbuckets - 1);
-	n->hkey = s->by_key[h];
-	s->by_key[h] = n;
-	n->in_key = 1;
 	s->nnodes++;
-	watch_number(s, n, 0);
+	key_add(s, n);
 	return n;
 }
 
@@ -521,6 +527,22 @@ void node_supersede(sw_session *s, struct node *n)
 	key_remove(s, n);
 	while (n->links)
 		link_free(s, n->links);
+	node_unref(s, n);
+}
+
+void node_renew(sw_session *s, struct node *n, const struct statx *st)
+{
+	struct node *other = node_by_key(s, n->dev, st->stx_ino);
+
+	n->refs++;
+	if (other && other != n)
+		node_supersede(s, other);
+	if (n->ino != st->stx_ino) {
+		key_remove(s, n);
+		n->ino = st->stx_ino;
+		key_add(s, n);
+	}
+	n->btime_ns = btime_of(st);
 	node_unref(s, n);
 }
 

@@ -52,6 +52,33 @@ static void python_is_asked(uint64_t unique)
 	EQUAL(k_answer(k, unique, NULL, NULL), -ENOENT);
 }
 
+static void a_node_that_we_changed_is_the_same(void)
+{
+	struct sw_attrs was = attrs(BIG + 1, 10), now = attrs(BIG + 2, 20);
+	struct sw_entry e;
+	uint64_t id, other;
+
+	begin();
+	id = enter("f", BIG + 1, 10, 1);
+	now.btime_ns = 78;
+	EQUAL(sw_renew(s, id, &now, &was), -ESTALE); /* it is not that */
+	EQUAL(sw_renew(s, SW_ROOT, &was, &now), -ESTALE);
+	EQUAL(sw_renew(s, id + 99, &was, &now), -ESTALE);
+	EQUAL(sw_renew(s, id, &was, &now), 0);
+	EQUAL(sw_enter(s, SW_ROOT, "f", &now, sw_now(), 0, &e), 0);
+	CHECK(e.nodeid == id && e.ino == BIG + 2 && e.size == 20);
+	EQUAL(sw_refresh(s, id, &now, sw_now(), &e), 0);
+	EQUAL(sw_refresh(s, id, &was, sw_now(), &e), -ESTALE);
+	other = enter("g", BIG + 1, 10, 1); /* the number that it had is another file's */
+	CHECK(other != id);
+	was.btime_ns = 79;
+	EQUAL(sw_renew(s, id, &now, &was), 0); /* and now its own again: who had it meanwhile loses it */
+	EQUAL(sw_enter(s, SW_ROOT, "f", &was, sw_now(), 0, &e), 0);
+	EQUAL(e.nodeid, id);
+	EQUAL(sw_refresh(s, other, &was, sw_now(), &e), -ESTALE);
+	end();
+}
+
 static void answered_from_the_table(void)
 {
 	struct fuse_entry_out e;
@@ -202,6 +229,7 @@ int main(void)
 	answered_from_the_table();
 	expired();
 	another_file();
+	a_node_that_we_changed_is_the_same();
 	checked_as_said();
 	listings_are_kept_while_changes_are_told();
 	an_expired_file_is_not_opened();

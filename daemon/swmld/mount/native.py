@@ -325,6 +325,11 @@ class Native:
         _must(lib.sw_refresh(self._s, nodeid, _attrs(attributes), asked, e))
         return _entry(e)
 
+    def renew(self, nodeid: int, was: Attributes, attributes: Attributes) -> bool:
+        """We made its file another generation at the source, or moved it: it is the same node. False: it was
+        not ``was``."""
+        return bool(lib.sw_renew(self._s, nodeid, _attrs(was), _attrs(attributes)) == 0)
+
     def expire(self, nodeid: int) -> None:
         """It has changed at the source: nothing of it is to be relied on without asking. 0: all may have."""
         lib.sw_expire(self._s, nodeid)

@@ -14,6 +14,7 @@ import stat
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -139,9 +140,10 @@ class RemoteTree:
 
     def _look(self, parent: int, name: bytes, ref: bool) -> tuple[Entry, bytes, Known]:
         path = self.below(parent, name)
-        if (staged := self._staged(path)) is not None:
-            known = Known(staged, now(), self._recent.changes)
-            return self._unkept(self._native.enter(parent, name, staged, known.asked, ref)), path, known
+        with self._steady():
+            if (staged := self._staged(path)) is not None:
+                known = Known(staged, now(), self._recent.changes)
+                return self._unkept(self._native.enter(parent, name, staged, known.asked, ref)), path, known
         entry = None
         if self._ruled and (nodeid := self._native.child(parent, name)):
             entry = self._native.cached_entry(nodeid)
@@ -159,6 +161,9 @@ class RemoteTree:
         """Into the table."""
         entry = self._native.enter(parent, name, known.attributes, known.asked, ref)
         return self._still(entry, path, known)
+
+    def _steady(self) -> AbstractContextManager[None]:
+        return self.staging.steady() if self.staging is not None else nullcontext()
 
     def _staged(self, path: bytes) -> Attributes | None:
         return self.staging.attributes(path) if self.staging is not None else None
@@ -178,12 +183,13 @@ class RemoteTree:
 
     def getattr(self, nodeid: int) -> Entry:
         """See ``Tree``."""
-        staged = self.written(nodeid)
-        if staged is None:
-            path = self.path(nodeid)
-            staged = self._staged(path)
-        if staged is not None:
-            return self._unkept(self._native.refresh(nodeid, staged, now()))
+        with self._steady():
+            staged = self.written(nodeid)
+            if staged is None:
+                path = self.path(nodeid)
+                staged = self._staged(path)
+            if staged is not None:
+                return self._unkept(self._native.refresh(nodeid, staged, now()))
         known = self._fresh(path, self._native.cached_entry(nodeid))
         if known is None:
             try:
@@ -280,9 +286,12 @@ class RemoteTree:
             self._recent.drop(path)
             return None
 
-    def told(self, path: bytes, attributes: Attributes) -> None:
-        """The source has said that of it just now, as the answer to a change that we made."""
+    def told(self, path: bytes, was: Attributes | None, attributes: Attributes) -> None:
+        """The source has said that of it just now, as the answer to a change that we made; ``was``: what it
+        was shown as until now. It stays the node that it is."""
         self._recent.put(path, Known(attributes, now(), self._recent.changes))
+        if was is not None and (nodeid := self._find(path)[1]):
+            self._native.renew(nodeid, was, attributes)
 
     def forget(self, path: bytes, *, tree: bool = False) -> None:
         """We have changed it ourselves, and ``tree``: all below it."""
@@ -306,6 +315,16 @@ class RemoteTree:
         if entry is not None and entry.check == RELAXED:
             interval = entry.check_interval
         return known if check != RELAXED or now() - known.asked < interval * 1e9 else None
+
+    def _find(self, path: bytes) -> tuple[int, int, bytes]:
+        """The last directory on the way to a path that the table knows, the node of the path, 0 where it
+        knows none, and the name where the way ends."""
+        parent, nodeid, name = 0, ROOT, b""
+        for name in path.split(b"/") if path else ():
+            parent, nodeid = nodeid, self._native.child(nodeid, name)
+            if not nodeid:
+                break
+        return parent, nodeid, name
 
     # ---- what the source tells
 
@@ -336,11 +355,7 @@ class RemoteTree:
     def changed(self, change: Change) -> None:
         """Blocking: forgets what is known of it, here and in the kernel."""
         self._recent.forget(change)
-        parent, nodeid, name = 0, ROOT, b""
-        for name in change.path.split(b"/") if change.path else ():
-            parent, nodeid = nodeid, self._native.child(nodeid, name)
-            if not nodeid:
-                break
+        parent, nodeid, name = self._find(change.path)
         if change.tree:
             self._native.expire(0)
         if nodeid:

@@ -61,10 +61,12 @@ class RemoteChanges:
         path = self._tree.path(nodeid)
         file = self._staging.open(path, lambda: self._there(path), bool(flags & os.O_TRUNC))
         try:
-            attributes = self._staging.attributes_of(file)
-            assert attributes is not None
-            self._native.refresh(nodeid, attributes, now())
-            self._native.expire(nodeid)
+            with self._staging.steady():
+                attributes = self._staging.attributes_of(file)
+                if attributes is None:
+                    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+                self._native.refresh(nodeid, attributes, now())
+                self._native.expire(nodeid)
             fd = self._descriptor(file, flags)
         except BaseException:
             self._staging.closed(file)
@@ -146,7 +148,7 @@ class RemoteChanges:
         try:
             if exclusive and not self._staging.back:
                 self._staging.claim(file)
-            entry = self._show(parent, name, path)
+            entry = self._show(parent, name)
             fd = self._descriptor(file, flags)
         except BaseException:
             self._staging.abandon(file)
@@ -154,7 +156,7 @@ class RemoteChanges:
         self._enter(entry.nodeid, file)
         return entry, fd
 
-    def _show(self, parent: int, name: bytes, path: bytes) -> Entry:
+    def _show(self, parent: int, name: bytes) -> Entry:
         """What is there now, as the kernel is answered; its listing of the directory is old."""
         entry = self._tree.lookup(parent, name)
         self._native.expire(parent)
@@ -185,16 +187,16 @@ class RemoteChanges:
         path = self._tree.below(parent, name)
         made = self._source.make_dir(path, self._new(parent, stat.S_IFDIR | mode, uid, gid))
         self._tree.forget(path)
-        self._tree.told(path, made)
-        return self._show(parent, name, path)
+        self._tree.told(path, None, made)
+        return self._show(parent, name)
 
     def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Entry:
         """symlink(2)."""
         path = self._tree.below(parent, name)
         made = self._source.symlink(path, target, self._new(parent, stat.S_IFLNK | 0o777, uid, gid))
         self._tree.forget(path)
-        self._tree.told(path, made)
-        return self._show(parent, name, path)
+        self._tree.told(path, None, made)
+        return self._show(parent, name)
 
     # ---- names that go
 
@@ -239,6 +241,10 @@ class RemoteChanges:
         self._native.renamed(old, new, False)
         for path in (source, target):
             self._tree.forget(path, tree=True)
+        if not moved.is_dir and self._staging.attributes(target) is None:
+            there = self._tree.look(target)
+            if there is not None:
+                self._tree.told(target, moved, there)
         for parent in (old[0], new[0]):
             self._native.expire(parent)
         if moved.is_dir and (node := self._native.child(*new)):
