@@ -23,7 +23,7 @@ import stat
 import pytest
 from swmld.sources.interface import ROOT, Attributes, Feature, NewAttributes
 
-for _name in ("kit", "names", "bytes", "writes"):
+for _name in ("kit", "names", "bytes", "written", "changes", "writes"):
     pytest.register_assert_rewrite(f"support.source_{_name}")
 
 from support.source_bytes import Bytes, Endings, Generations  # noqa: E402

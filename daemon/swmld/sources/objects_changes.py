@@ -9,7 +9,7 @@
   time neither does so. The source's root needs none.
 - **A file is renamed** by copying it at the server, if it still is the generation asked about, and removing
   the old key after that. Directories are not: EXDEV, and mv(1) copies.
-- **Names that no key or file can have** (see ``objects``) are EINVAL, and so are those that end as Hadoop's
+- **Names that no key or file can have** (see ``objects``) are EILSEQ, and so are those that end as Hadoop's
   markers do: they would be directories.
 
 Modes, owners and times are not kept: EOPNOTSUPP. Neither are symlinks.
@@ -211,22 +211,28 @@ class Changes:
             self._objects.mark(above, what)
 
     def _new_key(self, path: bytes, what: str) -> str:
+        """The key of what is to be made."""
         names = path.split(b"/")
         if not path:
             raise failure(errno.EEXIST, what)
         if any(len(name) > LONGEST for name in names):
             raise failure(errno.ENAMETOOLONG, what)
-        if names[-1].endswith(FOLDER.encode()):
+        if any(name in (b"", b".", b"..") or b"\0" in name for name in names):
             raise failure(errno.EINVAL, what)
-        return self._key(path, what)
+        try:
+            return self._key(path, what)
+        except FileNotFoundError:
+            raise failure(errno.EILSEQ, what) from None
 
     def _key(self, path: bytes, what: str) -> str:
+        """The key of what is there. ENOENT where none can be called so."""
         try:
             key = (self._base + b"/" + path if self._base else path).decode()
         except UnicodeDecodeError:
-            raise failure(errno.EINVAL, what) from None
-        if path and not all(is_name(part) for part in path.decode().split("/")):
-            raise failure(errno.EINVAL, what)
+            raise failure(errno.ENOENT, what) from None
+        names = path.decode().split("/")
+        if path and not (all(is_name(name) for name in names) and not names[-1].endswith(FOLDER)):
+            raise failure(errno.ENOENT, what)
         return key
 
 

@@ -41,12 +41,12 @@ from swmld.sources.threads import Threads
 log = logging.getLogger(__name__)
 
 CHUNK = 8 << 20
-"""Bytes of a chunk: fewer cost more of the filer's and the volume servers' time, more are read in larger
-pieces by whoever caches whole chunks. ``weed mount`` has 2 MiB, the filer 4."""
+"""Bytes of a chunk. 1 GiB costs 0.35 s of CPU here in such chunks, 0.55 in those of 4 MiB, which is the
+filer's own size, 0.9 in those of 2, which is that of ``weed mount``."""
 
 PARALLEL = 4
-"""Chunks on their way at the same time, of all files: one connection has the volume server wait for the
-network, two fill it, the others make up for waits of a disk."""
+"""Chunks on their way at the same time, of all large files: a far server's round trip, or the wait for its
+disk, is the time in which three others pass. On loopback with one disk one is as fast."""
 
 XATTR = "xattr-"
 """What ``weed mount`` puts before the names of extended attributes."""

@@ -7,9 +7,11 @@ they are in the page cache); ``durable`` ones are, and with them all before.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import sqlite3
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +19,19 @@ from swmld.sources.interface import Attributes
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
+FILLING = "filling"
+"""As a row's stamp: it is being fetched, nobody has changed it yet."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS staged(
     number INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB NOT NULL, base TEXT, turn INTEGER NOT NULL DEFAULT 0,
-    synced INTEGER NOT NULL DEFAULT 0, token TEXT NOT NULL DEFAULT '', boot TEXT NOT NULL,
-    aside TEXT NOT NULL DEFAULT '', stamp TEXT NOT NULL DEFAULT '');
+    made INTEGER NOT NULL DEFAULT 0, synced INTEGER NOT NULL DEFAULT -1, token TEXT NOT NULL DEFAULT '',
+    sent TEXT NOT NULL DEFAULT '', boot TEXT NOT NULL, aside TEXT NOT NULL DEFAULT '',
+    stamp TEXT NOT NULL DEFAULT '');
 CREATE TABLE IF NOT EXISTS marks(number INTEGER NOT NULL);
 INSERT INTO marks SELECT 0 WHERE NOT EXISTS (SELECT * FROM marks);
 """
-_COLUMNS = "number, path, base, turn, synced, token, boot, aside, stamp"
+_COLUMNS = "number, path, base, turn, made, synced, token, sent, boot, aside, stamp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +44,29 @@ class Row:
     """The generation at the source that it replaces; None: there is none."""
     turn: int = 0
     """In which order files are uploaded; 0: it is not to be uploaded as it is, nobody closed or synced it."""
+    made: int = 0
+    """How often the source has got it."""
     synced: bool = False
-    """It was on the disk once, whole as it then was."""
+    """It was on the disk once since then, whole as it was at that time."""
     token: str = ""
-    """Of the upload that may have been made; empty: there is none."""
+    """Of an upload that may have been made; empty: there is none."""
+    sent: str = ""
+    """The stamp of the bytes that the token is of; empty: it cannot be told."""
     boot: str = ""
-    """The kernel's boot id when it was made."""
+    """The kernel's boot id when it was made, or last uploaded."""
     aside: str = ""
     """Why it is not uploaded but kept for a person to look at; empty: it is not."""
     stamp: str = ""
-    """Of what the source has of it, as ``Stamp.text``; empty: the source has it not."""
+    """Of what the source has of it, as ``Stamp.text``, or ``FILLING``; empty: the source has it not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A row that is another path's now."""
+
+    number: int
+    path: bytes
+    base: Attributes | None
 
 
 def boot_id() -> str:
@@ -56,11 +75,13 @@ def boot_id() -> str:
 
 
 class Journal:
-    """The rows. Blocking; any thread."""
+    """The rows. Blocking; any thread. After ``close`` what happens is not noted, and what has to be noted is
+    EIO."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         self._boot = boot_id()
+        self._closed = False
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
@@ -71,38 +92,56 @@ class Journal:
         with self._lock:
             found = self._db.execute(f"SELECT {_COLUMNS} FROM staged ORDER BY turn, number").fetchall()
         return [
-            Row(n, path, _decoded(base), turn, bool(synced), token, boot, aside, stamp)
-            for n, path, base, turn, synced, token, boot, aside, stamp in found
+            Row(n, path, _decoded(base), turn, made, synced == made, token, sent, boot, aside, stamp)
+            for n, path, base, turn, made, synced, token, sent, boot, aside, stamp in found
         ]
 
-    def add(self, path: bytes, base: Attributes | None) -> int:
+    def add(self, path: bytes, base: Attributes | None, stamp: str = "") -> int:
         """The number of a new row. Numbers are given once."""
         with self._lock:
+            self._check()
             cursor = self._db.execute(
-                "INSERT INTO staged(path, base, boot) VALUES (?, ?, ?)", (path, _encoded(base), self._boot)
+                "INSERT INTO staged(path, base, boot, stamp) VALUES (?, ?, ?, ?)",
+                (path, _encoded(base), self._boot, stamp),
             )
             return int(cursor.lastrowid or 0)
 
-    def move(self, number: int, path: bytes, base: Attributes | None) -> None:
-        """It is another path's now."""
-        self._do("UPDATE staged SET path=?, base=? WHERE number=?", path, _encoded(base), number)
+    def move(self, moved: Iterable[Moved], over: int | None = None) -> None:
+        """They are other paths' now, and the row ``over`` is not needed any more: all of it or nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._db.execute("BEGIN")
+            try:
+                if over is not None:
+                    self._db.execute("DELETE FROM staged WHERE number=?", (over,))
+                for one in moved:
+                    values = (one.path, _encoded(one.base), one.number)
+                    self._db.execute("UPDATE staged SET path=?, base=? WHERE number=?", values)
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
 
     def queue(self, number: int, turn: int) -> None:
         """It is to be uploaded when its turn comes."""
         self._do("UPDATE staged SET turn=? WHERE number=?", turn, number)
 
-    def uploading(self, number: int, token: str) -> None:
-        """An upload with this token begins."""
-        self._do("UPDATE staged SET token=? WHERE number=?", token, number)
+    def uploading(self, number: int, token: str, sent: str) -> None:
+        """An upload with this token begins, of the bytes with that stamp."""
+        self._do("UPDATE staged SET token=?, sent=? WHERE number=?", token, sent, number)
 
-    def same(self, number: int, base: Attributes, stamp: str) -> None:
-        """That is what the source has of it now, and with that stamp it is the same here."""
+    def replaces(self, number: int, base: Attributes) -> None:
+        """The upload was made, of bytes that may not be those of now."""
+        self._do("UPDATE staged SET base=?, token='', sent='' WHERE number=?", _encoded(base), number)
+
+    def same(self, number: int, base: Attributes, stamp: str, turn: int, made: int) -> None:
+        """That is what the source has of it now, for the ``made``-th time, and with that stamp it is the same
+        here. ``turn``: of what was written since."""
         self._do(
-            "UPDATE staged SET base=?, stamp=?, token='', turn=0 WHERE number=?",
-            _encoded(base),
-            stamp,
-            number,
-        )
+            "UPDATE staged SET base=?, stamp=?, token='', sent='', turn=?, made=?, boot=? WHERE number=?",
+            _encoded(base), stamp, turn, made, self._boot, number,
+        )  # fmt: skip
 
     def put_aside(self, number: int, why: str) -> None:
         """It is kept, and not uploaded."""
@@ -112,9 +151,10 @@ class Journal:
         """It is not needed any more."""
         self._do("DELETE FROM staged WHERE number=?", number)
 
-    def synced(self, number: int) -> None:
-        """Its bytes are on the disk; so is this, afterwards."""
-        self._durable("UPDATE staged SET synced=1 WHERE number=?", number)
+    def synced(self, number: int, made: int, token: str, sent: str) -> None:
+        """The bytes that it has since the source got it for the ``made``-th time are on the disk; so is this,
+        afterwards, with the token of their upload: if that is made and forgotten, it is found out by it."""
+        self._durable("UPDATE staged SET synced=?, token=?, sent=? WHERE number=?", made, token, sent, number)
 
     def durable(self) -> None:
         """All that was said before is on the disk afterwards."""
@@ -122,19 +162,26 @@ class Journal:
 
     def _do(self, statement: str, *values: object) -> None:
         with self._lock:
-            self._db.execute(statement, values)
+            if not self._closed:
+                self._db.execute(statement, values)
 
     def _durable(self, statement: str, *values: object) -> None:
         with self._lock:
+            self._check()
             self._db.execute("PRAGMA synchronous=FULL")
             try:
                 self._db.execute(statement, values)
             finally:
                 self._db.execute("PRAGMA synchronous=NORMAL")
 
+    def _check(self) -> None:
+        if self._closed:
+            raise OSError(errno.EIO, "the staging area is closed")
+
     def close(self) -> None:
         """Ends the connection."""
         with self._lock:
+            self._closed = True
             self._db.close()
 
 

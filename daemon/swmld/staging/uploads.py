@@ -3,6 +3,10 @@
 
 In their turn and not several at once: who writes a checkpoint's shards and then a file that names them is to
 be read so at the source, too. A source uses many connections for one large file.
+
+Whether an upload was made whose answer was lost is told by its token: another try with it does nothing then.
+So a token is of certain bytes: if they have changed since it was given, what was sent with it is settled
+first, and then the file is sent as it is now.
 """
 
 from __future__ import annotations
@@ -13,12 +17,13 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from swmld.sources.interface import Attributes, Source
-from swmld.staging.files import TICK_NS, StagedFile
+from swmld.staging.files import StagedFile, Stamp
 from swmld.staging.journal import Journal
+from swmld.staging.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -47,30 +52,26 @@ class Counters:
 
 
 class Uploads:
-    """``changed`` is the area's lock and told of all that becomes otherwise, ``files`` what is staged.
-    ``fine``: time stamps tell any two changes apart. ``put_aside`` and ``settle`` are the area's."""
+    """``back``: nobody waits for them. ``fine``: time stamps tell any two changes apart. ``uploaded`` is told
+    of each new generation at the source, before the file stops being staged."""
 
     def __init__(
         self,
         source: Source,
         journal: Journal,
-        changed: threading.Condition,
-        files: Mapping[bytes, StagedFile],
+        table: Table,
         *,
+        back: bool,
         fine: bool,
         uploaded: Callable[[bytes, Attributes], None],
-        put_aside: Callable[[StagedFile, str], None],
-        settle: Callable[[StagedFile], None],
     ) -> None:
         self._source = source
         self._journal = journal
-        self._changed = changed
-        self._files = files
+        self._table = table
+        self._changed = table.changed
+        self._back = back
         self._fine = fine
         self._uploaded = uploaded
-        self._put_aside = put_aside
-        self._settle = settle
-        self._turn = 0
         self._stopped = False
         self.counters = Counters()
 
@@ -79,62 +80,126 @@ class Uploads:
     def upload(self, file: StagedFile) -> None:
         """The source has the file as it is, afterwards. OSError; ESTALE when it was put aside."""
         with file.lock:
-            with self._changed:
-                if file.aside:
-                    raise OSError(errno.ESTALE, f"{file.aside}: it is put aside")
-                if file.gone or file.fd < 0 or not file.dirty:
-                    file.turn = 0
-                    return
-                if not file.token:
-                    file.token = uuid.uuid4().hex
-                    self._journal.uploading(file.number, file.token)
-            if file.mapped:
-                os.fdatasync(file.fd)  # the next store through a mapping changes the stamp then
+            if not self._begin(file):
+                return
             try:
-                self._write(file)
+                while not self._write(file):
+                    pass
             except OSError as error:
                 self._failed(file, error)
                 raise
+            finally:
+                file.uploading = False
 
-    def _write(self, file: StagedFile) -> None:
-        stamp = file.now()
-        exact = self._fine or time.time_ns() - stamp.ctime_ns > TICK_NS
+    def claim(self, file: StagedFile) -> None:
+        """The same of one that was created just now. EEXIST: somebody else made one meanwhile."""
+        with file.lock:
+            if not self._begin(file):
+                return
+            try:
+                self._done(file, *self._ask(file))
+            except OSError as error:
+                if error.errno == errno.ESTALE:
+                    raise OSError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+                raise
+            finally:
+                file.uploading = False
+
+    def _begin(self, file: StagedFile) -> bool:
+        """Whether there is something to do."""
+        with self._changed:
+            if file.aside:
+                raise _put_aside(file)
+            if file.gone or file.fd < 0:
+                return False
+            if not file.dirty:
+                self._table.unqueue(file)
+                return False
+            file.uploading, file.again = True, False
+            return True
+
+    def _write(self, file: StagedFile) -> bool:
+        """False: once more."""
+        before = file.sent if file.tried else None
         try:
-            made = self._source.write(
-                file.path, file.fd, stamp.size, file.attributes(), file.base, file.token
-            )
+            made, stamp = self._ask(file)
         except OSError as error:
             if error.errno not in (errno.ESTALE, errno.EEXIST):
                 raise
             self.counters.conflicts += 1
-            self._put_aside(file, OTHER)
+            self._table.put_aside(file, OTHER)
             raise OSError(errno.ESTALE, OTHER) from None
+        if before is not None and (stamp is None or before != stamp.text):
+            # It may have been done already, with what the file was then.
+            with self._changed:
+                file.base, file.token, file.tried = made, "", False
+                self._journal.replaces(file.number, made)
+            return False
+        self._done(file, made, stamp)
+        return True
+
+    def _ask(self, file: StagedFile) -> tuple[Attributes, Stamp | None]:
+        """What the source has then, and the stamp of it."""
+        attributes = file.attributes()
+        stamp = file.mark(self._fine)
+        if file.mapped:
+            os.fdatasync(file.fd)  # the next store through a mapping changes the stamp then
+        with self._changed:
+            if not file.tried:
+                self.give_token(file, stamp)
+                file.tried = True
+                self._journal.uploading(file.number, file.token, file.sent)
+        size = stamp.size if stamp is not None else file.now().size
+        made = self._source.write(file.path, file.fd, size, attributes, file.base, file.token)
+        return made, stamp
+
+    def give_token(self, file: StagedFile, stamp: Stamp | None) -> None:
+        """For the upload of what it is now; not one that may have been used."""
+        file.token = file.token or uuid.uuid4().hex
+        file.sent = stamp.text if stamp is not None else ""
+
+    def _done(self, file: StagedFile, made: Attributes, stamp: Stamp | None) -> None:
         with self._changed:
             self.counters.uploads += 1
-            self.counters.uploaded_bytes += stamp.size
+            self.counters.uploaded_bytes += made.size
             if file.failures:
                 log.info("%r is uploaded after all", os.fsdecode(file.path))
-            file.base, file.token, file.turn, file.error, file.failures = made, "", 0, "", 0
-            file.stamp = stamp if exact else None
-            self._journal.same(file.number, made, file.stamp.text if file.stamp else "")
+            self._same(file, made, stamp)
             self._uploaded(file.path, made)
-            self._changed.notify_all()
 
-    def same(self, file: StagedFile, base: Attributes) -> None:
-        """The source has the file as it is now."""
+    def _same(self, file: StagedFile, made: Attributes, stamp: Stamp | None) -> None:
+        """The source has what ``file`` was with this stamp. What was closed since has its turn at the end;
+        so has what nobody will close."""
+        file.base, file.stamp = made, stamp
+        file.token = file.sent = file.error = ""
+        file.failures, file.refused, file.tried = 0, False, False
+        file.made += 1
+        self._table.unqueue(file)
+        more = (file.again or not file.users) and not file.gone and file.dirty
+        turn = self._table.queue(file) if more else 0
+        text = stamp.text if stamp is not None else ""
+        self._journal.same(file.number, made, text, turn, file.made)
+
+    def same(self, file: StagedFile, made: Attributes) -> None:
+        """The source has the file as it is now; nobody is writing it."""
         with self._changed:
-            file.base, file.stamp = base, file.now()
-            self._journal.same(file.number, base, file.stamp.text)
+            file.again = False
+            self._same(file, made, file.mark(self._fine))
 
     def _failed(self, file: StagedFile, error: OSError) -> None:
         with self._changed:
+            if file.gone:
+                return
             self.counters.failures += 1
-            if not file.failures and not file.aside:
+            if not file.failures:
                 log.warning("%r is not uploaded yet: %s", os.fsdecode(file.path), error)
             file.error = error.strerror or str(error)
             file.refused = error.errno in OF_THE_FILE
             file.failures += 1
             file.due = time.monotonic() + min(LONGEST_WAIT, 2.0 ** min(file.failures, 6))
+            if not file.turn:
+                self._journal.queue(file.number, self._table.queue(file))
+            self._changed.notify_all()
 
     # ---- all that wait
 
@@ -142,19 +207,38 @@ class Uploads:
         """To be uploaded when its turn comes. ESTALE when it was put aside."""
         with self._changed:
             if file.aside:
-                raise OSError(errno.ESTALE, f"{file.aside}: it is put aside")
-            if file.gone or file.fd < 0 or file.turn or not file.dirty:
+                raise _put_aside(file)
+            if file.gone or file.fd < 0 or not file.dirty:
                 return
-            self._turn += 1
-            file.turn = self._turn
-            self._journal.queue(file.number, file.turn)
-            self._changed.notify_all()
+            file.again = True
+            if file.turn:
+                self._table.resize(file)
+            else:
+                self._journal.queue(file.number, self._table.queue(file))
+
+    def closed(self, file: StagedFile) -> None:
+        """It has one user less, and mappings that one made of it are gone, too."""
+        with self._changed:
+            file.users -= 1
+            late = self._late(file)
+        if late and not (file.turn or self._back):  # written through a mapping after the close
+            try:
+                self.upload(file)
+            except OSError:  # nobody waits for it; it is tried again, or put aside
+                late = False
+        with self._changed:
+            if late and self._late(file):
+                self.queue(file)
+        self._table.settle(file)
+
+    def _late(self, file: StagedFile) -> bool:
+        return not file.users and file.fd >= 0 and not file.gone and file.broken is None and file.dirty
 
     @property
     def waiting(self) -> list[StagedFile]:
         """In their turn."""
         with self._changed:
-            return sorted((file for file in self._files.values() if file.turn), key=lambda file: file.turn)
+            return list(self._table.line.values())
 
     def run(self) -> None:
         """Until ``stop``."""
@@ -162,12 +246,11 @@ class Uploads:
             try:
                 self.upload(file)
             except OSError:
-                continue
+                pass
             except Exception as error:  # a bug of ours; the file is kept
                 log.exception("upload of %r", os.fsdecode(file.path))
                 self._failed(file, OSError(errno.EPERM, str(error)))
-                continue
-            self._settle(file)
+            self._table.settle(file)
 
     def _next(self) -> StagedFile | None:
         """Waits for it; None after ``stop``."""
@@ -183,7 +266,7 @@ class Uploads:
         """The file whose turn it is, else when to look again. One that was refused lets others pass; one that
         failed by the source's fault holds them, as theirs would."""
         until = None
-        for file in self.waiting:
+        for file in self._table.line.values():
             if not file.failures or file.due <= time.monotonic():
                 return file, None
             until = file.due if until is None else min(until, file.due)
@@ -193,26 +276,66 @@ class Uploads:
 
     def flush(self, path: bytes, most: float) -> list[StagedFile]:
         """Waits until what waits at or below ``path`` has been uploaded, and tries at once what failed
-        before; gives what failed. ``most``: seconds."""
-        start = path + b"/" if path else b""
-        deadline = time.monotonic() + most
-        with self._changed:
-            tried = {file.number: file.failures for file in self.waiting}
-            for file in self.waiting:
-                file.due = 0.0
-            self._changed.notify_all()
-            while not self._stopped:
-                left = [f for f in self.waiting if f.path == path or f.path.startswith(start)]
-                failed = [f for f in left if f.failures > tried.get(f.number, 0)]
-                if len(failed) == len(left) or time.monotonic() >= deadline:
-                    return left
-                if any(not f.refused for f in failed):
-                    return left
-                self._changed.wait(deadline - time.monotonic())
-            return self.waiting
+        before; gives what is left. ``most``: seconds."""
+        flush = Flush(self, self._table, path)
+        flush.wait(most)
+        return flush.left
+
+    @property
+    def stopped(self) -> bool:
+        """Nothing is uploaded any more."""
+        return self._stopped
 
     def stop(self) -> None:
         """``run`` ends after what it is uploading now."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+
+
+class Flush:
+    """What waits at or below ``path`` is tried at once, also what failed before."""
+
+    def __init__(self, uploads: Uploads, table: Table, path: bytes) -> None:
+        self._uploads = uploads
+        self._table = table
+        self._path = path
+        self._below = path + b"/" if path else b""
+        with table.changed:
+            self._tried = {file.number: file.failures for file in table.line.values()}
+            for file in table.line.values():
+                file.due = 0.0
+            table.changed.notify_all()
+
+    @property
+    def left(self) -> list[StagedFile]:
+        """What still waits, in its turn."""
+        with self._table.lock:
+            return [f for f in self._table.line.values() if self._is_ours(f)]
+
+    def wait(self, most: float) -> bool:
+        """Whether it has come to its end: all of it was uploaded, or has failed, or waits behind what failed
+        by the source's fault. ``most``: seconds."""
+        deadline = time.monotonic() + most
+        with self._table.changed:
+            while not self._ended():
+                if (left := deadline - time.monotonic()) <= 0:
+                    return False
+                self._table.changed.wait(min(left, threading.TIMEOUT_MAX))
+            return True
+
+    def _ended(self) -> bool:
+        line = self._table.line.values()
+        failed = {f.number for f in line if f.failures > self._tried.get(f.number, 0)}
+        return (
+            self._uploads.stopped
+            or all(f.number in failed for f in line if self._is_ours(f))
+            or any(not f.refused for f in line if f.number in failed)
+        )
+
+    def _is_ours(self, file: StagedFile) -> bool:
+        return file.path == self._path or file.path.startswith(self._below)
+
+
+def _put_aside(file: StagedFile) -> OSError:
+    return OSError(errno.ESTALE, f"{file.aside}: it is put aside")
