@@ -138,7 +138,7 @@ class Area:
     def _make(self) -> Staging:
         return Staging(
             self.directory, self.source, back=self.back, limit=self.limit,
-            uploaded=lambda path, attributes: self.told.append(path),
+            uploaded=lambda path, was, attributes: self.told.append(path),
         )  # fmt: skip
 
     def killed(self) -> None:

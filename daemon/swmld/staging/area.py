@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,7 +67,8 @@ class Figures:
 class Staging:
     """``directory`` is its own, one of each source. ``back``: see above; ``limit``: bytes that may wait to be
     uploaded before whoever opens another file to be written waits. ``uploaded`` is told of each new
-    generation at the source, before the file stops being staged."""
+    generation at the source, before the file stops being staged: its path, what it was shown as until then,
+    and what it is shown as from then on."""
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class Staging:
         *,
         back: bool,
         limit: int,
-        uploaded: Callable[[bytes, Attributes], None],
+        uploaded: Callable[[bytes, Attributes, Attributes], None],
     ) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._source = source
@@ -92,6 +93,12 @@ class Staging:
         recover(self._table, self._journal, self.uploads)
 
     # ---- what there is
+
+    @contextlib.contextmanager
+    def steady(self) -> Iterator[None]:
+        """Files are shown as what they were shown as before, meanwhile."""
+        with self._table.lock:
+            yield
 
     def attributes(self, path: bytes) -> Attributes | None:
         """Of a staged file; None: it is not one."""

@@ -94,6 +94,12 @@ class StagedFile:
             ino=self.ino,
         )  # fmt: skip
 
+    def become(self, base: Attributes) -> Attributes:
+        """The source has this of it now, and the mount shows the file as that; gives what it was shown as."""
+        was = self.attributes()
+        self.base, self.ino, self.born_ns = base, base.ino, birth_ns(base)
+        return was
+
     def now(self) -> Stamp:
         """As it is."""
         st = os.fstat(self.fd)

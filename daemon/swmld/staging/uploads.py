@@ -63,7 +63,7 @@ class Uploads:
         *,
         back: bool,
         fine: bool,
-        uploaded: Callable[[bytes, Attributes], None],
+        uploaded: Callable[[bytes, Attributes, Attributes], None],
     ) -> None:
         self._source = source
         self._journal = journal
@@ -165,12 +165,11 @@ class Uploads:
             if file.failures:
                 log.info("%r is uploaded after all", os.fsdecode(file.path))
             self._same(file, made, stamp)
-            self._uploaded(file.path, made)
 
     def _same(self, file: StagedFile, made: Attributes, stamp: Stamp | None) -> None:
         """The source has what ``file`` was with this stamp. What was closed since has its turn at the end;
         so has what nobody will close."""
-        file.base, file.stamp = made, stamp
+        was, file.stamp = file.become(made), stamp
         file.token = file.sent = file.error = ""
         file.failures, file.refused, file.tried = 0, False, False
         file.made += 1
@@ -179,6 +178,8 @@ class Uploads:
         turn = self._table.queue(file) if more else 0
         text = stamp.text if stamp is not None else ""
         self._journal.same(file.number, made, text, turn, file.made)
+        if not file.gone:
+            self._uploaded(file.path, was, made)
 
     def same(self, file: StagedFile, made: Attributes) -> None:
         """The source has the file as it is now; nobody is writing it."""
