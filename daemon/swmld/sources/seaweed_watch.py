@@ -91,7 +91,8 @@ class Watch:
             try:
                 self._filer.now_ns()
             except OSError as error:
-                if not done.is_set() and error.errno != errno.EOPNOTSUPP:
+                ended = done.is_set() or self._closed.is_set()
+                if not ended and error.errno != errno.EOPNOTSUPP:
                     log.warning("the filer does not answer: %s", error.strerror)
                     stream.cancel()
                 return

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 from swmld.sources.interface import Attributes, Feature, NewAttributes, Source
 from swmld.staging.files import StagedFile
@@ -87,7 +88,8 @@ class Changes:
         except OSError:
             return base
         kept = Feature.ATTRIBUTES in self._source.features
-        return found if _same_bytes(base, found, kept) or (not kept and base.size == found.size) else base
+        found_it = _same_bytes(replace(base, ino=found.ino), found, kept)  # numbers may be those of names
+        return found if found_it or (not kept and base.size == found.size) else base
 
     def rename_directory(self, old: bytes, new: bytes) -> None:
         """With all that is staged below, which is uploaded before."""
