@@ -219,8 +219,10 @@ class Area:
 
     def drained(self) -> list[StagedFile]:
         """Uploads all that waits, as the daemon does before its end; what is left."""
+        flush = self.staging.begin_flush(b"")
         with self.uploading():
-            left = self.staging.uploads.flush(b"", PATIENCE)
+            assert flush.wait(PATIENCE)
+            left = flush.left
         self.staging.uploads._stopped = False
         return left
 
