@@ -179,7 +179,7 @@ def test_open_has_the_bytes_and_attributes(area: Area) -> None:
 
 
 def test_a_file_of_several_pieces(area: Area, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swmld.staging.area.PIECE", 1000)
+    monkeypatch.setattr("swmld.staging.disk.PIECE", 1000)
     content = os.urandom(2500)
     (area.root / "f").write_bytes(content)
     file = area.open(b"f")
