@@ -38,7 +38,7 @@ run: setup
 demo: setup
 	exec $(VENV)/bin/swmld demo $(DEMO)
 
-# As many at once as there are CPUs, but for those that mind.
+# As many at once as there are CPUs, but for those that mind: ALONE in tests/conftest.py.
 test: test-setup lint
 	$(PYTHON) -m pytest -n auto --dist loadfile -m 'not alone'
 	$(PYTHON) -m pytest -m alone

@@ -28,23 +28,49 @@ if os.environ.get("SWMLD_REQUIRE"):
     settings.load_profile("same")
 
 
-# What these expect is what the kernel does at its own pace on an idle machine: how many faults, which
-# readahead, when a process is gone, how soon a thread wakes. Another's load can fail them where nothing is
-# wrong, so they run alone (``-m alone``) and have a second try; a failed first one is printed whole, as it
-# may be a race. What proves bytes through a mount has one try.
+# What these expect comes in its own time: what the kernel does, when a process has ended, a server answers,
+# a change is seen, what was fetched ahead has landed. Another's load can fail them where nothing is wrong,
+# so they have a second try; a failed first one is printed whole, as it may be a race. What proves bytes
+# through a mount has one try.
 TIMED = {
     "t4_bpf",
+    "test_api",
+    "test_config_layers",
+    "test_connections",
+    "test_engine",
     "test_fault_input",
+    "test_fault_source",
     "test_fault_stop",
+    "test_fuse_actions",
     "test_fuse_cli",
     "test_fuse_clients",
     "test_fuse_numbers",
     "test_fuse_readdir",
+    "test_fuse_remote",
+    "test_fuse_rules",
+    "test_fuse_seaweed",
     "test_fuse_tools",
+    "test_head_host",
+    "test_head_notify",
+    "test_head_reload",
+    "test_head_rulesfiles",
+    "test_hedging",
+    "test_hinting",
+    "test_libraries",
     "test_native",
+    "test_objects_errors",
+    "test_plugins_guard",
+    "test_processes",
+    "test_seaweedfs_failures",
+    "test_seaweedfs_watch",
+    "test_trace_api",
+    "test_trace_cli",
+    "test_web_errors",
+    "test_web_nginx",
 }
-ALONE = TIMED | {"t6_fault", "t7_stress", "test_fuse_concurrent"}
-"""Those, what ends daemons in the midst of things, and what needs all CPUs: not beside other tests."""
+ALONE = {"t4_bpf", "t7_stress", "test_fuse_concurrent", "test_native"}
+"""What counts all that the kernel does, what bounds how long threads wait, what needs all CPUs: not beside
+others. A daemon that a test ends is the test's own, and no reason to be alone."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

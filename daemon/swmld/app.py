@@ -342,6 +342,7 @@ class Daemon:
             cache=self._cache, fetcher=self._fetcher, files=files, gate=self._gate, disk=self._disk,
             loader=loader, ahead=self._ahead, engine=self._engine.name, started=self._started,
             observer=self._observer, rules=self._rules_api(), mount_id=self._mount_id, plugins=self._plugins,
+            staging=self._staging,
         )  # fmt: skip
         return files, Fuse(native, names, files)
 

@@ -289,12 +289,17 @@ class Daemon:
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum of the samples of this name that carry these labels; 0 where there is none yet."""
-        wanted = [f'{key}="{value}"' for key, value in labels.items()]
-        return sum(
-            value
-            for sample, value in self.metrics().items()
-            if sample.partition("{")[0] == name and all(label in sample for label in wanted)
-        )
+        return total(self.metrics(), name, **labels)
+
+
+def total(metrics: dict[str, float], name: str, **labels: str) -> float:
+    """As ``Daemon.metric``, of what ``Daemon.metrics`` returned."""
+    wanted = [f'{key}="{value}"' for key, value in labels.items()]
+    return sum(
+        value
+        for sample, value in metrics.items()
+        if sample.partition("{")[0] == name and all(label in sample for label in wanted)
+    )
 
 
 def _make(path: Path) -> Path:

@@ -38,9 +38,9 @@ QUICK = [sys.executable, "-P", str(Path(__file__).with_name("quick.py"))]
 _FENCED = ".fences"
 
 
-def probing(base: Path, probe: str = "ebpf") -> list[str]:
-    """``options`` of a Daemon."""
-    return ["--probe", probe, "--state-dir", str(base / "state")]
+def probing(base: Path, probe: str = "ebpf", state: Path | None = None) -> list[str]:
+    """``options`` of a Daemon. ``state``: where the compiled probes are kept, else in ``base``."""
+    return ["--probe", probe, "--state-dir", str(state or base / "state")]
 
 
 class Stream(NamedTuple):

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from swmld.sources.directory import DirectorySource
 from swmld.sources.interface import LISTED, Attributes, Change, Feature, NewAttributes, Page, Reader
-from swmld.staging.area import Item, Staging
+from swmld.staging.area import Staging
 from swmld.staging.files import StagedFile
+from swmld.staging.flushing import Flush
+from swmld.staging.views import Item
 
 from support.source_fakes import PATIENCE
 
@@ -217,11 +219,38 @@ class Area:
             thread.join(PATIENCE)
             assert not thread.is_alive()
 
+    @contextlib.contextmanager
+    def uploading_once_awaited(self) -> Iterator[None]:
+        """The same from the first flush on: nothing was uploaded when that begins."""
+        begun, begin = threading.Event(), self.staging.begin_flush
+
+        def told(path: bytes) -> Flush:
+            flush = begin(path)
+            begun.set()
+            return flush
+
+        def uploads() -> None:
+            if begun.wait(PATIENCE):
+                self.staging.uploads.run()
+
+        setattr(self.staging, "begin_flush", told)  # noqa: B010
+        thread = threading.Thread(target=uploads, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            begun.set()
+            self.staging.uploads.stop()
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
     def drained(self) -> list[StagedFile]:
         """Uploads all that waits, as the daemon does before its end; what is left."""
+        flush = self.staging.begin_flush(b"")
         with self.uploading():
-            left = self.staging.uploads.flush(b"", PATIENCE)
-        self.staging.uploads._stopped = False
+            assert flush.wait(PATIENCE)
+            left = flush.left
+        self.staging._table.stopped = False
         return left
 
 

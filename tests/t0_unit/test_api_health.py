@@ -40,6 +40,7 @@ def state(**given: Any) -> Health:
         ({"source_down": True}, "degraded", False, ["the source does not answer"]),
         ({"disk": ("full", "no room")}, "degraded", True, ["no room: nothing more is cached"]),
         ({"rules": {**RULES, "error": "x"}}, "degraded", True, ["the rules files changed"]),
+        ({"staged": ["uploads fail", "conflicts"]}, "degraded", True, ["uploads fail", "conflicts"]),
         ({"unserved": "gone", "source_down": True}, "down", False, ["gone", "the source"]),
     ],
 )

@@ -14,7 +14,7 @@ import trio
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from swmld.api import http
-from swmld.api.metrics import METRICS, RuleFigures, Snapshot, SnapshotCollector, values
+from swmld.api.metrics import METRICS, RuleFigures, Snapshot, SnapshotCollector, StagedFigures, values
 from swmld.errors import UsageError
 from swmld.fetch.stats import FetchStats, Result
 from swmld.histogram import LATENCY_BUCKETS
@@ -42,6 +42,7 @@ def snapshot() -> Snapshot:
     return Snapshot(
         fetch=fetch,
         source=source,
+        staged=StagedFigures(91, 92, 93, {"conflict": 94}, 95),
         opens={Served.PASSTHROUGH: 1},
         reads={Served.NATIVE: 6, Served.MISS: 2},
         read_bytes={Served.NATIVE: 3},
@@ -132,6 +133,11 @@ def test_each_value_is_exported_under_its_name() -> None:
         "swmld_source_given_up_total": 56,
         "swmld_source_hedges_total{result=sent}": 57,
         "swmld_source_hedges_total{result=won}": 58,
+        "swmld_staged_files": 91,
+        "swmld_staged_bytes": 92,
+        "swmld_staged_aside_files": 93,
+        "swmld_uploads_total{outcome=conflict}": 94,
+        "swmld_uploaded_bytes_total": 95,
         "swmld_fetch_retries_total": 49,
         "swmld_prefetch_dropped_total": 50,
         "swmld_prefetch_promoted_total": 51,

@@ -307,6 +307,21 @@ def test_status_says_what_does_not_work_and_how_reads_are_seen(fake: Fake, swmld
     assert re.search(r"^health +ok *$", out, re.MULTILINE)
 
 
+def test_status_says_what_is_on_its_way_to_the_source(fake: Fake, swmld_: Any) -> None:
+    status = fake.answers["status"]
+    assert "writes " not in swmld_("status")[1]
+    status |= {"watched": True, "staged": {"write": "back", "files": 0, "waiting_bytes": 0,
+                                           "failing": 0, "aside": 0}}  # fmt: skip
+    out = swmld_("status")[1]
+    assert re.search(r"^source +/mnt/ml \(tells of its changes\) *$", out, re.MULTILINE)
+    assert re.search(r"^writes +back, nothing staged *$", out, re.MULTILINE)
+    status["watched"] = False
+    status["staged"] |= {"files": 3, "waiting_bytes": 5 << 20, "failing": 1, "aside": 2}
+    out = " ".join(swmld_("status")[1].split())
+    assert "source /mnt/ml (does not tell of its changes)" in out
+    assert "writes back; 3 files staged, 5MiB wait; 1 fail; 2 put aside: swmld staged" in out
+
+
 def test_stats(fake: Fake, swmld_: Any) -> None:
     code, out, _ = swmld_("stats")
     assert code == 0

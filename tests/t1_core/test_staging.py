@@ -13,7 +13,6 @@ import pytest
 from support.source_fakes import Caller, Held, until
 from support.staging_kit import Area, On, no_waiting_for_disks, nothing, open_fds
 from swmld.sources.interface import Feature
-from swmld.staging import files as staged_files
 from swmld.staging.files import StagedFile, fine_stamps
 
 
@@ -180,7 +179,7 @@ def test_open_has_the_bytes_and_attributes(area: Area) -> None:
 
 
 def test_a_file_of_several_pieces(area: Area, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swmld.staging.area.PIECE", 1000)
+    monkeypatch.setattr("swmld.staging.disk.PIECE", 1000)
     content = os.urandom(2500)
     (area.root / "f").write_bytes(content)
     file = area.open(b"f")
@@ -351,7 +350,7 @@ def test_a_change_within_a_tick_is_seen_where_stamps_are_ticks(
         os.pwrite(file.fd, content, 0)
         os.utime(file.fd, ns=(tick, tick))
 
-    monkeypatch.setattr(staged_files.time, "time_ns", lambda: tick)
+    monkeypatch.setattr("swmld.staging.files.time.time_ns", lambda: tick)
     for content in (b"bbb", b"ccc", b"ddd"):
         change(content)
         area.staging.flush(file)
@@ -374,19 +373,29 @@ def test_nothing_stays_behind_where_stamps_are_ticks(area: Area) -> None:
     assert area.source.count("write") == 20
 
 
-@pytest.mark.usefixtures("coarse")
-def test_a_file_that_is_written_all_the_while_is_uploaded_again(
-    area: Area, monkeypatch: pytest.MonkeyPatch
+def test_no_mark_holds_on_a_file_that_is_written_all_the_while(
+    back: Area, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.utime
 
     def busy(fd: int, *, ns: tuple[int, int]) -> None:
         real(fd, ns=ns)
-        if fd == file.fd:
-            os.pwrite(fd, b"z", 0)
+        os.pwrite(fd, b"z", 0)
 
-    file = area.create(b"f", b"aaa")
+    file = back.create(b"f", b"aaa")
+    now = os.fstat(file.fd).st_mtime_ns
     monkeypatch.setattr(os, "utime", busy)
+    monkeypatch.setattr("swmld.staging.files.time.time_ns", lambda: now)
+    assert file.mark(fine=True) == file.now()
+    assert file.mark(fine=False) is None
+    back.close_file(file)
+
+
+def test_a_file_that_is_written_all_the_while_is_uploaded_again(
+    area: Area, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = area.create(b"f", b"aaa")
+    monkeypatch.setattr(StagedFile, "mark", lambda file, fine: None)
     area.staging.flush(file)
     assert area.drained() == []
     assert file.dirty

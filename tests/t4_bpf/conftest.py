@@ -15,14 +15,21 @@ from support.probes import QUICK, Lab, Watched, probing
 _numbers = itertools.count(1)
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state directory for daemons with the same probes: the first one compiles them, the others load what
+    it kept, which counts the same (test_bpf_kept)."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture(scope="module", params=MODES)
-def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
+def watched(request: pytest.FixtureRequest, compiled: Path) -> Iterator[Watched]:
     """In each serving mode: a daemon whose probes are attached, and what it says."""
     gates.require("bpf")
     tree.require_mode(request.param)
     with (
         tree.work_dir() as base,
-        Daemon(base, request.param, options=probing(base), wrap=QUICK) as daemon,
+        Daemon(base, request.param, options=probing(base, state=compiled), wrap=QUICK) as daemon,
         Watched(daemon) as seen,
     ):
         yield seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ rules:
 
 
 @pytest.fixture
-def slow() -> Iterator[tuple[Watched, SlowFs]]:
+def slow(compiled: Path) -> Iterator[tuple[Watched, SlowFs]]:
     """A daemon without a rule as yet."""
     gates.require("bpf")
     tree.require_mode("passthrough")
@@ -35,7 +36,8 @@ def slow() -> Iterator[tuple[Watched, SlowFs]]:
         backing.mkdir()
         rules = base / "rules.yaml"
         rules.write_text("rules: []\n")
-        options = [*probing(base), "--chunk-size", "64KiB", "--neighbours", "off", "--rules", str(rules)]
+        options = [*probing(base, state=compiled), "--chunk-size", "64KiB", "--neighbours", "off"]
+        options += ["--rules", str(rules)]
         with (
             SlowFs(base, backing) as source,
             Daemon(base, "passthrough", source=source.path, options=options, wrap=QUICK) as daemon,

@@ -18,12 +18,14 @@ TICK = 0.02  # seconds: longer than one of the coarse clock's
 
 
 @pytest.fixture(scope="module", params=["passthrough", "native"])
-def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
+def watched(request: pytest.FixtureRequest, compiled: Path) -> Iterator[Watched]:
     gates.require("bpf")
     tree.require_mode(request.param)
     with (
         tree.work_dir() as base,
-        Daemon(base, request.param, options=probing(base, "tracepoint"), wrap=QUICK) as daemon,
+        Daemon(
+            base, request.param, options=probing(base, "tracepoint", compiled / "tracepoint"), wrap=QUICK
+        ) as daemon,
         Watched(daemon, "tracepoint") as seen,
     ):
         yield seen

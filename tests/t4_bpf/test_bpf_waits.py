@@ -6,6 +6,7 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from support import gates, posix, tree
@@ -46,13 +47,14 @@ class Slow(Lab):
 
 
 @pytest.fixture(scope="module", params=["passthrough", "native", "python"])
-def slow_daemon(request: pytest.FixtureRequest) -> Iterator[tuple[Watched, SlowFs]]:
+def slow_daemon(request: pytest.FixtureRequest, compiled: Path) -> Iterator[tuple[Watched, SlowFs]]:
     gates.require("bpf")
     tree.require_mode(request.param)
     with tree.work_dir() as base:
         backing = base / "backing"
         backing.mkdir()
-        options = [*probing(base), "--chunk-size", "64KiB", "--neighbours", "off", "--readahead-max", "0"]
+        options = [*probing(base, state=compiled), "--chunk-size", "64KiB"]
+        options += ["--neighbours", "off", "--readahead-max", "0"]
         with (
             SlowFs(base, backing) as slow,
             Daemon(base, request.param, source=slow.path, options=options, wrap=QUICK) as daemon,

@@ -15,6 +15,9 @@ from support.posix import ALICE
 
 CODE = 2
 
+# What is refused, and by whom, is decided before a file is served in one way or another.
+one_mode = pytest.mark.parametrize("daemon_mode", ["passthrough"], indirect=True)
+
 
 @pytest.fixture(autouse=True)
 def _needs_fuse() -> None:
@@ -214,6 +217,7 @@ def test_a_directory_of_something_else_is_no_cache(place: Place) -> None:
     assert (place.cache / "thesis.tex").read_bytes() == b"three years of work"
 
 
+@one_mode
 def test_cache_in_use_by_another_daemon(daemon: Callable[..., Daemon], base: Path) -> None:
     first = daemon()
     other = base / "other"
@@ -224,6 +228,7 @@ def test_cache_in_use_by_another_daemon(daemon: Callable[..., Daemon], base: Pat
     assert first.alive
 
 
+@one_mode
 def test_already_served(daemon: Callable[..., Daemon], base: Path) -> None:
     first = daemon()
     (first.source / "name").write_bytes(b"content")
@@ -242,6 +247,7 @@ def test_commands_without_a_daemon(base: Path) -> None:
         said(swmld(*args, "--run-dir", run_dir, "--mount", "/nowhere"), "/nowhere")
 
 
+@one_mode
 def test_commands_with_paths_elsewhere(daemon: Callable[..., Daemon]) -> None:
     one = daemon()
     for args in (["warmup", "/etc"], ["cache", "verify", "/etc"], ["cache", "drop", "/etc"]):
@@ -252,6 +258,7 @@ def test_commands_with_paths_elsewhere(daemon: Callable[..., Daemon]) -> None:
     assert "Traceback" not in done.stderr
 
 
+@one_mode
 def test_metrics_port_taken(daemon: Callable[..., Daemon]) -> None:
     """Not worth refusing to serve: another port is taken and told."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

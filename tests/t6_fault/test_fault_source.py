@@ -19,8 +19,11 @@ from support.posix import Child, fails
 from support.slowfs import SlowFs
 
 TIMEOUT = 2.0  # seconds of --fetch-timeout in these tests
+INTERVAL = 0.2  # seconds of --check-interval in these tests
 GRACE = 4.0  # what a bounded time may exceed its bound by on a loaded machine; a hang lasts for ever
 CHUNK = 65_536
+PATIENT = ["--chunk-size", "64KiB", "--check-interval", f"{INTERVAL}s"]
+OPTIONS = [*PATIENT, "--fetch-timeout", f"{TIMEOUT}s"]
 TROUBLE = ["source", "fetch", "timed out", "does not answer", "EIO"]
 
 
@@ -55,14 +58,18 @@ class Remote:
 def remote(daemon: Callable[..., Daemon], base: Path) -> Iterator[Remote]:
     (base / "backing").mkdir()
     with SlowFs(base, base / "backing") as slow:
-        options = ["--chunk-size", "64KiB", "--fetch-timeout", f"{TIMEOUT}s"]
-        yield Remote(slow, daemon(source=slow.path, options=options, expect_log=TROUBLE))
+        yield Remote(slow, daemon(source=slow.path, options=OPTIONS, expect_log=TROUBLE))
         slow.set("ok")
 
 
 def settle() -> None:
     """Let files grow old enough to be cached; see Tree.settle. A remote source may keep coarse times."""
     time.sleep(0.1)
+
+
+def later() -> None:
+    """Past the check interval, when an open asks the source again; it is about time, so there is no event."""
+    time.sleep(INTERVAL + 0.1)
 
 
 # --- hanging ---
@@ -74,7 +81,7 @@ def test_uncached_reads_end_in_time_and_cached_ones_go_on(remote: Remote, how: s
     settle()
     assert remote.read("cached") == cached
     (remote.mount / "cold").stat()
-    time.sleep(1.1)  # past the check interval: an open now wants to ask the source whether the file changed
+    later()
     remote.slow.set(how)
     start = time.monotonic()
     with fails(errno.EIO):
@@ -189,7 +196,7 @@ def test_source_that_answers_eio(remote: Remote) -> None:
         remote.read("cold")
     assert remote.read("cached") == wanted
     remote.slow.set("ok")
-    time.sleep(1.1)  # errors may be remembered for as long as the source is checked
+    later()  # errors may be remembered for as long
     assert remote.read("cold") == cold
 
 
@@ -215,7 +222,7 @@ def test_one_bad_moment_is_survived(remote: Remote) -> None:
         time.sleep(0.05)
     for child in children:
         child.wait()
-    time.sleep(1.1)
+    later()
     for name, data in wanted.items():
         assert remote.read(name) == data
 
@@ -224,7 +231,7 @@ def test_source_that_gives_less_than_asked(daemon: Callable[..., Daemon], base: 
     """Half of each read, as some network file systems do: asked again for the rest."""
     (base / "backing").mkdir()
     with SlowFs(base, base / "backing", direct_io=True) as slow:
-        one = Remote(slow, daemon(source=slow.path, options=["--chunk-size", "64KiB"], expect_log=TROUBLE))
+        one = Remote(slow, daemon(source=slow.path, options=PATIENT, expect_log=TROUBLE))
         wanted = {name: one.put(name, size) for name, size in (("a", 1), ("b", 10_001), ("c", 7 * CHUNK + 3))}
         settle()
         slow.set("short")
@@ -241,7 +248,7 @@ def slow_remote(daemon: Callable[..., Daemon], base: Path) -> Iterator[Remote]:
     """Reads of the source take so long that a test can change the file under them."""
     (base / "backing").mkdir()
     with SlowFs(base, base / "backing", direct_io=True) as slow:
-        yield Remote(slow, daemon(source=slow.path, options=["--chunk-size", "64KiB"], expect_log=TROUBLE))
+        yield Remote(slow, daemon(source=slow.path, options=PATIENT, expect_log=TROUBLE))
         slow.set("ok")
 
 
@@ -277,7 +284,7 @@ def test_source_that_changes_during_a_fetch(slow_remote: Remote, change: str) ->
             part = got[at : at + CHUNK]
             assert part in (old[at : at + CHUNK], new[at : at + CHUNK]) or change in ("truncate", "grow")
     remote.slow.set("delay-read", 0)
-    time.sleep(1.2)
+    later()
     assert remote.read("name") == new
     remote.daemon.restart()
     assert remote.read("name") == new
@@ -295,7 +302,7 @@ def test_file_removed_during_a_fetch(slow_remote: Remote) -> None:
     with contextlib.suppress(OSError):
         assert reader.wait(30) == old
     remote.slow.set("delay-read", 0)
-    time.sleep(1.2)
+    later()
     with fails(errno.ENOENT):
         remote.read("name")
 
@@ -335,10 +342,10 @@ def test_file_replaced_on_a_remote_source(remote: Remote, cached: bool) -> None:
         (remote.mount / "name").stat()
     (remote.slow.backing / "next").write_bytes(b"new")
     (remote.slow.backing / "next").rename(remote.slow.backing / "name")
-    time.sleep(1.2)
+    later()
     assert remote.read("name") == b"new"
     (remote.slow.backing / "name").unlink()
-    time.sleep(1.2)
+    later()
     with fails(errno.ENOENT):
         remote.read("name")
 
@@ -347,13 +354,13 @@ def test_file_replaced_on_a_remote_source(remote: Remote, cached: bool) -> None:
 
 
 def test_source_directory_emptied(daemon: Callable[..., Daemon]) -> None:
-    one = daemon(expect_log=TROUBLE)
+    one = daemon(options=PATIENT, expect_log=TROUBLE)
     (one.source / "dir").mkdir()
     (one.source / "dir" / "name").write_bytes(content("name"))
     settle()
     assert (one.mount / "dir" / "name").read_bytes() == content("name")
     shutil.rmtree(one.source / "dir")
-    time.sleep(1.2)
+    later()
     with fails(errno.ENOENT):
         (one.mount / "dir" / "name").read_bytes()
     (one.mount / "new").write_bytes(b"new")
@@ -364,15 +371,14 @@ def test_source_mount_gone(daemon: Callable[..., Daemon], base: Path) -> None:
     """The remote file system is unmounted under the daemon: errors, no hang, no wrong bytes, a clean stop."""
     (base / "backing").mkdir()
     with SlowFs(base, base / "backing") as slow:
-        options = ["--chunk-size", "64KiB", "--fetch-timeout", f"{TIMEOUT}s"]
-        one = Remote(slow, daemon(source=slow.path, options=options, expect_log=TROUBLE))
+        one = Remote(slow, daemon(source=slow.path, options=OPTIONS, expect_log=TROUBLE))
         wanted = one.put("cached")
         one.put("cold", 20 * CHUNK)
         settle()
         assert one.read("cached") == wanted
         (one.mount / "cold").stat()
         slow.kill()
-        time.sleep(1.1)
+        later()
         with pytest.raises(OSError):
             one.read("cold")
         assert one.read("cached") == wanted

@@ -2,13 +2,14 @@
 
 Alive is who serves the mount: a source that does not answer is no reason to restart a daemon that still
 serves what is cached, and whose end would take the files away that are open. Ready is who can serve all that
-is read. So the source counts for readiness alone; a cache that takes nothing and rules that cannot be read
-cost speed, not answers, and count for neither.
+is read. So the source counts for readiness alone; a cache that takes nothing, rules that cannot be read and
+uploads that fail cost no answers, and count for neither.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -28,8 +29,10 @@ def health_of(
     disk: tuple[DiskState, str],
     probe: Probe,
     rules: RulesStatus | None,
+    staged: Sequence[str] = (),
 ) -> Health:
-    """What there is to say of what was found out. ``unserved``: why the mount does not serve; "": it does."""
+    """What there is to say of what was found out. ``unserved``: why the mount does not serve; "": it does.
+    ``staged``: what is wrong with files that were written."""
     problems = [unserved] if unserved else []
     if source_down:
         problems.append("the source does not answer: what is not cached cannot be read")
@@ -37,6 +40,7 @@ def health_of(
         problems.append(f"{disk[1]}: nothing more is cached")
     if rules is not None and rules["error"]:
         problems.append("the rules files changed and cannot be used: swmld rules ls")
+    problems += staged
     return Health(
         status="down" if unserved else "degraded" if problems else "ok",
         ready=not unserved and not source_down,

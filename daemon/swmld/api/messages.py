@@ -23,7 +23,7 @@ MAX_REQUEST = 16 << 20
 
 METHODS = (
     "status", "health", "stats", "patterns", "trace", "rules", "history", "explain", "warmup",
-    "cache.ls", "cache.verify", "cache.drop",
+    "cache.ls", "cache.verify", "cache.drop", "staged", "staged.drop", "flush",
 )  # fmt: skip
 
 Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -101,6 +101,18 @@ class Health(TypedDict):
     rules: Literal["none", "valid", "kept-old"]  # kept-old: the files changed and cannot be used
 
 
+class StagedStatus(TypedDict):
+    """How it stands with files that are written: ``files`` are staged, ``waiting_bytes`` of them closed and
+    not uploaded yet, the uploads of ``failing`` failed, ``aside`` were put aside. Also the result of
+    ``staged``."""
+
+    write: Literal["through", "back"]
+    files: int
+    waiting_bytes: int
+    failing: int
+    aside: int
+
+
 class Status(TypedDict):
     """Result of ``status``: what runs, and what it uses."""
 
@@ -119,6 +131,8 @@ class Status(TypedDict):
     fallbacks: list[str]  # one line for each feature that is missing, and what is used instead
     rules: NotRequired[RulesStatus | None]  # None: the daemon was given none
     health: NotRequired[Health]
+    staged: NotRequired[StagedStatus | None]  # None: a directory, or read-only
+    watched: NotRequired[bool | None]  # whether the source tells of its changes; None: a directory
 
 
 class PatternsParams(TypedDict):

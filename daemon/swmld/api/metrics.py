@@ -47,6 +47,17 @@ class RuleFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class StagedFigures:
+    """Files that are written. ``uploads``: by what came of them."""
+
+    files: int
+    waiting_bytes: int
+    aside: int
+    uploads: Mapping[str, int]
+    uploaded_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What the daemon has counted since its start, at one moment. None or an empty mapping: not known.
 
@@ -57,6 +68,8 @@ class Snapshot:
     fetch: FetchStats | None = None
     source: SourceCounts | None = None
     """Of a remote source."""
+    staged: StagedFigures | None = None
+    """Of one that can be written."""
     opens: Mapping[Served, int] = field(default_factory=dict)
     reads: Mapping[Served, int] = field(default_factory=dict)
     read_bytes: Mapping[Served, int] = field(default_factory=dict)
@@ -143,6 +156,10 @@ def _source(read: Callable[[SourceCounts], Values]) -> Callable[[Snapshot], Valu
     return lambda snapshot: {} if snapshot.source is None else read(snapshot.source)
 
 
+def _staged(read: Callable[[StagedFigures], Values]) -> Callable[[Snapshot], Values]:
+    return lambda snapshot: {} if snapshot.staged is None else read(snapshot.staged)
+
+
 def _ruled(read: Callable[[RuleFigures], Values]) -> Callable[[Snapshot], Values]:
     return lambda snapshot: {} if snapshot.rules is None else read(snapshot.rules)
 
@@ -199,6 +216,16 @@ METRICS: tuple[Definition, ...] = (
                _source(lambda s: {(): s.given_up})),
     Definition("swmld_source_hedges_total", "counter", "Second requests for slow reads, and those that won.",
                ("result",), _source(lambda s: {("sent",): s.hedges, ("won",): s.hedges_won})),
+    Definition("swmld_staged_files", "gauge", "Files that are being written, or are not uploaded yet.", (),
+               _staged(lambda s: {(): s.files})),
+    Definition("swmld_staged_bytes", "gauge", "Bytes that wait to be uploaded.", (),
+               _staged(lambda s: {(): s.waiting_bytes})),
+    Definition("swmld_staged_aside_files", "gauge", "Files put aside: the source has another generation.", (),
+               _staged(lambda s: {(): s.aside})),
+    Definition("swmld_uploads_total", "counter", "Uploads of staged files, by outcome.", ("outcome",),
+               _staged(lambda s: {(outcome,): n for outcome, n in s.uploads.items()})),
+    Definition("swmld_uploaded_bytes_total", "counter", "Bytes of staged files that were uploaded.", (),
+               _staged(lambda s: {(): s.uploaded_bytes})),
     Definition("swmld_fetch_retries_total", "counter", "Fetches tried once more after an error.", (),
                _fetch(lambda f: f.retries)),
     Definition("swmld_fetch_refused_total", "counter", "Reads failed at once because the source hangs.", (),

@@ -31,6 +31,7 @@ from swmld.api.metrics import Snapshot
 from swmld.api.plugins import Plugged, calls, states
 from swmld.api.room import Room
 from swmld.api.rules import RulesApi
+from swmld.api.staging import StagingApi
 from swmld.api.warm import Warmup
 from swmld.cache.audit import VerifyReport
 from swmld.cache.files import CacheFile
@@ -45,8 +46,10 @@ from swmld.mount.loading import Loader
 from swmld.mount.mountpoint import RemoteSource, SourceDirectory
 from swmld.mount.native import ROOT, Native
 from swmld.mount.openfiles import OpenFiles
+from swmld.mount.remote import RemoteTree
 from swmld.mount.tree import Tree
 from swmld.observe.observer import Observer
+from swmld.staging.area import Staging
 from swmld.types import Served
 
 
@@ -73,6 +76,7 @@ class Service:
     mount_id: int
     metrics_address: str = "off"
     plugins: Plugged | None = None
+    staging: Staging | None = None
 
     @property
     def mode(self) -> str:
@@ -108,7 +112,13 @@ class Service:
             "cache.ls": self._ls,
             "cache.verify": self._verify,
             "cache.drop": self._drop,
+            **self._staged.handlers(),
         }
+
+    @property
+    def _staged(self) -> StagingApi:
+        how = "it is read-only" if self.source.read_only else "its source is a directory, written at once"
+        return StagingApi(self.staging, f"nothing is staged at {self.settings.mount}: {how}", self._below)
 
     # ---- status and figures
 
@@ -130,20 +140,23 @@ class Service:
             fallbacks=self.fallbacks,
             rules=self.rules.status(),
             health=await self.health(),
+            staged=self._staged.status(),
+            watched=self.tree.watched if isinstance(self.tree, RemoteTree) else None,
         )
 
     async def health(self) -> Health:
         """What works now."""
         settings = self.settings
 
-        def look() -> tuple[str, tuple[DiskState, str]]:
+        def look() -> tuple[str, tuple[DiskState, str], list[str]]:
             held = self.cache.usage().bytes
             return (
                 why_unserved(settings.mount, self.mount_id),
                 disk_state(settings.cache_dir, settings.free_floor, held, settings.chunk_size),
+                self._staged.problems(),
             )
 
-        unserved, disk = await self.disk.call(look)
+        unserved, disk, staged = await self.disk.call(look)
         return health_of(
             mount=str(settings.mount),
             uptime=time.monotonic() - self.started,
@@ -152,6 +165,7 @@ class Service:
             disk=disk,
             probe=self._probe(),
             rules=self.rules.status(),
+            staged=staged,
         )
 
     def _probe(self) -> Probe:
@@ -175,6 +189,7 @@ class Service:
         return Snapshot(
             fetch=self.fetcher.stats,
             source=self.source.stats.counts() if self.source.remote is not None else None,
+            staged=self._staged.figures(),
             opens={
                 Served.PASSTHROUGH: c["open_passthrough"],
                 Served.NATIVE if self.settings.native else Served.PYTHON: c["open_cached"],

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from swmld.api.messages import Status
+from swmld.api.messages import StagedStatus, Status
 from swmld.cli.daemon import killed, none_runs, pick, running
 from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
 from swmld.cli.text import plain, prose
@@ -53,12 +53,27 @@ def status(
         print(f"swmld: {line}", file=sys.stderr)
 
 
+WATCHED = {None: "", True: " (tells of its changes)", False: " (does not tell of its changes)"}
+
+
+def _writes(staged: StagedStatus) -> str:
+    """What is on its way to the source."""
+    parts: list[str] = [staged["write"]]
+    if staged["files"]:
+        parts.append(f"{staged['files']} files staged, {format_size(staged['waiting_bytes'])} wait")
+    if staged["failing"]:
+        parts.append(f"{staged['failing']} fail")
+    if staged["aside"]:
+        parts.append(f"{staged['aside']} put aside")
+    return "; ".join(parts) + (": swmld staged" if len(parts) > 1 else ", nothing staged")
+
+
 def _table(one: Status) -> Table:
     table = Table.grid(padding=(0, 2))
     cache = one["cache"]
     rows = {
         "mount": one["mount"] + (" (read-only)" if one["read_only"] else ""),
-        "source": one["source"],
+        "source": one["source"] + WATCHED[one.get("watched")],
         "cache": f"{one['cache_dir']}: {format_size(cache['bytes'])} of {format_size(cache['limit'])} in "
         f"{cache['files']} files, {format_size(cache['free'])} free on its disk",
         "reads": f"{one['mode']}, fetched with {one['engine']}",
@@ -69,6 +84,8 @@ def _table(one: Status) -> Table:
         probe = health["probe"]
         rows["probes"] = f"{probe['how']}: {probe['why']}" if probe["why"] else "not known yet"
         rows["health"] = "; ".join([health["status"], *health["problems"]])
+    if (staged := one.get("staged")) is not None:
+        rows["writes"] = _writes(staged)
     for key, value in rows.items():
         table.add_row(key, plain(value))
     if (rules := one.get("rules")) is not None:

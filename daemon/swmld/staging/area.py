@@ -15,7 +15,8 @@ the source's.
 All calls block and may be made from any thread. Paths are the source's.
 
 Inside: ``files`` (one file, and whether it has changed), ``table`` (by name, in line, put aside), ``journal``
-(the same on the disk), ``uploads`` (turns, tries, tokens), ``changes`` (names, attributes), ``recovery``.
+(the same on the disk), ``uploads`` (turns, tries, tokens), ``flushing`` (waiting for them), ``changes`` (of
+names and attributes), ``recovery``, ``disk`` (calls), ``views`` (for people).
 """
 
 from __future__ import annotations
@@ -24,44 +25,19 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from swmld.sources.interface import Attributes, NewAttributes, Reader, Source
+from swmld.sources.interface import Attributes, NewAttributes, Source
 from swmld.staging.changes import Changes
+from swmld.staging.disk import again, copy, sync_directory
 from swmld.staging.files import StagedFile, fine_stamps, staged
+from swmld.staging.flushing import Flush
 from swmld.staging.journal import FILLING, Journal
 from swmld.staging.recovery import recover
 from swmld.staging.table import Table
-from swmld.staging.uploads import Flush, Uploads
-
-PIECE = 4 << 20
-"""Bytes that are fetched at once of a file that is opened to be changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A staged file, for people. ``state``: open, waiting, uploading, failing or aside; ``file``: where its
-    bytes are; ``changed``: when they were written last, seconds since the epoch."""
-
-    number: int
-    path: bytes
-    size: int
-    state: str
-    why: str
-    file: Path
-    changed: float
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """``files``: staged, and not put aside; ``waiting_bytes``: of those that were closed or synced and are
-    not uploaded yet, as they were then; ``failing``: whose last upload failed; ``aside``: put aside."""
-
-    files: int
-    waiting_bytes: int
-    failing: int
-    aside: int
+from swmld.staging.uploads import Uploads
+from swmld.staging.views import Figures, Item
 
 
 class Staging:
@@ -121,15 +97,19 @@ class Staging:
         """A new descriptor to read a staged file; None: it is not one."""
         with self._table.lock:
             file = self._table.files.get(path)
-            return _again(file.fd, os.O_RDONLY) if file is not None else None
+            return again(file.fd, os.O_RDONLY) if file is not None else None
 
     @property
     def figures(self) -> Figures:
-        """How much there is."""
+        """How much there is; without the lock, so that nobody waits."""
         table = self._table
-        with table.lock:
-            failing = sum(bool(file.error) for file in table.line.values())
-            return Figures(len(table.files), table.line_bytes, failing, len(table.aside))
+        return Figures(len(table.files), table.line_bytes, len(table.failing), len(table.aside))
+
+    @property
+    def failure(self) -> str:
+        """The error of the first file in line that has one; empty: none has."""
+        with self._table.lock:
+            return next((file.error for file in self._table.line.values() if file.error), "")
 
     def listing(self) -> list[Item]:
         """All that is staged, also what was put aside."""
@@ -225,7 +205,7 @@ class Staging:
         try:
             if not truncate:
                 with contextlib.closing(self._source.open(file.path, base)) as reader:
-                    _copy(reader, file.fd, base.size)
+                    copy(reader, file.fd, base.size)
                 os.utime(file.fd, ns=(base.mtime_ns, base.mtime_ns))
                 self.uploads.same(file, base)
             file.broken = None
@@ -252,13 +232,13 @@ class Staging:
         """A new one of a file that is open to be written. ``mapped``: perhaps through a mapping."""
         with self._table.lock:
             file.mapped = file.mapped or mapped
-            return _again(file.fd, flags)
+            return again(file.fd, flags)
 
     def _wait_for_room(self) -> None:
         """ENOSPC where there is none and what waits is refused by the source, one and all."""
         table = self._table
         with table.changed:
-            while self.back and table.line_bytes > self._limit and not self.uploads.stopped:
+            while self.back and table.line_bytes > self._limit and not table.stopped:
                 if all(file.refused for file in table.line.values()):
                     raise OSError(errno.ENOSPC, "the source refuses what is staged")
                 table.changed.wait()
@@ -295,7 +275,7 @@ class Staging:
             made = file.made
             stamp = file.now()
         os.fsync(file.fd)
-        _sync(self._table.directory)
+        sync_directory(self._table.directory)
         with self._table.lock:
             if file.made != made:
                 return False
@@ -320,7 +300,7 @@ class Staging:
 
     def sync_names(self) -> None:
         """What files are called is safe afterwards."""
-        _sync(self._table.directory)
+        sync_directory(self._table.directory)
         self._journal.durable()
 
     def closed(self, file: StagedFile) -> None:
@@ -329,7 +309,7 @@ class Staging:
 
     def begin_flush(self, path: bytes) -> Flush:
         """To wait for what waits at or below ``path``, step by step; it is tried at once."""
-        return Flush(self.uploads, self._table, path)
+        return Flush(self._table, path)
 
     # ---- names and attributes
 
@@ -358,27 +338,3 @@ class Staging:
         self.uploads.stop()
         self._table.close()
         self._journal.close()
-
-
-def _again(fd: int, flags: int) -> int:
-    keep = flags & (os.O_ACCMODE | os.O_SYNC | os.O_DSYNC)
-    return os.open(f"/proc/self/fd/{fd}", keep | os.O_CLOEXEC)
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _copy(reader: Reader, fd: int, size: int) -> None:
-    buffer = memoryview(bytearray(min(size, PIECE)))
-    for offset in range(0, size, PIECE):
-        piece = buffer[: min(PIECE, size - offset)]
-        if reader.read(piece, offset) != len(piece):
-            raise OSError(errno.EIO, "the source's file ends too early")
-        done = 0
-        while done < len(piece):
-            done += os.pwrite(fd, piece[done:], offset + done)

@@ -32,6 +32,10 @@ class Table:
         self.line: dict[int, StagedFile] = {}
         """What waits to be uploaded, by its turn and in that order."""
         self.line_bytes = 0
+        self.failing: set[int] = set()
+        """Numbers of those that wait and whose last upload failed."""
+        self.stopped = False
+        """Nothing is uploaded any more."""
         self._journal = journal
         self._in: dict[bytes, dict[bytes, StagedFile]] = {}
         self._moving: list[bytes] = []
@@ -152,6 +156,7 @@ class Table:
         """It waits no more."""
         if self.line.pop(file.turn, None) is not None:
             self.line_bytes -= file.waiting_bytes
+        self.failing.discard(file.number)
         file.turn = file.waiting_bytes = 0
         self.changed.notify_all()
 
@@ -213,6 +218,7 @@ class Table:
             self.files.clear()
             self._in.clear()
             self.line.clear()
+            self.failing.clear()
             self.line_bytes = 0
             self.changed.notify_all()
 

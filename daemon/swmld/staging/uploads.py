@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 
 from swmld.sources.interface import Attributes, Source
 from swmld.staging.files import StagedFile, Stamp
+from swmld.staging.flushing import Flush
 from swmld.staging.journal import Journal
 from swmld.staging.table import Table
 
@@ -72,7 +72,6 @@ class Uploads:
         self._back = back
         self._fine = fine
         self._uploaded = uploaded
-        self._stopped = False
         self.counters = Counters()
 
     # ---- one
@@ -200,6 +199,7 @@ class Uploads:
             file.due = time.monotonic() + min(LONGEST_WAIT, 2.0 ** min(file.failures, 6))
             if not file.turn:
                 self._journal.queue(file.number, self._table.queue(file))
+            self._table.failing.add(file.number)
             self._changed.notify_all()
 
     # ---- all that wait
@@ -256,7 +256,7 @@ class Uploads:
     def _next(self) -> StagedFile | None:
         """Waits for it; None after ``stop``."""
         with self._changed:
-            while not self._stopped:
+            while not self._table.stopped:
                 file, until = self._due()
                 if file is not None:
                     return file
@@ -278,64 +278,15 @@ class Uploads:
     def flush(self, path: bytes, most: float) -> list[StagedFile]:
         """Waits until what waits at or below ``path`` has been uploaded, and tries at once what failed
         before; gives what is left. ``most``: seconds."""
-        flush = Flush(self, self._table, path)
+        flush = Flush(self._table, path)
         flush.wait(most)
         return flush.left
-
-    @property
-    def stopped(self) -> bool:
-        """Nothing is uploaded any more."""
-        return self._stopped
 
     def stop(self) -> None:
         """``run`` ends after what it is uploading now."""
         with self._changed:
-            self._stopped = True
+            self._table.stopped = True
             self._changed.notify_all()
-
-
-class Flush:
-    """What waits at or below ``path`` is tried at once, also what failed before."""
-
-    def __init__(self, uploads: Uploads, table: Table, path: bytes) -> None:
-        self._uploads = uploads
-        self._table = table
-        self._path = path
-        self._below = path + b"/" if path else b""
-        with table.changed:
-            self._tried = {file.number: file.failures for file in table.line.values()}
-            for file in table.line.values():
-                file.due = 0.0
-            table.changed.notify_all()
-
-    @property
-    def left(self) -> list[StagedFile]:
-        """What still waits, in its turn."""
-        with self._table.lock:
-            return [f for f in self._table.line.values() if self._is_ours(f)]
-
-    def wait(self, most: float) -> bool:
-        """Whether it has come to its end: all of it was uploaded, or has failed, or waits behind what failed
-        by the source's fault. ``most``: seconds."""
-        deadline = time.monotonic() + most
-        with self._table.changed:
-            while not self._ended():
-                if (left := deadline - time.monotonic()) <= 0:
-                    return False
-                self._table.changed.wait(min(left, threading.TIMEOUT_MAX))
-            return True
-
-    def _ended(self) -> bool:
-        line = self._table.line.values()
-        failed = {f.number for f in line if f.failures > self._tried.get(f.number, 0)}
-        return (
-            self._uploads.stopped
-            or all(f.number in failed for f in line if self._is_ours(f))
-            or any(not f.refused for f in line if f.number in failed)
-        )
-
-    def _is_ours(self, file: StagedFile) -> bool:
-        return file.path == self._path or file.path.startswith(self._below)
 
 
 def _put_aside(file: StagedFile) -> OSError:
