@@ -420,6 +420,23 @@ def test_what_is_written_during_a_change_is_uploaded(area: Area, content: bytes)
     assert area.items() == {}
 
 
+def test_what_is_appended_while_the_time_is_set_is_uploaded(
+    area: Area, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (area.root / "f").write_bytes(b"one")
+    file = area.open(b"f")
+
+    def appended(fd: int, new: NewAttributes) -> None:
+        os.pwrite(fd, b"longer", 0)
+        os.utime(fd, ns=(1, 1))
+
+    monkeypatch.setattr("swmld.staging.changes.give", appended)
+    area.staging.change(b"f", NewAttributes(mtime_ns=1))
+    area.close_file(file)
+    assert area.drained() == []
+    assert area.tree() == {b"f": b"longer"}
+
+
 def test_a_change_does_not_hide_a_conflict(area: Area) -> None:
     (area.root / "f").write_bytes(b"one")
     file = area.open(b"f")

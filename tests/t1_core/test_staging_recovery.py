@@ -285,6 +285,25 @@ def test_an_upload_during_a_sync_is_not_taken_for_it(back: Area, monkeypatch: py
     assert back.at_source(b"f") == b"two"
 
 
+def test_an_upload_before_a_sync_is_noted(back: Area, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = back.create(b"f", b"one")
+    back.staging.flush(file)
+    noted = back.staging._journal.synced
+
+    def uploaded(number: int, made: int, token: str, sent: str) -> None:
+        monkeypatch.setattr(back.staging._journal, "synced", noted)
+        assert back.drained() == []
+        os.pwrite(file.fd, b"two", 0)
+        noted(number, made, token, sent)
+
+    monkeypatch.setattr(back.staging._journal, "synced", uploaded)
+    back.staging.sync(file)
+    power_cut(back, monkeypatch)
+    assert back.drained() == []
+    assert back.at_source(b"f") == b"two"
+    assert back.items() == {}
+
+
 def test_an_upload_that_the_journal_has_forgotten(back: Area, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what is synced is sure to be there after a power cut: not that an upload began or ended."""
     file = back.create(b"f", b"one")
