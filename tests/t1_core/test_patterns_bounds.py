@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.programs import Run, shuffled
+from support.programs import PAGE, Run, shuffled
 from support.streams import StreamModel
 from swmld.patterns.engine import Patterns
 from swmld.patterns.epoch import MOST, Boundary, needed
@@ -350,3 +350,59 @@ def test_datasets_of_a_job_are_bounded() -> None:
         run.read(job, files)
     assert len(run.job(job).datasets) == 5
     assert "d29" in {view.path for view in run.job(job).datasets}
+
+
+def tiers(run: Run, job: int) -> tuple[int, int, int]:
+    view = run.job(job)
+    return view.disk_reads, view.source_reads, view.source_bytes
+
+
+def test_small_files_stay_small_whoever_answers() -> None:
+    """Each process that reads a data set after the page cache was dropped has its reads answered by FUSE."""
+    run = Run(Limits(streams=2, small=1000))
+    job = run.program()
+    (large,) = run.tree.add("d", ["large"], 100 * PAGE)
+    run.large(job, large, [(first, first) for first in range(0, 40, 2)])
+    files = run.tree.images("train", 300)
+    readers = run.workers(job, 3)
+    for pid in readers:
+        run.read(pid, files)
+        run.patterns.tiers([(pid, file, Tiers(1, 5000, 0, 0)) for file in files])
+    view = run.patterns.stream(job, large)
+    assert view is not None, "2 streams are remembered, and there is 1"
+    assert view.reads == 20
+    assert tiers(run, job) == (900, 0, 0)
+
+
+def test_what_fuse_answered_of_a_small_file_is_counted_once() -> None:
+    run = Run()
+    job = run.program()
+    (file,) = run.tree.images("train", 1)
+    run.touch(job, file)
+    run.patterns.tiers([(job, file, Tiers(1, 5000, 0, 0))])
+    run.touch(job, file, kind=TouchKind.PASS)
+    run.patterns.tiers([(job, file, Tiers(1, 5000, 1, 5000))])
+    run.touch(job, file, kind=TouchKind.BREAK, flags=0)  # not small any more
+    run.patterns.tiers([(job, file, Tiers(2, 9000, 1, 5000))])
+    assert tiers(run, job) == (2, 1, 5000)
+    assert run.patterns.totals.source == 1
+    run.patterns.tiers([(job, file, Tiers(1, 100, 0, 0))])  # forgotten by C and begun anew
+    assert tiers(run, job) == (3, 1, 5000)
+
+
+def test_small_files_stay_small_when_they_come_back() -> None:
+    """Read in turns and more than are remembered: the kernel has counted reads of each that were told, and
+    forgotten, long ago."""
+    run = Run(Limits(streams=2, small=100))
+    job = run.program()
+    (large,) = run.tree.add("d", ["large"], 100 * PAGE)
+    run.large(job, large, [(first, first) for first in range(0, 40, 2)])
+    files = run.tree.images("train", 150)
+    books = {file: StreamModel(job, file, -(-run.tree.places[file].size // PAGE)) for file in files}
+    for _ in range(3):
+        for file in files:
+            run.now += run.step
+            run.patterns.touch(books[file].read(0, books[file].size - 1, run.now))
+            run.patterns.cursors([(job, file, books[file].cursor)])
+    assert run.job(job).reads == 20 + 3 * 150
+    assert run.patterns.stream(job, large) is not None, "2 streams are remembered, and there is 1"

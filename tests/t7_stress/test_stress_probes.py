@@ -75,14 +75,17 @@ def test_fifty_readers_for_ten_minutes(daemon: Callable[..., Daemon]) -> None:
             time.sleep(0.05)  # fifty of them on two cores: the load, not a wait for something
 
     children = [posix.Child(partial(reader, seed)) for seed in range(READERS)]
-    memory: list[int] = []
+    begun = time.monotonic()
+    memory: list[tuple[int, float]] = []  # seconds, MiB
     while time.monotonic() < until:
         time.sleep(SECONDS / 60)
-        memory.append(resident_kib(one.pid))
+        memory.append((round(time.monotonic() - begun), round(resident_kib(one.pid) / 1024, 1)))
     for child in children:
         child.wait(120)
-    early, late = max(memory[10:20]), max(memory[-10:])
-    assert late <= early * GROWTH, memory
+    early, late = (max(size for _, size in part) for part in (memory[10:20], memory[-10:]))
+    said = "\n".join(f"{at:5} s {size:6.1f} MiB" for at, size in memory)
+    print(said)
+    assert late <= early * GROWTH, f"{late} MiB resident, {early} after a third of the time:\n{said}"
     probe = one.call("patterns")["probe"]
     assert probe["how"] == "btf"
     assert not any(probe["lost"].values()), probe

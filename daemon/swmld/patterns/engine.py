@@ -39,7 +39,7 @@ from swmld.patterns.population import Population
 from swmld.patterns.readers import Reader
 from swmld.patterns.roles import LARGE
 from swmld.patterns.seen import Budget
-from swmld.patterns.stream import Counts, Small, Stream, again, as_small
+from swmld.patterns.stream import NO_TIERS, Counts, Small, Stream, again, as_small
 from swmld.patterns.views import DatasetView, JobView, Snapshot, StreamView
 
 _PASS = int(TouchKind.PASS)
@@ -128,8 +128,8 @@ class Patterns:
                 if not cursor.reads:
                     continue
             small = self._small.get((pid, file))
-            if small is not None and cursor.reads <= as_small(small).told:
-                continue  # nothing that its touches did not say
+            if small is not None and as_small(small).says(cursor):
+                continue
             member = self._members.get(pid) or self._population.member(pid, cursor.last_at)
             stream = self._stream(member, file, cursor.last_at)
             more = stream.counted(cursor)
@@ -144,16 +144,28 @@ class Patterns:
         """(pid, file, sums of what FUSE answered) of streams that FUSE saw since the last call."""
         for pid, file, tiers in rows:
             member = self._members.get(pid) or self._population.member(pid, self._now)
-            stream = self._stream(member, file, self._now)
-            before = stream.tiers
+            before = self._answered(member, file, tiers)
             if tiers.disk_reads < before.disk_reads or tiers.source_reads < before.source_reads:
-                before = Tiers(0, 0, 0, 0)
-            stream.tiers = tiers
+                before = NO_TIERS
             self.totals.source += max(0, tiers.source_reads - before.source_reads)
             job = member.job
             job.tiers = Tiers(
                 *(total + max(0, new - old) for total, new, old in zip(job.tiers, tiers, before, strict=True))
             )
+
+    def _answered(self, member: Member, file: int, tiers: Tiers) -> Tiers:
+        """Keeps what FUSE answered of a stream, and returns what was kept of it before."""
+        key = (member.pid, file)
+        small = self._small.get(key)
+        if small is None:
+            stream = self._stream(member, file, self._now)
+            before, stream.tiers = stream.tiers, tiers
+            return before
+        # A file read by one read stays small also where that read went through FUSE: after a drop of the page
+        # cache all of a data set's files do, for each process that reads it.
+        small = as_small(small)
+        self._small[key] = small._replace(tiers=tiers)
+        return small.tiers
 
     def waits(self, rows: Iterable[tuple[int, Wait]], now: float | None = None) -> None:
         """(pid, sums of what it waited for) of processes that waited since the last call. ``now`` in seconds:

@@ -52,6 +52,7 @@ class Counts(NamedTuple):
 
 
 NOTHING = Counts()
+NO_TIERS = Tiers(0, 0, 0, 0)
 
 
 def counts_of(cursor: Cursor) -> Counts:
@@ -73,24 +74,34 @@ def counts_of_whole(touch: Touch, times: int = 1) -> Counts:
 
 class Small(NamedTuple):
     """A file read by single reads of all of it: no ``Stream`` is made for it. ``told``: reads since the
-    kernel began to follow it, ``total``: all reads; ``passes``: of these, how many were repetitions."""
+    kernel began to follow it, ``total``: all reads; ``tiers``: what FUSE answered of them; ``resumed``: the
+    kernel knew it longer than is remembered here, and its counters hold reads that were told before."""
 
     touch: Touch
     told: int
     total: int
     first_at: float
+    tiers: Tiers = NO_TIERS
+    resumed: bool = False
+
+    def says(self, cursor: Cursor) -> bool:
+        """Whether these counters hold nothing that its touches did not say."""
+        return cursor.reads <= self.told or (self.resumed and cursor.reads == cursor.passes + 1)
 
 
 def as_small(known: Touch | Small) -> Small:
     """A file that was read once is kept as the touch that said so."""
-    return known if isinstance(known, Small) else Small(known, 1, 1, known.at)
+    if isinstance(known, Small):
+        return known
+    return Small(known, 1, 1, known.at, resumed=known.kind == TouchKind.PASS)
 
 
 def again(known: Touch | Small, touch: Touch) -> Small:
     """It was read once more. FIRST: the kernel had forgotten it meanwhile."""
     before = as_small(known)
-    told = before.told + 1 if touch.kind == TouchKind.PASS else 1
-    return Small(touch, told, before.total + 1, before.first_at)
+    goes_on = touch.kind == TouchKind.PASS
+    told = before.told + 1 if goes_on else 1
+    return Small(touch, told, before.total + 1, before.first_at, before.tiers, goes_on and before.resumed)
 
 
 class Stream:
@@ -136,7 +147,7 @@ class Stream:
         """When the present cursor began."""
         self._before: tuple[tuple[float, Counts], ...] = ()
         """Both of the ones before it: their last rows may come when it has begun."""
-        self.tiers = Tiers(0, 0, 0, 0)
+        self.tiers = NO_TIERS
         self.cursor: Cursor | None = None
         self.meter: Meter | None = None
         """From its second row of counters on: most files are read within one."""
@@ -201,6 +212,7 @@ class Stream:
         self._told = counts_of_whole(small.touch, small.told)
         self.counts = counts_of_whole(small.touch, small.total)
         self.first_at = small.first_at
+        self.tiers = small.tiers
 
     def counted(self, cursor: Cursor) -> Counts:
         """The kernel's counters; returns what they hold more than last time."""
