@@ -128,6 +128,7 @@ def test_everything_works_again_when_the_source_is_back(remote: Remote, how: str
         assert remote.read(name) == data
 
 
+@pytest.mark.alone
 def test_killing_a_reader_of_a_hung_source_ends_it_at_once(remote: Remote) -> None:
     remote.put("large", 20 * CHUNK)
     remote.put("small", 1_000)
@@ -307,6 +308,7 @@ def test_file_removed_during_a_fetch(slow_remote: Remote) -> None:
         remote.read("name")
 
 
+@pytest.mark.alone
 def test_a_demand_read_does_not_wait_behind_prefetch(slow_remote: Remote) -> None:
     """A sequential reader fills the queues with readahead; another reader's first byte must come soon."""
     remote = slow_remote
