@@ -47,7 +47,7 @@ from swmld.mount.openfiles import OpenFiles, Store
 from swmld.mount.remote import RemoteTree
 from swmld.mount.remote_changes import RemoteChanges
 from swmld.mount.remote_names import RemoteNames
-from swmld.mount.tree import DirectoryTree, DirectoryWrites, Writes
+from swmld.mount.tree import DirectoryTree, DirectoryWrites, NoWrites, Writes
 from swmld.observe.observer import Devices, Observer
 from swmld.observe.probe import device_of, kernel_device
 from swmld.plan.readahead import Limits
@@ -271,7 +271,8 @@ class Daemon:
         self._disk = Workers(DISK_THREADS, "swmld-disk")
         self._writers = Workers(WRITE_THREADS, "swmld-write")
         self._staging, changes = self._make_staging(tree)
-        writes: Writes = changes if changes is not None else DirectoryWrites(native)
+        own: Writes = DirectoryWrites(native) if remote is None else NoWrites()
+        writes = changes if changes is not None else own
         store: Store = self._gate.call if remote is None else self._patiently
         # A hung source holds threads of the fetcher; none that serve cached data.
         self._carriers = Workers(2 * settings.fetch_parallel, "swmld-fetch")

@@ -300,7 +300,7 @@ class Opened:
         self.ledger, self.fetcher = Ledger(), Fetcher()
         nothing = cast(Any, None)
         self.files = OpenFiles(
-            cast(Any, Native()), nothing, nothing, nothing, nothing, nothing,
+            cast(Any, Native()), nothing, nothing, nothing, nothing, nothing, nothing, nothing,
             whole_limit=CHUNK, limits=Limits(), on_open=nothing, decider=cast(Any, self),
         )  # fmt: skip
         self.files.fetcher = cast(Any, self.fetcher)

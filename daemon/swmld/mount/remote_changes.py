@@ -119,8 +119,12 @@ class RemoteChanges:
         written = self._written.get(nodeid)
         if written is not None:
             self._staging.sync(written.file)
-        else:
-            self._staging.sync_path(self._tree.path(nodeid))
+            return
+        try:
+            path = self._tree.path(nodeid)
+        except OSError:  # removed, and nobody has it open to be written
+            return
+        self._staging.sync_path(path)
 
     def _attributes(self, nodeid: int) -> Attributes | None:
         with self._lock:

@@ -146,6 +146,23 @@ class DirectoryTree:
         return False
 
 
+class NoWrites:
+    """See ``Writes``: the mount is read-only, and the kernel refuses them before we are asked."""
+
+    def open(self, nodeid: int, flags: int) -> int:
+        """EROFS."""
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def closed(self, nodeid: int, fd: int) -> None:
+        """Nothing was open."""
+
+    def flush(self, nodeid: int, fd: int) -> None:
+        """Nothing was written."""
+
+    def sync(self, nodeid: int, fd: int, how: Callable[[int], None]) -> None:
+        """Nothing was written."""
+
+
 class DirectoryWrites:
     """See ``Writes``: every byte goes to the source at once."""
 
