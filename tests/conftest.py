@@ -28,45 +28,18 @@ if os.environ.get("SWMLD_REQUIRE"):
     settings.load_profile("same")
 
 
-# What these expect comes in its own time: what the kernel does, when a process has ended, a server answers,
-# a change is seen, what was fetched ahead has landed. Another's load can fail them where nothing is wrong,
-# so they have a second try; a failed first one is printed whole, as it may be a race. What proves bytes
-# through a mount has one try.
-TIMED = {
-    "t4_bpf",
-    "test_api",
-    "test_config_layers",
-    "test_connections",
-    "test_engine",
-    "test_fault_input",
-    "test_fault_source",
-    "test_fault_stop",
-    "test_fuse_actions",
-    "test_fuse_cli",
-    "test_fuse_clients",
-    "test_fuse_numbers",
-    "test_fuse_readdir",
-    "test_fuse_remote",
-    "test_fuse_rules",
-    "test_fuse_seaweed",
-    "test_fuse_tools",
-    "test_head_host",
-    "test_head_notify",
-    "test_head_reload",
-    "test_head_rulesfiles",
-    "test_hedging",
-    "test_hinting",
-    "test_libraries",
-    "test_native",
-    "test_objects_errors",
-    "test_plugins_guard",
-    "test_processes",
-    "test_seaweedfs_failures",
-    "test_seaweedfs_watch",
-    "test_trace_api",
-    "test_trace_cli",
-    "test_web_errors",
-    "test_web_nginx",
+# What most tests of a daemon expect comes in its own time: what the kernel does, when a process has ended, a
+# server answers, a change is seen, what was fetched ahead has landed. Another's load can fail them where
+# nothing is wrong, so they have a second try; a failed first one is printed whole, as it may be a race. What
+# proves bytes has one try.
+ONE_TRY = {
+    "test_fault_cache",
+    "test_fuse_bytes",
+    "test_fuse_coherence",
+    "test_fuse_concurrent",
+    "test_fuse_fsx",
+    "test_fuse_tree_model",
+    "test_staging_model",
 }
 ALONE = {"t4_bpf", "t7_stress", "test_fuse_concurrent", "test_native"}
 """What counts all that the kernel does, what bounds how long threads wait, what needs all CPUs: not beside
@@ -82,7 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.path.parent.name)
     for item in items:
         places = {item.path.parent.name, item.path.stem}
-        if places & TIMED:
+        if not places & ONE_TRY:
             item.add_marker(pytest.mark.flaky(reruns=1))
         if places & ALONE:
             item.add_marker(pytest.mark.alone)
