@@ -25,7 +25,7 @@ from support.source_written import MTIME, attributes, code, owner, write
 class WrittenNames:
     """Directories, moves and ends."""
 
-    def test_names(self, made: MadeSource) -> None:
+    def test_names_that_are_made(self, made: MadeSource) -> None:
         source = made.source
         names = [name for name in NAMES if name not in made.impossible]
         names += CONTROL if Can.CONTROL_NAMES in made.can else ()
@@ -46,7 +46,7 @@ class WrittenNames:
         assert source.list(b"e") == Page((), False)
 
     @pytest.mark.parametrize("path", [b"..", b"d/../x", b".", b"d/.", b"d//file", b"d\0", b"../x"])
-    def test_no_name_leads_elsewhere(self, made: MadeSource, path: bytes) -> None:
+    def test_no_new_name_leads_elsewhere(self, made: MadeSource, path: bytes) -> None:
         source = made.source
         source.make_dir(b"d", Attributes(stat.S_IFDIR | 0o755))
         write(source, b"file", b"x")

@@ -153,7 +153,9 @@ class WrittenFiles:
         assert read_all(made.source, b"file") == bytes(size - 3) + b"end"
 
     @pytest.mark.parametrize("sizes", ["small", "large"])
-    def test_an_open_file_keeps_its_bytes_or_fails(self, made: MadeSource, sizes: str) -> None:
+    def test_an_open_file_that_is_written_keeps_its_bytes_or_fails(
+        self, made: MadeSource, sizes: str
+    ) -> None:
         old, new = (100, 120) if sizes == "small" else (made.unit + 50_000, made.unit + 60_000)
         source = made.source
         said = write(source, b"file", content(old))

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from swmld.api.metrics import METRICS
 from swmld.cli import configuring, man
 from swmld.cli.main import app, run
 from swmld.cli.options import PANELS, default_text
 from swmld.config.layers import option_name
+from swmld.config.load import load
 from swmld.config.models import Settings
 from swmld.doctor import disk
 from typer.main import get_command
@@ -21,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "configs" / "swmld.yaml").read_text()
 UNIT = (ROOT / "configs" / "swmld@.service").read_text()
+DAEMON_SET = (ROOT / "configs" / "kubernetes" / "daemonset.yaml").read_text()
 
 
 def commands() -> Iterator[tuple[str, Any]]:
@@ -110,3 +113,19 @@ def test_the_makefile_says_what_it_does() -> None:
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     named = set(re.findall(r"(?:`|^    )make ([a-z]+)\b", README, re.MULTILINE))
     assert {"run", "setup", "test"} <= named <= targets
+
+
+def test_the_daemon_set_starts_this_swmld() -> None:
+    pod = yaml.safe_load(DAEMON_SET)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    given = dict(arg.split("=", 1) for arg in container["args"])
+    assert set(given) <= EVERY_OPTION
+    settings = load(None, {name[2:].replace("-", "_"): value for name, value in given.items()})
+    mounts = {each["mountPath"]: each for each in container["volumeMounts"]}
+    assert mounts[str(settings.mount.parent)]["mountPropagation"] == "Bidirectional"
+    assert {str(settings.cache_dir), str(settings.state_dir)} <= set(mounts)
+    assert {each["name"] for each in mounts.values()} == {each["name"] for each in pod["volumes"]}
+    (port,) = container["ports"]
+    assert settings.metrics_address.endswith(f":{port['containerPort']}")
+    for probe in ("startupProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["path"].split("?")[0] in README
