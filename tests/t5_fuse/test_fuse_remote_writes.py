@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import mmap
 import os
 import random
@@ -32,6 +33,14 @@ def cluster() -> Iterator[Cluster]:
     """A cluster of this module's own: its filer is stopped."""
     with Cluster() as cluster:
         yield cluster
+
+
+_tries = itertools.count()
+
+
+def fresh(name: str) -> str:
+    """A directory of the cluster that no test has had, nor the first try of this one."""
+    return f"{name}-{next(_tries)}"
 
 
 class Writable:
@@ -90,7 +99,7 @@ SIZES = {"empty": 0, "one": 1, "small": 3000, "image": 110_000, "large": 21 * MI
 @pytest.mark.parametrize("write", ["through", "back"])
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_written_is_at_the_source(base: Path, cluster: Cluster, mode: str, write: str) -> None:
-    with Writable(base / "own", cluster, f"all-{mode}-{write}", mode, "--write", write) as here:
+    with Writable(base / "own", cluster, fresh("all"), mode, "--write", write) as here:
         data = {name: content(name, size) for name, size in SIZES.items()}
         (here / "d").mkdir(0o750)
         for name, body in data.items():
@@ -145,8 +154,9 @@ def test_what_is_written_is_at_the_source(base: Path, cluster: Cluster, mode: st
 def test_who_has_it_open_sees_what_is_written(base: Path, cluster: Cluster, mode: str) -> None:
     """Readers that had it open cached or passed through, before and while it is written, and a mapping."""
     old, new = content("old", 3 * MIB), content("new", 3 * MIB)
-    cluster.put(f"/open-{mode}/f", old)
-    with Writable(base / "own", cluster, f"open-{mode}", mode) as here:
+    top = fresh("open")
+    cluster.put(f"/{top}/f", old)
+    with Writable(base / "own", cluster, top, mode) as here:
         for _ in range(2):
             assert (here / "f").read_bytes() == old
         with (here / "f").open("rb") as reader, (here / "f").open("r+b") as writer:
@@ -176,10 +186,10 @@ def test_who_has_it_open_sees_what_is_written(base: Path, cluster: Cluster, mode
 
 
 def test_two_hosts_do_not_overwrite_each_other(base: Path, cluster: Cluster) -> None:
-    options = ("--check", "strict")
+    options, top = ("--check", "strict"), fresh("two")
     with (
-        Writable(base / "one", cluster, "two", "passthrough", *options) as one,
-        Writable(base / "two", cluster, "two", "passthrough", "--write", "back", *options) as two,
+        Writable(base / "one", cluster, top, "passthrough", *options) as one,
+        Writable(base / "two", cluster, top, "passthrough", "--write", "back", *options) as two,
     ):
         os.close(os.open(one / "lock", os.O_CREAT | os.O_EXCL))
         with fails(errno.EEXIST):
@@ -205,7 +215,7 @@ def test_two_hosts_do_not_overwrite_each_other(base: Path, cluster: Cluster) -> 
 
 def test_nothing_that_was_closed_is_lost(base: Path, cluster: Cluster) -> None:
     """The daemon is killed: its next start uploads what was closed or synced, and puts aside what was not."""
-    with Writable(base / "own", cluster, "killed", "passthrough", "--write", "back") as here:
+    with Writable(base / "own", cluster, fresh("killed"), "passthrough", "--write", "back") as here:
         (here / "before").write_bytes(content("before", 2 * MIB))
         here.until_stored("before", content("before", 2 * MIB))
         (here / "changed").write_bytes(b"old")
@@ -240,7 +250,7 @@ def test_nothing_that_was_closed_is_lost(base: Path, cluster: Cluster) -> None:
 def test_a_source_that_goes_away(base: Path, cluster: Cluster, write: str) -> None:
     """close fails or does not, as it was promised; the bytes are kept, shown, and stored when it is back."""
     options = ("--write", write, "--source-wait", "0", "--fetch-timeout", "2s")
-    with Writable(base / "own", cluster, f"away-{write}", "passthrough", *options) as here:
+    with Writable(base / "own", cluster, fresh("away"), "passthrough", *options) as here:
         (here / "known").write_bytes(b"known")
         file = (here / "f").open("wb", buffering=0)
         file.write(b"kept")
@@ -385,9 +395,9 @@ def tree_of(top: Path) -> dict[str, object]:
 def test_it_is_as_a_plain_directory(base: Path, cluster: Cluster, mode: str, write: str) -> None:
     plain = base / "plain"
     plain.mkdir()
-    with Writable(base / "own", cluster, f"model-{mode}-{write}", mode, "--write", write) as here:
+    with Writable(base / "own", cluster, fresh("model"), mode, "--write", write) as here:
         (here / "top").mkdir()
-        posix.run(partial(Model((here / "top", plain), 7).run, 400), timeout=300)
+        posix.run(partial(Model((here / "top", plain), 8).run, 400), timeout=300)
         assert tree_of(here / "top") == tree_of(plain)
         assert len(tree_of(plain)) > 5, "the operations cancel each other out"
         here.daemon.restart()  # which uploads what waits
@@ -396,5 +406,8 @@ def test_it_is_as_a_plain_directory(base: Path, cluster: Cluster, mode: str, wri
 
 
 def test_read_only_stays_so(base: Path, cluster: Cluster) -> None:
-    with Writable(base / "own", cluster, "ro", "passthrough", "--read-only") as here, fails(errno.EROFS):
+    with (
+        Writable(base / "own", cluster, fresh("ro"), "passthrough", "--read-only") as here,
+        fails(errno.EROFS),
+    ):
         (here / "f").touch()

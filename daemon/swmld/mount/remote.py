@@ -64,15 +64,19 @@ class Recent:
                 self._known.move_to_end(path)
             return known
 
-    def put(self, path: bytes, known: Known) -> None:
-        """Unless a change was told since it was asked for."""
+    def put(self, path: bytes, known: Known) -> Known:
+        """Unless a change was told since it was asked for; gives what is the latest of both."""
         with self._lock:
             if not self._unchanged(path, known.changes):
-                return
+                return known
+            there = self._known.get(path)
+            if there is not None and there.asked > known.asked:
+                return there
             self._known[path] = known
             self._known.move_to_end(path)
             if len(self._known) > self._most:
                 self._known.popitem(last=False)
+            return known
 
     def drop(self, path: bytes) -> None:
         """It is not there any more."""
@@ -256,16 +260,23 @@ class RemoteTree:
     def page(self, path: bytes, after: bytes) -> tuple[list[tuple[bytes, Known]], bool]:
         """Some entries of a directory, and whether there are more."""
         asked, changes = now(), self._recent.changes
+        before = self.staging.children(path) if self.staging is not None else []
         page = self._source.list(path, after)
         entries = [(name, Known(attributes, asked, changes)) for name, attributes in page.entries]
         below = path + b"/" if path else b""
-        for name, known in entries:
-            if known.attributes.is_file:
-                self._recent.put(below + name, known)
-        if self.staging is not None and (staged := self.staging.children(path)):
+        entries = [(n, self._recent.put(below + n, k) if k.attributes.is_file else k) for n, k in entries]
+        if self.staging is not None:
+            staged = dict(self.staging.children(path))
+            listed = dict(entries)
+            for name, _ in before:
+                if name not in staged:  # uploaded while the source was asked, or removed
+                    listed.pop(name, None)
+                    there = self.look(below + name)
+                    if there is not None:
+                        staged[name] = there
             end = entries[-1][0] if page.more and entries else None
-            own = {name: Known(a, asked, changes) for name, a in staged if after < name and _upto(name, end)}
-            entries = sorted((dict(entries) | own).items())
+            own = {n: Known(a, asked, changes) for n, a in staged.items() if after < n and _upto(n, end)}
+            entries = sorted((listed | own).items()) if before or own else entries
         return entries, page.more
 
     def path(self, nodeid: int) -> bytes:
@@ -289,7 +300,8 @@ class RemoteTree:
     def told(self, path: bytes, was: Attributes | None, attributes: Attributes) -> None:
         """The source has said that of it just now, as the answer to a change that we made; ``was``: what it
         was shown as until now. It stays the node that it is."""
-        self._recent.put(path, Known(attributes, now(), self._recent.changes))
+        # Later than whatever was asked for within this tick of the clock.
+        self._recent.put(path, Known(attributes, now() + 1, self._recent.changes))
         if was is not None and (nodeid := self._find(path)[1]):
             self._native.renew(nodeid, was, attributes)
 
@@ -300,8 +312,7 @@ class RemoteTree:
     def _stat(self, path: bytes) -> Known:
         asked, changes = now(), self._recent.changes
         known = Known(self._source.stat(path), asked, changes)
-        self._recent.put(path, known)
-        return known
+        return self._recent.put(path, known)
 
     def _fresh(self, path: bytes, entry: Entry | None) -> Known | None:
         """What is remembered, if that may be relied on without asking."""
