@@ -266,12 +266,13 @@ def _is_same(found: Attributes, expected: Attributes) -> bool:
 
 
 def _text(path: bytes) -> str:
-    """The filer's names are UTF-8, so nothing else is there; dots it would follow out of the root."""
+    """The filer's names are UTF-8, so nothing else is there; dots it would follow out of the root, and it
+    takes several slashes for one."""
     try:
         text = path.decode()
     except UnicodeDecodeError:
         raise failure(errno.ENOENT, _shown(path)) from None
-    if any(part in (".", "..") for part in text.split("/")):
+    if text and any(part in ("", ".", "..") for part in text.split("/")):
         raise failure(errno.ENOENT, _shown(path))
     return text
 
