@@ -9,7 +9,6 @@ import mmap
 import os
 import random
 import shutil
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,11 +20,12 @@ import pytest
 from support import posix
 from support.mount import MODES, Daemon
 from support.posix import fails
-from support.seaweed import Cluster
+from support.seaweed import Cluster, wait_until
 
 MIB = 1 << 20
 SECONDS = 30.0
 """Until something that is to come counts as never coming."""
+until = partial(wait_until, seconds=SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +80,6 @@ class Writable:
 
     def until_stored(self, name: str, data: bytes | None) -> None:
         until(lambda: self.stored(name) == data, f"{name} is at the source")
-
-
-def until(done: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def content(name: str, size: int) -> bytes:
