@@ -17,6 +17,7 @@ SOURCES = [
     "dirs.c",
     "cfile.c",
     "packed.c",
+    "httpget.c",
     "park.c",
     "hot.c",
     "session.c",

@@ -41,6 +41,34 @@ int sw_packed_level(int fd, uint64_t size, uint32_t chunk_size);
 int64_t sw_pack(void *data, uint64_t length, uint32_t chunk_size, int level, void *entry);
 /* Bytes of the file that it stands for, short at its end; -EBADMSG: damaged, or not there. */
 int64_t sw_packed_read(int fd, uint64_t size, uint32_t chunk_size, uint64_t offset, uint32_t n, void *to);
+/* ---- httpget.c: many small files by plain HTTP GETs; what is not plain is not done, and nothing of it written ---- */
+typedef struct sw_getter sw_getter;
+typedef struct sw_gets sw_gets;
+enum { SW_GETS = 64, SW_GET_WAITS = 1 };
+struct sw_get {
+	const char *request;   /* all of it, to the empty line */
+	void *buffer;          /* room for length bytes, which must not be 0 */
+	uint64_t offset;       /* where they are written in fd */
+	uint64_t first;        /* partial: of the first byte in the object */
+	uint64_t took_ns;      /* out: since the batch began */
+	uint32_t request_len, length;
+	uint32_t address;      /* of sw_getter_address */
+	int fd;                /* -1: nowhere */
+	int partial;           /* the request asks for a range */
+	int result;            /* out: SW_GET_WAITS; 0: the bytes are there, and written; -errno: not done */
+	int status;            /* out: of the answer, 0: there was none */
+	uint32_t crc;          /* out: CRC-32C of the bytes */
+};
+sw_getter *sw_getter_new(int *err);
+void sw_getter_close(sw_getter *g); /* batches under way end, and those that begin later */
+void sw_getter_free(sw_getter *g);  /* its owner's last call; it goes with the last batch */
+int sw_getter_address(sw_getter *g, const char *ip, uint16_t port); /* its number; -ENOSPC: too many */
+/* Sends n <= SW_GETS requests, each over a connection of its own; the structs stay the batch's until its end. */
+sw_gets *sw_gets_new(sw_getter *g, struct sw_get *gets, uint32_t n, uint64_t limit_ns, int *err);
+/* May block: until all have ended, or some have and linger_ns have passed; how many have since the last call. */
+int sw_gets_step(sw_gets *b, uint64_t linger_ns);
+void sw_gets_free(sw_gets *b);
+
 /* ---- session.c: the mount ---- */
 typedef struct sw_session sw_session;
 typedef struct sw_cfile sw_cfile;
