@@ -32,6 +32,7 @@ from swmld.fetch.flights import Target
 from swmld.fetch.scheduler import Fetcher
 from swmld.fetch.stats import FetchStats
 from swmld.fetch.threads import Workers
+from swmld.fetch.together import Together
 from swmld.head import plugged
 from swmld.mount import mountpoint
 from swmld.mount.ahead import NeighbourPrefetch
@@ -277,6 +278,7 @@ class Daemon:
         # A hung source holds threads of the fetcher; none that serve cached data.
         self._carriers = Workers(2 * settings.fetch_parallel, "swmld-fetch")
         self._engine = make_engine(settings.engine, parallel=settings.fetch_parallel)
+        self._together = Together(self._cache, self._carriers) if remote is not None else None
         self._pool = BufferPool(BUFFERED_CHUNKS, settings.chunk_size)
         listings = Listings(tree, self._gate)
         self._observer = Observer(
@@ -314,6 +316,7 @@ class Daemon:
             on_failed=self._failed,
             offload=self._carriers,
             stats=stats,
+            together=self._together,
         )
         watched = remote is not None and Feature.WATCH in remote.features
         learns = settings.neighbours == "auto"
@@ -499,6 +502,8 @@ class Daemon:
             if self._ahead is not None:
                 self._ahead.close()
             self._engine.close()
+            if self._together is not None:
+                self._together.close()
             self._writers.close()
             if self._staging is not None:
                 self._staging.close()

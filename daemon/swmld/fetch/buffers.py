@@ -9,6 +9,7 @@ operation has completed. Nothing here blocks or locks: a pool belongs to the eve
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import trio
 
@@ -26,11 +27,13 @@ class Buffer:
     """``size`` bytes at a multiple of ``ALIGNMENT``. ``view`` is the memory; valid until the pool frees
     it."""
 
-    __slots__ = ("_idle", "_pool", "holds", "quarantined", "size", "view")
+    __slots__ = ("_idle", "_pool", "address", "holds", "quarantined", "size", "view")
 
-    def __init__(self, size: int, view: memoryview, pool: BufferPool) -> None:
+    def __init__(self, size: int, view: memoryview, pool: BufferPool, address: Any = ffi.NULL) -> None:
         self.size = size
         self.view = view
+        self.address = address
+        """As C takes it."""
         self.holds = 0
         self.quarantined = False
         self._pool = pool
@@ -158,12 +161,12 @@ class BufferPool:
         if pointer == ffi.NULL:
             return None
         self.allocated += size
-        return Buffer(size, memoryview(ffi.buffer(pointer, size)), self)
+        return Buffer(size, memoryview(ffi.buffer(pointer, size)), self, pointer)
 
     def _release(self, buffer: Buffer, size: int) -> None:
         pointer = ffi.from_buffer(buffer.view)
         lib.sw_buffer_free(pointer, size)
-        buffer.view = memoryview(b"")
+        buffer.view, buffer.address = memoryview(b""), ffi.NULL
         self.allocated -= size
 
 

@@ -238,6 +238,12 @@ class Carrier:
             raise _cache_failed(error) from error
         return Result.LANDED
 
+    def arrived(self, flight: Flight, crc: int) -> None:
+        """Its bytes, which have this checksum, are in the cache file, and the source's as they were asked
+        for."""
+        flight.target.file.commit(flight.chunk, crc, flight.length)
+        flight.reserved = False
+
     def settle(self, flight: Flight) -> None:
         """Nothing of ``flight`` is under way any more, in the kernel or in a thread: give back what it
         kept."""

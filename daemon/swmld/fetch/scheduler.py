@@ -34,6 +34,7 @@ from swmld.fetch.flights import Carrier, Flight, FlightFailed, Phase, Room, Targ
 from swmld.fetch.sharing import GRACE, Admission, Terms
 from swmld.fetch.stats import FetchStats, Result
 from swmld.fetch.threads import Offload
+from swmld.fetch.together import MOST, PATIENCE, Came, Loaded, Together
 from swmld.types import FetchClass
 
 log = logging.getLogger(__name__)
@@ -79,11 +80,15 @@ class Fetcher:
         on_failed: Callable[[Target, int, int], None],
         offload: Offload,
         stats: FetchStats | None = None,
+        together: Together | None = None,
     ) -> None:
         if not 0 < prefetch_parallel <= parallel:
             raise ValueError(f"prefetch_parallel {prefetch_parallel} not in 1..{parallel}")
         self._stats = stats or FetchStats()
         self._pool = pool
+        self._together = together
+        self._gathered: list[Loaded] = []
+        """Flights that ``_dispatch`` has started and will carry together."""
         self._carrier = Carrier(engine, cache, offload, self._stats, sub_read=sub_read)
         self._parallel = parallel
         self._prefetch_parallel = prefetch_parallel
@@ -357,6 +362,7 @@ class Fetcher:
             self._drop_late()
             if self._start_demand():
                 self._start_prefetch()
+            self._send_gathered()
             with trio.CancelScope(deadline=min(look, self._next_late)):
                 self._dispatcher = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(stop)
@@ -443,7 +449,10 @@ class Fetcher:
         self._stats.in_flight[flight.cls] += 1
         if self._admission is not None:
             self._admission.started(flight)
-        self._nursery.start_soon(self._fly, flight, buffer)
+        if self._together is not None and self._together.fits(flight):
+            self._gathered.append(Loaded(flight, buffer))
+        else:
+            self._nursery.start_soon(self._fly, flight, buffer, self._timeout)
         return True
 
     def _width(self, flight: Flight) -> int:
@@ -456,10 +465,58 @@ class Fetcher:
 
     # ---- flying
 
-    async def _fly(self, flight: Flight, buffer: Buffer) -> None:
-        result, code = Result.ERROR, errno.EIO
+    def _send_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        assert self._nursery is not None
+        # As even as they can be: a batch of one costs as much as a batch of many.
+        count = -(-len(gathered) // MOST)
+        for number in range(count):
+            self._nursery.start_soon(self._fly_together, gathered[number::count])
+
+    async def _fly_together(self, flights: list[Loaded]) -> None:
+        """Each ends by itself, or goes on alone."""
+        assert self._together is not None
+        began = trio.current_time()
+        batch = self._together.batch(flights, self._timeout * PATIENCE)
+        result = Result.ERROR
         try:
             with trio.move_on_after(self._timeout) as scope:
+                try:
+                    while came := await self._together.carry(batch):
+                        batch.took(came)
+                        for each in came:
+                            self._came(each, began + self._timeout - trio.current_time())
+                except Exception:
+                    log.exception("fetch of %d files together failed", len(flights))
+            if scope.cancelled_caught:
+                result = Result.TIMEOUT
+                self._stats.timeouts += len(batch.left)
+                log.warning("source did not answer within %g s", self._timeout)
+        finally:
+            batch.close()
+            for flight, buffer in batch.left:
+                self._landing(flight, buffer, result, errno.EIO)
+
+    def _came(self, came: Came, seconds: float) -> None:
+        """One of several; ``seconds`` are left for it."""
+        flight, buffer = came.loaded
+        if came.crc is None:
+            assert self._nursery is not None
+            self._nursery.start_soon(self._fly, flight, buffer, seconds)
+            return
+        result, code = Result.NO_ROOM, errno.ENOSPC
+        try:
+            self._carrier.arrived(flight, came.crc)
+            result, code = Result.LANDED, 0
+        except Exception:
+            log.exception("what came of chunk %d could not be entered", flight.chunk)
+        finally:
+            self._landing(flight, buffer, result, code)
+
+    async def _fly(self, flight: Flight, buffer: Buffer, seconds: float) -> None:
+        result, code = Result.ERROR, errno.EIO
+        try:
+            with trio.move_on_after(seconds) as scope:
                 try:
                     result = await self._carrier.carry(
                         flight, buffer, flight.slots, lambda: self._give_slots_back(flight)
@@ -475,10 +532,13 @@ class Fetcher:
                 self._stats.timeouts += 1
                 log.warning("source did not answer within %g s", self._timeout)
         finally:
-            self._give_slots_back(flight)
-            buffer.when_idle(partial(self._carrier.settle, flight))
-            self._pool.put(buffer)
-            self._end(flight, result, code)
+            self._landing(flight, buffer, result, code)
+
+    def _landing(self, flight: Flight, buffer: Buffer, result: Result, code: int) -> None:
+        self._give_slots_back(flight)
+        buffer.when_idle(partial(self._carrier.settle, flight))
+        self._pool.put(buffer)
+        self._end(flight, result, code)
 
     def _give_slots_back(self, flight: Flight) -> None:
         self._used[flight.cls] -= flight.slots

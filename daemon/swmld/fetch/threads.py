@@ -30,10 +30,22 @@ THREADS_PER_PARALLEL = 2
 """Threads per parallel transfer: as many may hang at a dead source while as many more go on."""
 
 
+class Held(Protocol):
+    """What a call works on: a ``Buffer``, or several."""
+
+    def hold(self) -> None:
+        """The call was handed to a thread. On the loop."""
+        ...
+
+    def drop(self) -> None:
+        """It has ended, or will never begin. On the loop."""
+        ...
+
+
 class Offload(Protocol):
     """Runs blocking functions off the loop."""
 
-    async def call(self, function: Callable[[], T], hold: Buffer | None = None) -> T:
+    async def call(self, function: Callable[[], T], hold: Held | None = None) -> T:
         """What ``function`` returns or raises; ``hold`` is held until it has ended, cancelled or not."""
         ...
 
@@ -41,7 +53,7 @@ class Offload(Protocol):
 class _Job:
     __slots__ = ("claims", "function", "hold", "result", "task")
 
-    def __init__(self, function: Callable[[], Any], hold: Buffer | None) -> None:
+    def __init__(self, function: Callable[[], Any], hold: Held | None) -> None:
         self.function = function
         self.hold = hold
         self.task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
@@ -79,7 +91,7 @@ class Workers:
         """Calls not ended, those of cancelled callers included."""
         return self._outstanding
 
-    async def call(self, function: Callable[[], T], hold: Buffer | None = None) -> T:
+    async def call(self, function: Callable[[], T], hold: Held | None = None) -> T:
         """See ``Offload.call``. ``OSError`` ESHUTDOWN after ``close``."""
         if self._closed:
             raise os_error(errno.ESHUTDOWN)

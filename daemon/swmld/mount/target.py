@@ -9,6 +9,7 @@ from swmld.cache.files import CacheFile
 from swmld.fetch.sharing import Terms
 from swmld.mount.tree import Opened
 from swmld.sources.interface import Reader
+from swmld.sources.whole import is_plain
 from swmld.types import Identity
 
 
@@ -28,6 +29,7 @@ class SourceTarget:
         self.source_fd = opened.fd if opened is not None else -1
         self.source_direct = opened is not None and opened.direct
         self.reader: Reader | None = opened.reader if opened is not None else None
+        self.plain = self.reader is not None and is_plain(self.reader)
         self.file = file
         self.identity = identity
         self.terms: Terms | None = None

@@ -71,6 +71,11 @@ class Connections:
         self._open: set[Connection] = set()
         self._closed = False
 
+    @property
+    def plain(self) -> bool:
+        """Whether they are without TLS."""
+        return self._tls is None
+
     def read(
         self,
         address: str,
@@ -191,15 +196,14 @@ class Connections:
     ) -> Response:
         method, target = asked
         what = f"{method} {what or target.partition('?')[0]} of {address}"
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        request = f"{method} {target} HTTP/1.1\r\nHost: {address}\r\nAccept-Encoding: identity\r\n{lines}\r\n"
+        request = _request(method, address, target, headers)
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         fresh = False
         while True:
             connection, reused = self._take(address, deadline, what, fresh)
             kept = False
             try:
-                head = connection.ask(request.encode("latin-1"), deadline, sent)
+                head = connection.ask(request, deadline, sent)
                 if head.status not in good:
                     kept = connection.skip(head)
                     told = {"retry_after": head.text(b"retry-after"), "location": head.text(b"location")}
@@ -279,6 +283,17 @@ class Connections:
                 connection.end()
         for connection in idle:
             connection.close()
+
+
+def plain_get(address: str, target: str, headers: Mapping[str, str]) -> bytes:
+    """The request that ``Connections.read`` makes of a whole object."""
+    return _request("GET", address, target, headers)
+
+
+def _request(method: str, address: str, target: str, headers: Mapping[str, str]) -> bytes:
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    request = f"{method} {target} HTTP/1.1\r\nHost: {address}\r\nAccept-Encoding: identity\r\n{lines}\r\n"
+    return request.encode("latin-1")
 
 
 def _length(head: Head, wanted: int, offset: int, whole: bool) -> int:

@@ -12,11 +12,13 @@ import errno
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from swmld.histogram import Histogram
 from swmld.sources.errors import Busy
 from swmld.sources.interface import LISTED, Attributes, Cut, Page, Source
+from swmld.sources.whole import Get
 from swmld.sources.wrapping import MONOTONIC, Clock, Kind, WrappedReader, Wrapper
 
 T = TypeVar("T")
@@ -123,6 +125,13 @@ class SourceStats:
             self._counts.written += written
             self._counts.entries += entries
 
+    def came(self, seconds: float, nbytes: int) -> None:
+        """A read that nobody announced has ended well."""
+        with self._lock:
+            self._counts.latency[Kind.READ].observe(seconds)
+            self._counts.calls[Kind.READ, Outcome.ANSWERED] += 1
+            self._counts.bytes += nbytes
+
     def retried(self) -> None:
         """A call is made again."""
         with self._lock:
@@ -142,6 +151,8 @@ class SourceStats:
 
 class Counting(Wrapper):
     """See the module."""
+
+    passes = True
 
     def __init__(self, inner: Source, stats: SourceStats | None = None, *, clock: Clock = MONOTONIC) -> None:
         super().__init__(inner)
@@ -172,6 +183,13 @@ class Counting(Wrapper):
             raise
         self.stats.brought(nbytes=count)
         return count
+
+    def whole(self, reader: WrappedReader) -> Get | None:
+        """See ``Wrapper.whole``. One that is not done is asked for again by ``read``, which counts it."""
+        get = super().whole(reader)
+        if get is not None:
+            get.done = partial(self.stats.came, nbytes=get.length)
+        return get
 
     def list(self, path: bytes, after: bytes = b"", limit: int = LISTED) -> Page:
         """See ``Source.list``."""

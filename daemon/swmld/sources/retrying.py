@@ -24,6 +24,7 @@ from swmld.sources.budgets import Budget
 from swmld.sources.counting import SourceStats
 from swmld.sources.errors import Busy
 from swmld.sources.interface import Attributes, Cut, Source
+from swmld.sources.whole import Get
 from swmld.sources.wrapping import MONOTONIC, Clock, Kind, WrappedReader, Wrapper, failure
 
 T = TypeVar("T")
@@ -53,6 +54,8 @@ class Patience:
 
 class Retrying(Wrapper):
     """See the module. ``chance`` gives numbers from 0 to 1."""
+
+    passes = True
 
     def __init__(
         self,
@@ -96,6 +99,11 @@ class Retrying(Wrapper):
                 if done >= wanted:
                     return done
                 raise failure(errno.EIO, "read", reader.path, f"{wanted - done} bytes are missing")
+
+    def whole(self, reader: WrappedReader) -> Get | None:
+        """See ``Wrapper.whole``: a first request, as others are."""
+        self._budget.asked()
+        return super().whole(reader)
 
     def remove(self, path: bytes) -> None:
         """See ``Source.remove``."""

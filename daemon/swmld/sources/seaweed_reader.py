@@ -28,6 +28,7 @@ from swmld.sources.seaweed_chunks import (
 )
 from swmld.sources.seaweed_messages import FileChunkManifest
 from swmld.sources.seaweed_volumes import Volumes
+from swmld.sources.whole import Get
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,16 @@ class SeaweedReader:
             )
         # The key is in the entry, but nothing here decrypts.
         self._raw = not (layout.remote or flags & ENCRYPTED)
+        chunks = layout.chunks
+        self.plain = (
+            self._raw
+            and volumes.plain
+            and len(chunks) == 1
+            and not chunks[0].flags
+            and not chunks[0].offset
+            and chunks[0].size == size > 0
+        )
+        """It is one chunk, stored as it is."""
 
     @staticmethod
     def _flags(chunks: tuple[Chunk, ...]) -> int:
@@ -86,6 +97,10 @@ class SeaweedReader:
             except OSError as error:
                 self._after(error, wanted, offset)
         return len(wanted)
+
+    def whole(self) -> Get | None:
+        """See ``whole.whole_of``."""
+        return self._volumes.whole(self._layout.chunks[0])
 
     def _by_chunks(self, view: memoryview, offset: int) -> None:
         at, stop = offset, offset + len(view)

@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from swmld.sources.connections import Connections
+from swmld.sources.connections import Connections, plain_get
 from swmld.sources.errors import failure
 from swmld.sources.seaweed_chunks import Chunk
 from swmld.sources.seaweed_filer import FilerClient
 from swmld.sources.seaweed_security import Security
+from swmld.sources.whole import Addresses, Get
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,25 @@ class Volumes:
         self._down: dict[str, float] = {}
         self._turns = itertools.count()
         self._refused = 0.0
+        self._addresses = Addresses()
+
+    @property
+    def plain(self) -> bool:
+        """Whether volume servers speak HTTP without TLS."""
+        return self._connections.plain
+
+    def whole(self, chunk: Chunk) -> Get | None:
+        """A GET of all of a chunk, of a server that is known to have it and that answered last; None where
+        ``read`` may know another way. May ask the filer where the volume is."""
+        now = time.monotonic()
+        if self._refused > now:
+            return None
+        for address in self._named(chunk.fid.partition(",")[0], False, []):
+            if self._down.get(address, 0.0) > now:
+                continue
+            lines = self._security.volume_headers(chunk.fid)
+            return Get(*self._addresses.of(address), plain_get(address, f"/{chunk.fid}", lines), chunk.size)
+        return None
 
     def read(self, chunk: Chunk, start: int, view: memoryview) -> None:
         """Fills ``view`` with the bytes of a chunk from its ``start`` on. ENOENT: it is on no server."""

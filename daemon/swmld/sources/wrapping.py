@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from swmld.sources.interface import LISTED, Attributes, Change, NewAttributes, Page, Reader, Source
+from swmld.sources.whole import Get, is_plain, whole_of
 
 T = TypeVar("T")
 
@@ -61,7 +62,11 @@ MONOTONIC: Clock = _Monotonic()
 
 
 class Wrapper:
-    """Hands everything on; what stands around a source overrides ``around``, ``read`` or both."""
+    """Hands everything on; what stands around a source overrides ``around``, ``read`` or both. Whoever has
+    nothing to do with a read that goes well may say so: ``passes``, and ``whole`` if it is to hear of it."""
+
+    passes = False
+    """Files may be read past it, as one GET (``sources.whole``)."""
 
     def __init__(self, inner: Source) -> None:
         self.inner = inner
@@ -75,6 +80,10 @@ class Wrapper:
     def read(self, reader: WrappedReader, view: memoryview, offset: int) -> int:
         """Makes one ``Reader.read`` of the inner source."""
         return self.around(Kind.READ, reader.path, lambda: reader.inner.read(view, offset))
+
+    def whole(self, reader: WrappedReader) -> Get | None:
+        """See ``whole.whole_of``; only where ``passes``."""
+        return whole_of(reader.inner)
 
     def stat(self, path: bytes) -> Attributes:
         """See ``Source.stat``."""
@@ -142,6 +151,7 @@ class WrappedReader:
         self.inner = inner
         self.path = path
         self.size = inner.size
+        self.plain = source.passes and is_plain(inner)
         self._source = source
 
     def within(self, length: int, offset: int) -> int:
@@ -151,6 +161,10 @@ class WrappedReader:
     def read(self, view: memoryview, offset: int) -> int:
         """See ``Reader.read``."""
         return self._source.read(self, view, offset)
+
+    def whole(self) -> Get | None:
+        """See ``whole.whole_of``."""
+        return self._source.whole(self)
 
     def current(self) -> bool:
         """See ``Reader.current``."""

@@ -1,0 +1,69 @@
+"""What a source says of a small file that it gives as it is: one plain GET and its bytes are the file.
+
+A ``Reader`` may have ``plain`` and ``whole``; one that has not is read as ever. What such a GET asks must
+bind the generation, by a condition or because such bytes never change: nobody asks ``Reader.current`` after
+it. Whoever makes the GET takes nothing but the whole body, unencoded, with a status that says so, and gives
+every other case back to ``Reader.read``: so retries, other servers and what an error means stay where they
+are.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+RESOLVED = 60.0
+"""Seconds that the address of a name is relied on."""
+
+
+@dataclass(slots=True)
+class Get:
+    """``request``: all of it, to the empty line, for the server at ``ip`` (no name) and ``port``. Its body
+    has ``length`` bytes. ``done(seconds)`` is called, in any thread, when it has come."""
+
+    ip: str
+    port: int
+    request: bytes
+    length: int
+    done: Callable[[float], None] | None = None
+
+
+def is_plain(reader: Any) -> bool:
+    """Whether ``whole_of`` is worth asking. Loop-safe."""
+    return bool(getattr(reader, "plain", False))
+
+
+def whole_of(reader: Any) -> Get | None:
+    """The GET of a reader that ``is_plain``; None: it cannot be said, ``read`` it. May block; ``OSError``
+    where ``read`` would find no server either."""
+    found: Get | None = reader.whole()
+    return found
+
+
+class Addresses:
+    """Where servers are, by HOST:PORT as they are called. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[str, int, float]] = {}
+
+    def of(self, address: str) -> tuple[str, int]:
+        """IP address and port. Blocks where a name has to be looked up; ``OSError``."""
+        known = self._known.get(address)
+        if known is not None and time.monotonic() < known[2]:
+            return known[0], known[1]
+        host, _, text = address.rpartition(":")
+        host, port, until = host.strip("[]"), int(text), float("inf")
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            host = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
+            until = time.monotonic() + RESOLVED
+        with self._lock:
+            self._known[address] = host, port, until
+        return host, port
