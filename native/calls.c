@@ -37,6 +37,22 @@ int sw_fsetid(int on)
 	return syscall(SYS_capset, &head, caps) < 0 ? -errno : 0;
 }
 
+void sw_data_files(const char *const *paths, const uint64_t *sizes, uint32_t n, int *fds)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		int err, fd = open(paths[i], O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+		if (fd >= 0 && ftruncate(fd, (off_t)sizes[i]) < 0) {
+			err = errno;
+			close(fd);
+			unlink(paths[i]);
+			errno = err;
+			fd = -1;
+		}
+		fds[i] = fd < 0 ? -errno : fd;
+	}
+}
+
 int64_t sw_pwrite(int fd, const void *p, size_t n, int64_t off, int keep_setid)
 {
 	size_t done = 0;

@@ -823,14 +823,18 @@ int sw_detach(sw_session *s, uint64_t nodeid)
 	return idle;
 }
 
-void sw_set_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64_t size, int64_t mtime_ns,
-		     int64_t ctime_ns, int tell_open)
+static int set_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64_t size, int64_t mtime_ns,
+			int64_t ctime_ns, int tell_open, int may_block)
 {
 	struct node *n;
 
 	lock(s);
 	n = node_get(s, nodeid);
 	if (n && n->file_id != file_id && n->backing && n->mode == SW_NONE) {
+		if (!may_block) {
+			unlock(s);
+			return -EAGAIN;
+		}
 		brow_remove(s, n);
 		backing_drop(s, n);
 	}
@@ -844,6 +848,19 @@ void sw_set_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64_t 
 	if (n)
 		n->tell_open = tell_open != 0;
 	unlock(s);
+	return 0;
+}
+
+void sw_set_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64_t size, int64_t mtime_ns,
+		     int64_t ctime_ns, int tell_open)
+{
+	set_complete(s, nodeid, file_id, size, mtime_ns, ctime_ns, tell_open, 1);
+}
+
+int sw_try_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64_t size, int64_t mtime_ns,
+		    int64_t ctime_ns, int tell_open)
+{
+	return set_complete(s, nodeid, file_id, size, mtime_ns, ctime_ns, tell_open, 0);
 }
 
 int sw_child_complete(sw_session *s, uint64_t parent, const char *name)

@@ -53,6 +53,18 @@ int sw_enter(sw_session *s, uint64_t parent, const char *name, const struct sw_a
 	return r;
 }
 
+void sw_enter_several(sw_session *s, uint64_t parent, const char *const *names, const struct sw_attrs *attrs,
+		      const uint64_t *asked, uint32_t n, struct sw_entry *out, int *results)
+{
+	lock(s);
+	for (uint32_t i = 0; i < n; i++) {
+		struct statx st = as_statx(s, &attrs[i]);
+
+		results[i] = node_enter(s, &st, asked[i], parent, names[i], 0, &out[i]);
+	}
+	unlock(s);
+}
+
 int sw_refresh(sw_session *s, uint64_t nodeid, const struct sw_attrs *attrs, uint64_t asked, struct sw_entry *out)
 {
 	struct statx st = as_statx(s, attrs);

@@ -21,6 +21,8 @@ int sw_fsetid(int on);
 int64_t sw_pwrite(int fd, const void *p, size_t n, int64_t off, int keep_setid);
 int sw_ftruncate(int fd, int64_t size, int keep_setid);
 int sw_fallocate(int fd, int mode, int64_t off, int64_t len, int keep_setid);
+/* Makes n sparse files; of each its descriptor, or -errno. */
+void sw_data_files(const char *const *paths, const uint64_t *sizes, uint32_t n, int *fds);
 int sw_renameat2(int olddir, const char *oldname, int newdir, const char *newname, unsigned flags);
 int sw_create(int dir, const char *name, int flags, unsigned mode, unsigned uid, unsigned gid); /* fd */
 int sw_mknod(int dir, const char *name, unsigned mode, unsigned rdev, unsigned uid, unsigned gid);
@@ -163,6 +165,9 @@ struct sw_attrs {
 uint64_t sw_now(void);
 int sw_enter(sw_session *s, uint64_t parent, const char *name, const struct sw_attrs *attrs, uint64_t asked, int ref,
 	     struct sw_entry *out);
+/* As sw_enter of n children of one directory, without references; results are as its. */
+void sw_enter_several(sw_session *s, uint64_t parent, const char *const *names, const struct sw_attrs *attrs,
+		      const uint64_t *asked, uint32_t n, struct sw_entry *out, int *results);
 /* -ESTALE: another file has the name */
 int sw_refresh(sw_session *s, uint64_t nodeid, const struct sw_attrs *attrs, uint64_t asked, struct sw_entry *out);
 /* We have made the node's file another generation at the source, or moved it: `was` until now, it is the same node as
@@ -192,6 +197,9 @@ int sw_detach(sw_session *s, uint64_t nodeid);        /* after IDLE: 1 when nobo
 void sw_attach(sw_session *s, uint64_t nodeid);       /* Python keeps state of this node: tell it when idle */
 void sw_set_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64_t size, int64_t mtime_ns,
 		     int64_t ctime_ns, int tell_open);
+/* The same where nothing has to be closed for it, which may block; else -EAGAIN, and nothing was done. */
+int sw_try_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64_t size, int64_t mtime_ns,
+		    int64_t ctime_ns, int tell_open);
 int sw_child_complete(sw_session *s, uint64_t parent, const char *name); /* the table knows a whole cache file of it */
 void sw_evict(sw_session *s, uint64_t nodeid, uint64_t file_id);
 int sw_told_old(sw_session *s, uint64_t nodeid);       /* the kernel holds older attributes; reported once */

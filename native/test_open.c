@@ -255,6 +255,28 @@ static void times_changed(void)
 	end();
 }
 
+/* What has to be closed for another generation is closed by who may block. */
+static void nothing_is_closed_in_haste(void)
+{
+	struct sw_entry e;
+
+	begin();
+	kit_file(k->root, "file", "data");
+	e = entry("file");
+	kit_data_file(k, 700, "data", 4);
+	EQUAL(sw_try_complete(s, e.nodeid, 700, e.size, e.mtime_ns, e.ctime_ns, 0), 0);
+	k_release(k, e.nodeid, hot_open(e.nodeid, FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, NULL));
+	EQUAL(kit_backings(), 1);
+	EQUAL(sw_try_complete(s, e.nodeid, 700, e.size, e.mtime_ns, e.ctime_ns, 0), 0);
+	EQUAL(sw_try_complete(s, e.nodeid, 701, e.size, e.mtime_ns, e.ctime_ns, 0), -EAGAIN);
+	EQUAL(kit_backings(), 1);
+	k_release(k, e.nodeid, hot_open(e.nodeid, FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, NULL));
+	sw_set_complete(s, e.nodeid, 701, e.size, e.mtime_ns, e.ctime_ns, 0);
+	EQUAL(kit_backings(), 0);
+	EQUAL(sw_try_complete(s, e.nodeid, 702, e.size, e.mtime_ns, e.ctime_ns, 0), 0);
+	end();
+}
+
 static void told_of_opens(void)
 {
 	struct sw_entry e;
@@ -660,6 +682,7 @@ int main(void)
 	refused();
 	changed_file();
 	times_changed();
+	nothing_is_closed_in_haste();
 	told_of_opens();
 	hot_open_gone();
 	evicted();

@@ -100,6 +100,57 @@ static void answered_from_the_table(void)
 	end();
 }
 
+static void several_at_once(void)
+{
+	const char *names[] = {"a", "b", "c"};
+	struct sw_attrs all[] = {attrs(BIG + 1, 10), attrs(BIG + 2, 20), attrs(BIG + 3, 30)};
+	uint64_t asked[] = {sw_now(), sw_now(), sw_now()};
+	struct fuse_entry_out e;
+	struct sw_entry out[3];
+	int results[3] = {1, 1, 1};
+
+	begin();
+	sw_enter_several(s, SW_ROOT, names, all, asked, 3, out, results);
+	for (int i = 0; i < 3; i++) {
+		EQUAL(results[i], 0);
+		CHECK(out[i].ino == BIG + 1 + (uint64_t)i && out[i].size == 10 + 10 * (uint64_t)i);
+		EQUAL(sw_child(s, SW_ROOT, names[i]), out[i].nodeid);
+		EQUAL(k_lookup(k, SW_ROOT, names[i], &e), 0);
+		EQUAL(e.nodeid, out[i].nodeid);
+	}
+	sw_enter_several(s, 12345, names, all, asked, 3, out, results);
+	EQUAL(results[2], -ESTALE);
+	end();
+}
+
+static void made_at_once(void)
+{
+	const char *paths[] = {"one", "two/three", "one", "four"};
+	uint64_t sizes[] = {123456, 1, 1, 0};
+	struct stat st;
+	int fds[4], back;
+
+	begin();
+	back = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	EQUAL(fchdir(k->data), 0);
+	sw_data_files(paths, sizes, 4, fds);
+	CHECK(fds[0] >= 0 && fds[3] >= 0);
+	EQUAL(fds[1], -ENOENT);
+	EQUAL(fds[2], -EEXIST);
+	EQUAL(fstat(fds[0], &st), 0);
+	CHECK(st.st_size == 123456 && st.st_blocks == 0 && (st.st_mode & 07777) == 0600);
+	close(fds[0]);
+	close(fds[3]);
+	sizes[0] = UINT64_MAX; /* no file is as long: none is left */
+	paths[0] = "five";
+	sw_data_files(paths, sizes, 1, fds);
+	CHECK(fds[0] < 0);
+	EQUAL(access("five", F_OK), -1);
+	EQUAL(fchdir(back), 0);
+	close(back);
+	end();
+}
+
 static void expired(void)
 {
 	struct sw_attrs a = attrs(BIG, 2000);
@@ -227,6 +278,8 @@ int main(void)
 {
 	kit_defaults();
 	answered_from_the_table();
+	several_at_once();
+	made_at_once();
 	expired();
 	another_file();
 	a_node_that_we_changed_is_the_same();

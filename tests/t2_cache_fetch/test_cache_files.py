@@ -447,3 +447,46 @@ def test_a_held_file_outlives_the_cache(machine: Machine) -> None:
     again = cache.acquire(identity(1), b"a")
     assert again.missing(0, 3) == [1, 2]
     again.release()
+
+
+def test_several_are_made_at_once(machine: Machine, cache: Cache) -> None:
+    """Those of which nothing is known, whether in memory, in the index or on its way out of that."""
+    held = cache.acquire(identity(1), b"held")
+    in_index = cached(cache, identity(2))
+    cache._writer.flush()
+    cached(cache, identity(3))
+    wanted = [(identity(number), b"dir/%d" % number) for number in (1, 2, 3, 4, 5, 5, 6)]
+    wanted.append((identity(2, generation=2), b"changed"))
+    made = cache.make_several(wanted)
+    assert [file is not None for file in made] == [False, False, False, True, False, True, True, False]
+    assert cache.make_several(wanted[3:4]) == [None]
+    new = [file for file in made if file is not None]
+    for file, number in zip(new, (4, 5, 6), strict=True):
+        assert file.identity == identity(number)
+        assert (file.missing(0, 3), os.fstat(file.fd).st_size) == ([0, 1, 2], file.size)
+        assert stat.S_IMODE(os.stat(file.path).st_mode) == 0o600
+        assert cache.acquire(identity(number), b"dir/%d" % number) is file
+        fill(file)
+        file.release()
+        file.release()
+    held.release()
+    assert cache.lookup_complete(identity(2)) == in_index
+    cache.close()
+    cache = machine.open()
+    assert [entry.path for entry in cache.ls(b"dir")] == [b"dir/4", b"dir/5", b"dir/6"]
+    assert all(cache.lookup_complete(identity(number)) is not None for number in (4, 5, 6))
+
+
+def test_one_of_several_cannot_be_made(cache: Cache) -> None:
+    first = cache.acquire(identity(1), b"first")
+    first.release()
+    blocked = cache.data_path(first.file_id + 2)
+    with open(blocked, "wb") as file:
+        file.write(b"somebody's")
+    made = cache.make_several([(identity(number), b"x") for number in (2, 3, 4)])
+    assert [file is not None for file in made] == [True, False, True]
+    again = cache.acquire(identity(3), b"x")
+    assert again.missing(0, 3) == [0, 1, 2]
+    for each in (*made, again):
+        if each is not None:
+            each.release()

@@ -120,6 +120,48 @@ def test_many_processes_read_what_is_replaced_meanwhile(base: Path, cluster: Clu
         )
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_small_files_in_order(base: Path, cluster: Cluster, mode: str) -> None:
+    """They are fetched ahead, several at once, some of them replaced or removed meanwhile: each read is of
+    one generation that was stored, and what is cached is found again."""
+    names = [f"f{number:03}" for number in range(300)]
+    sizes = {name: 1000 + 37 * number for number, name in enumerate(names)}
+    replaced, removed = names[150:200], names[250:255]
+    made = {name: {hashlib.sha256(content(name, sizes[name])).hexdigest()} for name in names}
+    for name in names:
+        cluster.put(f"/small-{mode}/d/{name}", content(name, sizes[name]))
+    options = ("--cache-dir", str(base / "cache"))
+    with mounted(base / "own", cluster.filer, f"small-{mode}", mode, *options) as daemon:
+        until(lambda: "tells of its changes" in daemon.log_text(), "the filer is listened to")
+        kept = [name for name in names if name not in removed]
+        readers = [
+            subprocess.Popen(
+                [sys.executable, "-c", READ_ALL, str(daemon.mount / "d"), *kept[n::4]],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+            for n in range(4)
+        ]  # fmt: skip
+        for name in replaced:
+            made[name].add(hashlib.sha256(content(f"{name} again", 5000)).hexdigest())
+            cluster.put(f"/small-{mode}/d/{name}", content(f"{name} again", 5000))
+        for name in removed:
+            cluster.delete(f"/small-{mode}/d/{name}")
+        for number, reader in enumerate(readers):
+            out, err = reader.communicate(timeout=120)
+            assert reader.returncode == 0, err
+            for name, digest in zip(kept[number::4], out.split(), strict=True):
+                assert digest in made[name], f"{name}: bytes that nobody stored"
+
+        def last(name: str) -> bytes:
+            return content(f"{name} again", 5000) if name in replaced else content(name, sizes[name])
+
+        until(lambda: all((daemon.mount / "d" / n).read_bytes() == last(n) for n in kept), "the last ones")
+        until(lambda: not any((daemon.mount / "d" / n).exists() for n in removed), "what was removed is gone")
+    with mounted(base / "again", cluster.filer, f"small-{mode}", mode, *options) as daemon:
+        for name in kept:
+            assert (daemon.mount / "d" / name).read_bytes() == last(name)
+
+
 def test_a_filer_that_dies_and_comes_back(base: Path, cluster: Cluster) -> None:
     port = cluster.filer_process("mortal")
     for name in ("kept", "other"):

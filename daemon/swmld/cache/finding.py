@@ -11,10 +11,10 @@ import os
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from swmld.cache.changes import AddFile, SetMeta, SetPath, Touch
-from swmld.cache.datafiles import create_data_file, open_data_file, open_row
+from swmld.cache.datafiles import create_data_file, create_data_files, open_data_file, open_row
 from swmld.cache.files import MAX_CHUNKS, Books, CacheFile, chunk_count
 from swmld.cache.index import ID_BLOCK, FileRow
 from swmld.cache.keeping import Kept
@@ -124,6 +124,43 @@ class Finder:
                 file.source_path = path
                 self._books.writer.put(SetPath(file.file_id, path))
             return file
+
+    def make_several(self, wanted: Sequence[tuple[Identity, bytes]]) -> list[CacheFile | None]:
+        """See ``Cache.make_several``; paths are in normal form."""
+        self._books.writer.wait_for_room()
+        made: list[CacheFile | None] = [None] * len(wanted)
+        keys = [key_of(identity) for identity, _ in wanted]
+        with self._memory.stripes(keys):
+            numbers = self._unknown(keys)
+            rows = []
+            for number in numbers:
+                identity, path = wanted[number]
+                rows.append(self._row(identity, path, chunk_count(identity.size, self._chunk_size), 0))
+            paths = [self._layout.data_path(row.file_id) for row in rows]
+            fds = create_data_files(paths, [row.size for row in rows])
+            for number, row, data_path, fd in zip(numbers, rows, paths, fds, strict=True):
+                if fd >= 0:
+                    made[number] = file = self._made(row, data_path, fd, 0)
+                    self._unopened.add(keys[number], file.file_id, file.last_used)
+        return made
+
+    def _unknown(self, keys: Sequence[Key]) -> list[int]:
+        """The places of those of which nothing is cached, each key once. Holds their stripes."""
+        places = {
+            key: number
+            for number, key in enumerate(keys)
+            if self._memory.get(key) is None and not self._memory.buried(key)
+        }
+        for dev in {dev for dev, _ in places}:
+            inos = [ino for other, ino in places if other == dev]
+            try:
+                known = self._books.index.known_inodes(self._source, dev, inos)
+            except sqlite3.Error as error:
+                self._trouble.note(error)
+                return []
+            for ino in known:
+                del places[dev, ino]
+        return sorted(places.values())
 
     def find(self, identity: Identity) -> CacheFile | None:
         """See ``Cache.find``."""
@@ -239,10 +276,15 @@ class Finder:
         nchunks = chunk_count(identity.size, self._chunk_size)
         if nchunks > MAX_CHUNKS:
             raise CacheError(f"cache: a file of {nchunks} chunks is too large for it", errno.EFBIG)
+        row = self._row(identity, path, nchunks, level)
+        data_path = self._layout.data_path(row.file_id)
+        return self._made(row, data_path, create_data_file(data_path, row, level), level)
+
+    def _row(self, identity: Identity, path: bytes, nchunks: int, level: int) -> FileRow:
         session, now = self._books.session, self._clock()
         file_id = self.ids.take() | (PACKED if level else 0)
         kept = Kept(protected=self._books.reuse.back(identity, now))
-        row = FileRow(
+        return FileRow(
             file_id=file_id,
             source=self._source,
             dev=identity.dev,
@@ -260,8 +302,8 @@ class Finder:
             session_first=session,
             session=session,
         )
-        data_path = self._layout.data_path(file_id)
-        fd = create_data_file(data_path, row, level)
+
+    def _made(self, row: FileRow, data_path: str, fd: int, level: int) -> CacheFile:
         file = CacheFile(self._books, row, data_path, fd, self._went_idle, self._proved_bad, level)
         self._books.account.add(0, 1)
         self._memory.add(file, AddFile(row))

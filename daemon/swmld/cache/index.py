@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -236,6 +236,13 @@ class Index:
         key = (source, encode(dev), encode(ino))
         row = self.read(lambda db: db.execute(_BY_KEY, key).fetchone())
         return FileRow(*row) if row else None
+
+    def known_inodes(self, source: int, dev: int, inos: Sequence[int]) -> set[int]:
+        """Those of some source inodes of one device that have a row."""
+        marks = ",".join("?" * len(inos))
+        query = f"SELECT ino FROM files WHERE source=? AND dev=? AND ino IN ({marks})"
+        key = (source, encode(dev), *map(encode, inos))
+        return {int(ino) for (ino,) in self.read(lambda db: db.execute(query, key).fetchall())}
 
     def by_id(self, file_id: int) -> FileRow | None:
         """The row of ``file_id``."""

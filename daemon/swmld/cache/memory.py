@@ -6,7 +6,9 @@ gone: whoever finds neither can believe the index.
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterable, Iterator
 
 from swmld.cache.changes import AddFile, DropFile
 from swmld.cache.files import Books, CacheFile
@@ -38,6 +40,16 @@ class Memory:
     def stripe(self, key: Key) -> threading.Lock:
         """Held, in worker threads alone, around whatever finds, makes or drops the file of ``key``."""
         return self._stripes[hash(key) % _STRIPES]
+
+    @contextlib.contextmanager
+    def stripes(self, keys: Iterable[Key]) -> Iterator[None]:
+        """Those of several keys, each once. Whoever holds one takes no other, so their order is free of
+        circles."""
+        wanted = sorted({hash(key) % _STRIPES for key in keys})
+        with contextlib.ExitStack() as stack:
+            for number in wanted:
+                stack.enter_context(self._stripes[number])
+            yield
 
     def get(self, key: Key) -> CacheFile | None:
         """The file in memory under ``key``."""

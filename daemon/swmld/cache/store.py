@@ -15,7 +15,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,6 +168,11 @@ class Cache:
         be read.
         """
         return self._finder.acquire(identity, audit.normal(path), opened=opened, level=level)
+
+    def make_several(self, wanted: Sequence[tuple[Identity, bytes]]) -> list[CacheFile | None]:
+        """As ``acquire`` of files that nobody opened yet and of whose inodes nothing is cached: with one look
+        into the index and one call of the kernel's for all. None for any other: ``acquire`` it. Blocks."""
+        return self._finder.make_several([(identity, audit.normal(path)) for identity, path in wanted])
 
     def opened(self, identity: Identity) -> None:
         """Somebody has opened a file that came unopened (``acquire``), by its number. Loop-safe."""

@@ -23,7 +23,7 @@ from swmld.mount.awaited import Awaited
 from swmld.mount.deciding import Brought, wants_files
 from swmld.mount.gate import SourceGate
 from swmld.mount.listings import Listings
-from swmld.mount.loading import Loader, unload
+from swmld.mount.loading import Loader, unload, unload_several
 from swmld.mount.native import Native
 from swmld.mount.target import SourceTarget
 from swmld.mount.tree import Tree
@@ -41,6 +41,10 @@ QUEUE = 4096
 
 OPENERS = 24
 """Files looked up and opened at the source at once: demands find threads, and the source some quiet."""
+
+SEVERAL = 16
+"""Files that are looked up and made at once, where the source need not be asked: a few ms of a thread; more
+than what is fetched together."""
 
 FRESH_SHARE = 0.5
 """Of the time for which a check of the source holds: files are brought so little ahead of their readers that
@@ -193,14 +197,33 @@ class NeighbourPrefetch:
         carry_out = {
             What.FILE: self._bring, What.LISTING: self._list, What.INDEX: self._index, What.BELOW: self._below
         }  # fmt: skip
-        async for wanted in self._receive:
-            if wanted.order.deadline <= trio.current_time():
-                self._late(wanted)
-                continue
+        async for first in self._receive:
+            several, rest = self._with_others(first)
             try:
-                await carry_out[wanted.what](wanted)
+                if len(several) > 1:
+                    await self._bring_several(several)
+                for wanted in rest if len(several) > 1 else [*several, *rest]:
+                    if wanted.order.deadline <= trio.current_time():
+                        self._late(wanted)
+                        continue
+                    await carry_out[wanted.what](wanted)
             except (OSError, FetchError):
                 self.failed += 1
+
+    def _with_others(self, first: Wanted) -> tuple[list[Wanted], list[Wanted]]:
+        """Files that wait behind ``first`` and can be brought with it, and the one that ended the row."""
+        several = [first]
+        if not self._tree.remembers or first.what is not What.FILE or first.alone:
+            return several, []
+        while len(several) < SEVERAL:
+            try:
+                wanted = self._receive.receive_nowait()
+            except (trio.WouldBlock, trio.EndOfChannel):
+                break
+            if wanted[:2] != first[:2] or wanted.order is not first.order or wanted.alone:
+                return several, [wanted]
+            several.append(wanted)
+        return several, []
 
     async def _list(self, wanted: Wanted) -> None:
         parent = wanted.parent
@@ -249,6 +272,25 @@ class NeighbourPrefetch:
                 order.directories -= 1
                 self._queue(Wanted(What.BELOW, found.nodeid, directory, order, wanted.levels - 1))
 
+    async def _bring_several(self, several: list[Wanted]) -> None:
+        """As ``_bring`` of each; what the source has to be asked about waits for its turn again."""
+        parent, order = several[0].parent, several[0].order
+        if order.deadline <= trio.current_time():
+            for wanted in several:
+                self._late(wanted)
+            return
+        limit = max(order.limit, self._whole_limit)
+        by_name = {wanted.name: wanted for wanted in several if wanted.name is not None}
+        names = list(by_name)
+        loaded = await self._gate.call(lambda: self._loader.load_known(parent, names, limit), unload_several)
+        for name, nodeid, target in loaded:
+            self._fetch(nodeid, target, by_name.pop(name))
+        dropped = [name for name, wanted in by_name.items() if not self._queue(wanted._replace(alone=True))]
+        self.asked -= len(by_name) - len(dropped)
+        readers = self._directories.get(parent)
+        if dropped and readers is not None:
+            readers.plan.on_dropped(dropped)
+
     async def _bring(self, wanted: Wanted) -> None:
         assert wanted.name is not None
         parent, name, order = wanted.parent, wanted.name, wanted.order
@@ -263,14 +305,18 @@ class NeighbourPrefetch:
             self._native.set_complete(entry.nodeid, target.file.file_id, target.identity, tell_open=True)
             target.release()
             return
+        self._fetch(entry.nodeid, target, wanted)
+
+    def _fetch(self, nodeid: int, target: SourceTarget, wanted: Wanted) -> None:
+        order = wanted.order
         asked = self._ask(target, order) if target.key not in self._under_way else set()
         if not asked:
             target.release()
             return
-        flight = self._under_way[target.key] = _Flight(entry.nodeid, target, wanted, asked)
+        flight = self._under_way[target.key] = _Flight(nodeid, target, wanted, asked)
         if order.decision:
             flight.decision = order.decision
-            self._decided[entry.nodeid] = flight
+            self._decided[nodeid] = flight
             self._tell(order.decision, asked=_bytes(target, asked))
 
     def _ask(self, target: SourceTarget, order: Order) -> set[int]:

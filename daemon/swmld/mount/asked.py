@@ -70,6 +70,8 @@ class Wanted(NamedTuple):
     name: bytes | None = None
     order: Order = LEARNED
     levels: int = 1
+    alone: bool = False
+    """It was tried with others, and the source has to be asked."""
 
 
 class Readers:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from swmld.cache.files import CacheFile
 from swmld.cache.store import Cache
@@ -12,8 +13,11 @@ from swmld.errors import CacheError
 from swmld.mount.deciding import Decider, packing_level
 from swmld.mount.native import Entry, Native
 from swmld.mount.target import SourceTarget
-from swmld.mount.tree import Opened, Tree
+from swmld.mount.tree import Found, Opened, Tree
 from swmld.types import Identity
+
+if TYPE_CHECKING:
+    from swmld.rules.verdict import Verdict
 
 RACY_NS = 50_000_000
 RACY_COARSE_NS = 2_000_000_000
@@ -22,7 +26,7 @@ tick of its clock would leave (size, mtime, ctime) as they are. Kernel clocks ti
 (CONFIG_HZ); file systems that keep whole seconds (or two: FAT) are known by their timestamps."""
 
 
-def racy(entry: Entry) -> bool:
+def racy(entry: Entry | Identity) -> bool:
     """Whether the file changed so recently that its timestamps may not tell the next change."""
     age = time.time_ns() - max(entry.mtime_ns, entry.ctime_ns)
     coarse = entry.ctime_ns % 1_000_000_000 == 0
@@ -86,6 +90,34 @@ class Loader:
             return entry, None
         return entry, SourceTarget(source, cached, entry.identity, self._close)
 
+    def load_known(
+        self, parent: int, names: Sequence[bytes], limit: int
+    ) -> list[tuple[bytes, int, SourceTarget]]:
+        """As ``load_small`` of several, of those of which the source need not be asked and that are to be
+        cached as they are: name, node and target of each. The others are left out."""
+        wanted: list[tuple[Found, Verdict | None]] = []
+        for found in self._tree.open_known(parent, names, limit):
+            verdict = None
+            if self._decider is not None:
+                verdict = self._decider.unopened(found.path, found.identity.size)
+            if racy(found.identity) or (verdict is not None and not _as_they_are(verdict, found)):
+                found.opened.close(self._close)
+            else:
+                wanted.append((found, verdict))
+        loaded: list[tuple[bytes, int, SourceTarget]] = []
+        made = (
+            self._cache.make_several([(found.identity, found.path) for found, _ in wanted]) if wanted else []
+        )
+        for (found, verdict), cached in zip(wanted, made, strict=True):
+            if cached is None:  # ``load_small`` finds what is there of it
+                found.opened.close(self._close)
+                continue
+            if verdict is not None and self._decider is not None:
+                self._decider.caching(verdict, found.identity, cached.file_id)
+            target = SourceTarget(found.opened, cached, found.identity, self._close)
+            loaded.append((found.name, found.nodeid, target))
+        return loaded
+
     def first_opened(self, nodeid: int) -> None:
         """C has opened a file that was fetched ahead, for the first time. Loop-safe."""
         entry = self._native.cached_entry(nodeid)
@@ -142,6 +174,16 @@ class Loader:
             return SourceTarget(None, cached, entry.identity, self._close)
         cached.release()
         return None
+
+
+def unload_several(loaded: list[tuple[bytes, int, SourceTarget]]) -> None:
+    """The same of several."""
+    for _, _, target in loaded:
+        target.release()
+
+
+def _as_they_are(verdict: Verdict, found: Found) -> bool:
+    return verdict.cached and not packing_level(verdict.level, found.path, found.identity.size)
 
 
 def unload(loaded: tuple[Entry, SourceTarget | None]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from swmld._native import ffi, lib
+from swmld.mount.quick import address, held
 from swmld.sources.interface import Attributes, birth_ns, generation_ns
 from swmld.types import Check, Identity
 
@@ -116,6 +117,11 @@ class Config:
     metadata_timeout: float = 60.0
 
 
+_cached_entry, _path, _parent = held("sw_cached_entry"), held("sw_path"), held("sw_parent")
+_try_complete, _child_complete = held("sw_try_complete"), held("sw_child_complete")
+_told_old, _events, _landed = held("sw_told_old"), held("sw_events"), held("sw_landed")
+
+
 def _must(result: int) -> int:
     if result < 0:
         raise OSError(-result, os.strerror(-result))
@@ -135,14 +141,15 @@ def now() -> int:
 
 
 def _attrs(a: Attributes) -> Any:
-    return ffi.new(
-        "struct sw_attrs *",
-        {
-            "ino": a.ino, "size": a.size, "mtime_ns": a.mtime_ns, "ctime_ns": generation_ns(a),
-            "btime_ns": birth_ns(a), "mode": a.mode, "nlink": a.nlink, "uid": a.uid, "gid": a.gid,
-            "rdev": a.rdev, "blksize": BLOCK_SIZE,
-        },
-    )  # fmt: skip
+    attrs = ffi.new("struct sw_attrs *")
+    _fill(attrs, a)
+    return attrs
+
+
+def _fill(to: Any, a: Attributes) -> None:
+    to.ino, to.size, to.mtime_ns, to.ctime_ns = a.ino, a.size, a.mtime_ns, generation_ns(a)
+    to.btime_ns, to.mode, to.nlink, to.uid, to.gid = birth_ns(a), a.mode, a.nlink, a.uid, a.gid
+    to.rdev, to.blksize = a.rdev, BLOCK_SIZE
 
 
 class Native:
@@ -162,9 +169,11 @@ class Native:
             _must(err[0] or -5)
         for glob, check, interval in rules:
             _must(lib.sw_rule(self._s, os.fsencode(glob), _CHECKS[check], int(interval * 1e9)))
+        self._session = address(self._s)
         self.watched: Callable[[], bool] | None = None
         """Whether rules may want something done at each open (``deciding.Decider.watches``)."""
         self._events = ffi.new("struct sw_event[]", 256)
+        self._events_at = address(self._events)
         self._parent, self._size = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         self._name = ffi.new("char[]", 1024)
 
@@ -185,7 +194,7 @@ class Native:
     def free(self) -> None:
         """After stop, once nobody calls any more."""
         lib.sw_free(self._s)
-        self._s = ffi.NULL
+        self._s, self._session = ffi.NULL, 0
 
     @property
     def event_fd(self) -> int:
@@ -204,7 +213,7 @@ class Native:
 
     def events(self) -> Iterator[Event]:
         """What C has to say, oldest first, without waiting."""
-        for i in range(_must(lib.sw_events(self._s, self._events, 256))):
+        for i in range(_must(_events(self._session, self._events_at, 256))):
             e = self._events[i]
             yield Event(EventKind(e.kind), e.nodeid, e.arg, e.chunk, e.stop)
 
@@ -231,7 +240,7 @@ class Native:
     def cached_entry(self, nodeid: int) -> Entry | None:
         """What the table holds, however old."""
         e = ffi.new("struct sw_entry *")
-        return _entry(e) if lib.sw_cached_entry(self._s, nodeid, e) == 0 else None
+        return _entry(e) if _cached_entry(self._session, nodeid, address(e)) == 0 else None
 
     def ref(self, nodeid: int) -> None:
         """The kernel holds one more reference."""
@@ -269,7 +278,7 @@ class Native:
         size = 4096
         while True:
             buf = ffi.new("char[]", size)
-            r = lib.sw_path(self._s, nodeid, buf, size)
+            r = _path(self._session, nodeid, address(buf), size)
             if r != -36 or size > 1 << 20:  # ENAMETOOLONG: directories may be deeper than PATH_MAX
                 return bytes(ffi.buffer(buf, _must(r)))
             size *= 4
@@ -278,7 +287,7 @@ class Native:
         """One (directory, name) that the node is known by."""
         parent = ffi.new("uint64_t *")
         buf = ffi.new("char[]", 256)
-        n = _must(lib.sw_parent(self._s, nodeid, parent, buf, 256))
+        n = _must(_parent(self._session, nodeid, address(parent), address(buf), 256))
         return int(parent[0]), bytes(ffi.buffer(buf, n))
 
     @contextlib.contextmanager
@@ -318,6 +327,31 @@ class Native:
         e = ffi.new("struct sw_entry *")
         _must(lib.sw_enter(self._s, parent, name, _attrs(attributes), asked, ref, e))
         return _entry(e)
+
+    def enter_several(
+        self, parent: int, children: Sequence[tuple[bytes, Attributes, int]]
+    ) -> list[tuple[int, Identity] | None]:
+        """As ``enter`` of (name, attributes, asked) each, without references: node and generation as the
+        table has them; None where the table has another generation, or it cannot be entered."""
+        count = len(children)
+        attrs, out = ffi.new("struct sw_attrs[]", count), ffi.new("struct sw_entry[]", count)
+        names = [ffi.from_buffer(name + b"\0") for name, _, _ in children]
+        results = ffi.new("int[]", count)
+        for number, (_, a, _) in enumerate(children):
+            _fill(attrs[number], a)
+        lib.sw_enter_several(
+            self._s, parent, ffi.new("char *[]", names), attrs,
+            ffi.new("uint64_t[]", [asked for _, _, asked in children]), count, out, results,
+        )  # fmt: skip
+        found: list[tuple[int, Identity] | None] = []
+        for number in range(count):
+            e, a = out[number], attrs[number]
+            generation = e.ino, e.size, e.mtime_ns, e.ctime_ns
+            if results[number] or generation != (a.ino, a.size, a.mtime_ns, a.ctime_ns):
+                found.append(None)
+            else:
+                found.append((e.nodeid, Identity(e.dev, *generation)))
+        return found
 
     def refresh(self, nodeid: int, attributes: Attributes, asked: int) -> Entry:
         """What the node's name means now; ESTALE when that is another file."""
@@ -359,7 +393,7 @@ class Native:
 
     def told_old(self, nodeid: int) -> bool:
         """Whether the kernel was told attributes that have changed since; says so once."""
-        return bool(lib.sw_told_old(self._s, nodeid))
+        return bool(_told_old(self._session, nodeid))
 
     # -- opens --
 
@@ -419,7 +453,9 @@ class Native:
         if not decided and self.watched is not None and self.watched():
             return
         i = identity
-        lib.sw_set_complete(self._s, nodeid, file_id, i.size, i.mtime_ns, i.ctime_ns, tell_open)
+        generation = file_id, i.size, i.mtime_ns, i.ctime_ns
+        if _try_complete(self._session, nodeid, *generation, tell_open) < 0:
+            lib.sw_set_complete(self._s, nodeid, *generation, tell_open)
 
     def forget_complete(self, nodeid: int) -> None:
         """C is to ask at the next open."""
@@ -427,7 +463,7 @@ class Native:
 
     def child_complete(self, parent: int, name: bytes) -> bool:
         """Whether the table knows a whole cache file of a child (perhaps of an older generation)."""
-        return bool(lib.sw_child_complete(self._s, parent, name))
+        return bool(_child_complete(self._session, parent, name))
 
     def evict(self, nodeid: int, file_id: int) -> None:
         """The cache file is about to be unlinked."""
@@ -452,7 +488,7 @@ class Native:
 
     def landed(self, nodeid: int, chunk: int) -> None:
         """The chunk is in the cache file: parked reads may go."""
-        lib.sw_landed(self._s, nodeid, chunk)
+        _landed(self._session, nodeid, chunk)
 
     def failed(self, nodeid: int, chunk: int, errno: int) -> None:
         """The chunk cannot be had; errno 0 sends parked reads to Python's ``read``."""

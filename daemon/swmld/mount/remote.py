@@ -13,13 +13,13 @@ import os
 import stat
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from swmld.mount.native import ROOT, Entry, Native, now
-from swmld.mount.tree import Opened
+from swmld.mount.tree import Found, Opened
 from swmld.sources.interface import Attributes, Change, Feature, Source, generation_ns
 from swmld.staging.area import Staging
 
@@ -85,6 +85,8 @@ class Recent:
 
     def unchanged(self, path: bytes, since: int) -> bool:
         """Whether none of the changes told after the first ``since`` is one of ``path``."""
+        if self.changes == since:
+            return True
         with self._lock:
             return self._unchanged(path, since)
 
@@ -111,6 +113,8 @@ class Recent:
 class RemoteTree:
     """See ``tree.Tree``. ``strict``: each open asks. ``interval``: seconds that a look at the source holds
     where it tells of no changes. ``ruled``: rules for some paths may say otherwise of both."""
+
+    remembers = True
 
     def __init__(
         self,
@@ -238,6 +242,33 @@ class RemoteTree:
         if not _same(entry, known.attributes):  # the table knew a newer one
             return entry, self.open(entry.nodeid, entry.size)
         return entry, Opened(reader=self._source.open(path, known.attributes))
+
+    def open_known(self, parent: int, names: Sequence[bytes], limit: int) -> list[Found]:
+        """See ``Tree``. Where rules for paths say how long a look holds, each has to be asked about."""
+        if self._ruled:
+            return []
+        path = self.path(parent)
+        below = path + b"/" if path else b""
+        wanted: list[tuple[bytes, Known]] = []
+        for name in names:
+            known = self._fresh(below + name, None)
+            if known is None or not known.attributes.is_file or not 0 < known.attributes.size <= limit:
+                continue
+            if self._staged(below + name) is None:
+                wanted.append((name, known))
+        children = [(name, known.attributes, known.asked) for name, known in wanted]
+        found: list[Found] = []
+        entered = self._native.enter_several(parent, children) if children else []
+        for (name, known), entry in zip(wanted, entered, strict=True):
+            if entry is None:
+                continue
+            if not self._recent.unchanged(below + name, known.changes):  # see ``_still``
+                self._native.expire(entry[0])
+                continue
+            with suppress(OSError):
+                reader = self._source.open(below + name, known.attributes)
+                found.append(Found(name, below + name, *entry, Opened(reader=reader)))
+        return found
 
     def reopen(self, nodeid: int, opened: Opened) -> Opened:
         """See ``Tree``."""

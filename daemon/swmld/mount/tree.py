@@ -9,12 +9,13 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from swmld.mount.native import Entry, Native
 from swmld.sources.interface import Reader
+from swmld.types import Identity
 
 DIRECT_MINIMUM = 256 << 10
 """Bytes from which a remote file is read with O_DIRECT."""
@@ -37,8 +38,21 @@ class Opened:
             self.reader.close()
 
 
+class Found(NamedTuple):
+    """A regular file that was opened by its name."""
+
+    name: bytes
+    path: bytes
+    nodeid: int
+    identity: Identity
+    opened: Opened
+
+
 class Tree(Protocol):
     """What is asked of a source, by node. OSError; ESTALE: the node's name means another file."""
+
+    remembers: bool
+    """``open_known`` may find some."""
 
     def lookup(self, parent: int, name: bytes, ref: bool = True) -> Entry:
         """The child; with ``ref`` the kernel holds one more reference to it."""
@@ -58,6 +72,11 @@ class Tree(Protocol):
 
     def open_child(self, parent: int, name: bytes) -> tuple[Entry, Opened]:
         """A child that is known to be a regular file and that nobody has opened yet."""
+        ...
+
+    def open_known(self, parent: int, names: Sequence[bytes], limit: int) -> list[Found]:
+        """As ``open_child`` of those that have 1 to ``limit`` bytes and of which the source need not be asked
+        again; the others are left out."""
         ...
 
     def reopen(self, nodeid: int, opened: Opened) -> Opened:
@@ -94,6 +113,8 @@ class DirectoryTree:
     """A directory. ``direct``: large files are read past this host's page cache: a FUSE or NFS client then
     sends a read as parallel requests instead of one readahead window at a time, and memory is left to the
     cache file's pages."""
+
+    remembers = False
 
     def __init__(self, native: Native, *, direct: bool) -> None:
         self._native = native
@@ -134,6 +155,10 @@ class DirectoryTree:
         """See ``Tree``."""
         entry, fd = self._native.open_child(parent, name)
         return entry, Opened(fd)
+
+    def open_known(self, parent: int, names: Sequence[bytes], limit: int) -> list[Found]:
+        """See ``Tree``: none, a directory is always asked."""
+        return []
 
     def reopen(self, nodeid: int, opened: Opened) -> Opened:
         """See ``Tree``. The open file itself, even if its name means another one by now; without O_DIRECT."""
