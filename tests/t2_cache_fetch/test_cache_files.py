@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import stat
+import threading
 from dataclasses import replace
 
 import pytest
@@ -19,7 +21,7 @@ from support.cachekit import (
     identity,
     right_bytes,
 )
-from swmld.cache.changes import Op
+from swmld.cache.changes import NOTHING, AddFile, Change, DropFile, Op, Pin
 from swmld.cache.checksum import crc32c
 from swmld.cache.files import ABSENT, PRESENT
 from swmld.cache.store import Cache
@@ -490,3 +492,50 @@ def test_one_of_several_cannot_be_made(cache: Cache) -> None:
     for each in (*made, again):
         if each is not None:
             each.release()
+
+
+def test_files_of_one_group_are_entered_as_one_by_one(machine: Machine, cache: Cache) -> None:
+    """Whatever else the group has of them: a drop, another generation, a pin."""
+    big = 1 << 63  # beyond SQLite's numbers
+    cached(cache, identity(7))
+    cache._writer.flush()
+    old = cache._books.index.by_key(cache._source, 0, 7)
+    assert old is not None
+    begun, goes_on = threading.Event(), threading.Event()
+
+    class Holds(Op):
+        def apply(self, db: sqlite3.Connection) -> Change:
+            begun.set()
+            goes_on.wait()
+            return NOTHING
+
+    cache._writer.put(Holds())
+    begun.wait()
+    dropped = cached(cache, identity(1))
+    pinned = cached(cache, identity(2))
+    for number in range(8, 50):
+        cached(cache, identity(big + number if number % 2 else number, size=CHUNK + number))
+    partly = cache.acquire(identity(100), b"partly")
+    fill(partly, [1])
+    # Its older generation stands there still, as when its drop could not be written.
+    newer = cache._finder.ids.take()
+    cache._writer.put(AddFile(old._replace(file_id=newer, bytes=0, present=0)))
+    cache._writer.put(Pin(pinned, True))
+    cache._writer.put(DropFile(dropped, lambda: None))
+    goes_on.set()
+    cache._writer.flush()
+    rows = {row.file_id: row for row in cache._books.index.scan(cache._source, b"")}
+    assert len(rows) == 45
+    assert dropped not in rows
+    assert rows[pinned].kept.by_hand
+    assert old.file_id not in rows
+    assert rows[newer].identity == identity(7)
+    assert (rows[partly.file_id].present, rows[partly.file_id].bytes) == (1, CHUNK)
+    for row in rows.values():
+        chunks = cache._books.index.chunks(row.file_id)
+        assert len(chunks) == row.present
+        assert row.bytes == {partly.file_id: CHUNK, newer: 0}.get(row.file_id, row.size)
+    totals = dict(cache._books.index.read(lambda db: db.execute("SELECT key, value FROM meta").fetchall()))
+    assert totals["files"] == len(rows)
+    assert totals["bytes"] == sum(row.bytes for row in rows.values())
+    partly.release()

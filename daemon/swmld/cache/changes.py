@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 from swmld.cache.index import FileRow, encode, set_meta
 from swmld.cache.keeping import PROBATION_BYTES, Kept, on_probation
+
+T = TypeVar("T")
 
 
 class Change(NamedTuple):
@@ -93,6 +95,88 @@ class AddFile(Op):
         values[5:7] = encode(row.mtime_ns), encode(row.ctime_ns)
         db.execute(f"INSERT INTO files VALUES ({','.join('?' * len(values))})", values)
         return change.plus(Change(row.bytes, 1, on_probation(row.pinned, row.bytes)))
+
+
+@dataclass(slots=True)
+class AddFiles(Op):
+    """New generations with the chunks that came of them in the same group, as of ``joined``; each of another
+    inode."""
+
+    rows: list[FileRow]
+    chunks: list[tuple[int, int, int, int]]
+    """File id, chunk, checksum, session."""
+
+    def apply(self, db: sqlite3.Connection) -> Change:
+        change = NOTHING
+        for rows in _parts(self.rows):
+            change = change.plus(self._add(db, rows))
+        for chunks in _parts(self.chunks):
+            values = [value for chunk in chunks for value in chunk]
+            db.execute(f"INSERT OR REPLACE INTO chunks VALUES {_places(len(chunks), 4)}", values)
+        return change
+
+    @staticmethod
+    def _add(db: sqlite3.Connection, rows: list[FileRow]) -> Change:
+        change = NOTHING
+        values: list[object] = []
+        inodes: dict[tuple[int, int | str], list[int | str]] = {}
+        for row in rows:
+            encoded: list[object] = list(row)
+            dev, ino = encode(row.dev), encode(row.ino)
+            encoded[2:4] = dev, ino
+            encoded[5:7] = encode(row.mtime_ns), encode(row.ctime_ns)
+            inodes.setdefault((row.source, dev), []).append(ino)
+            values += encoded
+            change = change.plus(Change(row.bytes, 1, on_probation(row.pinned, row.bytes)))
+        for key, inos in inodes.items():
+            # One index, as long as no row values are compared (SQLite then reads all of it).
+            query = f"SELECT file_id FROM files WHERE source=? AND dev=? AND ino IN {_places(1, len(inos))}"
+            for (old,) in db.execute(query, (*key, *inos)).fetchall():
+                change = change.plus(_delete(db, old))
+        db.execute(f"INSERT INTO files VALUES {_places(len(rows), len(rows[0]))}", values)
+        return change
+
+
+def _parts(rows: list[T]) -> Iterator[list[T]]:
+    """In numbers of which there are few, since the connection keeps only so many statements prepared."""
+    at = 0
+    for number in (32, 8, 1):
+        while len(rows) - at >= number:
+            yield rows[at : at + number]
+            at += number
+
+
+def _places(rows: int, columns: int) -> str:
+    row = f"({','.join('?' * columns)})"
+    return ",".join([row] * rows)
+
+
+def joined(ops: list[Op]) -> list[Op]:
+    """The same changes with fewer statements: new files and the chunks that came of them as one change,
+    before all others. What these say of a new file follows its making as ever; what they say of the
+    generation that it replaces finds that gone, which is what it was to come to."""
+    rows: dict[int, FileRow] = {}
+    inodes: set[tuple[int, int, int]] = set()
+    chunks: list[tuple[int, int, int, int]] = []
+    rest: list[Op] = []
+    for op in ops:
+        if isinstance(op, AddFile):
+            key = op.row.source, op.row.dev, op.row.ino
+            if key in inodes:  # two generations in one group, with a drop between them
+                return ops
+            inodes.add(key)
+            rows[op.row.file_id] = op.row
+        elif isinstance(op, AddChunk) and op.new and op.file_id in rows:
+            row = rows[op.file_id]
+            rows[op.file_id] = row._replace(
+                bytes=row.bytes + op.more, present=row.present + 1, session=op.session
+            )
+            chunks.append((op.file_id, op.chunk, op.crc, op.session))
+        elif isinstance(op, RemoveChunk | DropFile) and op.file_id in rows:
+            return ops
+        else:
+            rest.append(op)
+    return [AddFiles(list(rows.values()), chunks), *rest] if len(rows) > 1 else ops
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from swmld.cache.changes import NOTHING, AddChunk, Op
+from swmld.cache.changes import NOTHING, AddChunk, Op, joined
 from swmld.cache.index import transaction
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class Writer:
     def _commit(self, ops: list[Op]) -> None:
         total = NOTHING
         with transaction(self._db, durable=any(op.durable for op in ops)):
-            for op in ops:
+            for op in joined(ops):
                 total = total.plus(op.apply(self._db))
             if any(total):
                 change = [(total.bytes, "bytes"), (total.files, "files"), (total.probation, "probation")]
