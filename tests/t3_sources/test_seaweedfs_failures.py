@@ -12,11 +12,13 @@ import pytest
 from support.seaweed import MESSAGES, Cluster
 from support.source_kit import content, failing, read_all
 from support.source_writes import write
+from support.wholes import got
 from swmld.sources.errors import failure
 from swmld.sources.http1 import Sent
 from swmld.sources.interface import Reader
 from swmld.sources.seaweed_filer import FilerClient
 from swmld.sources.seaweedfs import SeaweedSource
+from swmld.sources.whole import whole_of
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -59,6 +61,7 @@ def test_without_the_key_all_is_read_through_the_filer(
     source = secured.source()
     for reader, body in _files(secured, source, "proxied").items():
         assert _read(reader) == body
+        assert got(reader) is None
     assert len([record for record in caplog.records if "refuse" in record.message]) == 1
     source.close()
 
@@ -70,6 +73,8 @@ def test_with_the_key_volume_servers_are_read(secured: Cluster, monkeypatch: pyt
     source._volumes._proxy = "127.0.0.1:1"
     for reader, body in _files(secured, source, "signed").items():
         assert _read(reader) == body
+        assert got(reader) == body
+        assert "Bearer" not in repr(whole_of(reader))
     source.close()
 
 

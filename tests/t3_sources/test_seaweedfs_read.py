@@ -9,11 +9,18 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from support.seaweed import MESSAGES, Cluster, chunk
 from support.source_writes import write
+from support.wholes import got
+from swmld.sources.counting import Counting
+from swmld.sources.hedging import Hedging
+from swmld.sources.injecting import Injecting
 from swmld.sources.interface import Attributes, Reader
+from swmld.sources.limiting import Limiting
+from swmld.sources.retrying import Retrying
 from swmld.sources.seaweed_chunks import SHORT, layout_of
 from swmld.sources.seaweedfs import SeaweedSource
 
@@ -126,6 +133,33 @@ def test_a_compressed_chunk(seaweed: Cluster, source: SeaweedSource) -> None:
     reader = _open(source, b"gzip")
     assert _bytes(reader) == body
     assert _bytes(reader, 77_777, 1000) == body[77_777:78_777]
+
+
+def test_what_is_one_plain_get(seaweed: Cluster, source: SeaweedSource) -> None:
+    """A chunk that is the file as it is, and nothing else."""
+    body = os.urandom(5000)
+    seaweed.put("/read/plain", body)
+    reader = _open(source, b"plain")
+    assert got(reader) == body
+    assert _bytes(reader) == body
+    fid = seaweed.needle(body)
+    made: dict[str, tuple[list[Any], int]] = {
+        "shifted": ([chunk(fid, 10, 5000)], 5010),
+        "longer": ([chunk(fid, 0, 5000)], 6000),
+        "two": ([chunk(fid, 0, 5000), chunk(fid, 5000, 5000)], 10_000),
+        "packed": ([chunk(fid, 0, 5000, is_compressed=True)], 5000),
+    }
+    for name, (chunks, size) in made.items():
+        seaweed.create("/read", name, chunks=chunks, attributes={"file_size": size})
+        assert got(_open(source, name.encode())) is None, name
+    seaweed.put("/read/in_the_entry", b"content")
+    assert got(_open(source, b"in_the_entry")) is None
+    counted = Counting(source)
+    assert got(counted.open(b"plain", source.stat(b"plain"))) == body
+    assert got(Retrying(counted).open(b"plain", source.stat(b"plain"))) == body
+    # Those that have to do with each request.
+    for wrapped in (Hedging(source), Injecting(source), Limiting(source, parallel=4)):
+        assert got(wrapped.open(b"plain", source.stat(b"plain"))) is None
 
 
 def test_encrypted_chunks_come_through_the_filer(seaweed: Cluster) -> None:

@@ -199,16 +199,21 @@ class NeighbourPrefetch:
         }  # fmt: skip
         async for first in self._receive:
             several, rest = self._with_others(first)
-            try:
-                if len(several) > 1:
+            if len(several) > 1:
+                try:
                     await self._bring_several(several)
-                for wanted in rest if len(several) > 1 else [*several, *rest]:
-                    if wanted.order.deadline <= trio.current_time():
-                        self._late(wanted)
-                        continue
+                except OSError:
+                    self.failed += len(several)
+            else:
+                rest = [*several, *rest]
+            for wanted in rest:
+                if wanted.order.deadline <= trio.current_time():
+                    self._late(wanted)
+                    continue
+                try:
                     await carry_out[wanted.what](wanted)
-            except (OSError, FetchError):
-                self.failed += 1
+                except (OSError, FetchError):
+                    self.failed += 1
 
     def _with_others(self, first: Wanted) -> tuple[list[Wanted], list[Wanted]]:
         """Files that wait behind ``first`` and can be brought with it, and the one that ended the row."""

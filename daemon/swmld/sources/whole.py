@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 RESOLVED = 60.0
@@ -28,7 +28,7 @@ class Get:
 
     ip: str
     port: int
-    request: bytes
+    request: bytes = field(repr=False)  # there may be a token in it
     length: int
     done: Callable[[float], None] | None = None
 
