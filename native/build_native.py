@@ -19,6 +19,7 @@ SOURCES = [
     "packed.c",
     "park.c",
     "hot.c",
+    "follow.c",
     "session.c",
     "ring.c",
     "queues.c",

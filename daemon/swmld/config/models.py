@@ -174,6 +174,10 @@ class Settings(BaseModel):
     neighbours_max_files: Annotated[int, count(1, 1_000_000)] = Field(
         default=512, description="Most files fetched ahead in one directory."
     )
+    follow: Flag = Field(
+        default=True,
+        description="Bring small cached files into memory ahead of a reader whose order is known.",
+    )
     rules: Paths = Field(
         default=(),
         description="File of rules, or directory of such files, read again when it changes. Repeatable.",
