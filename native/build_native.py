@@ -20,6 +20,7 @@ SOURCES = [
     "httpget.c",
     "park.c",
     "hot.c",
+    "follow.c",
     "session.c",
     "ring.c",
     "queues.c",

@@ -301,7 +301,7 @@ static int just_replaced(sw_session *s, const struct node *n)
 	return 0;
 }
 
-static int data_open(sw_session *s, uint64_t file_id)
+int data_open(sw_session *s, uint64_t file_id)
 {
 	char path[40];
 	int fd;
@@ -399,6 +399,7 @@ static int open_hot(sw_session *s, struct fuse_in_header *h, struct fuse_open_in
 		return 0;
 	lock(s);
 	n = node_get(s, h->nodeid);
+	follow_open(s, n, h->pid);
 	if (!openable(s, n))
 		goto python;
 	check = node_check(s, n);

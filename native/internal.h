@@ -70,6 +70,7 @@ struct node {
 	uint64_t gen_size;
 	int64_t gen_mtime_ns, gen_ctime_ns;
 	uint64_t last_open;            /* CLOCK_REALTIME */
+	uint64_t next;                 /* nodeid of what its reader opened next, the last time; 0: not known */
 	struct sw_cfile *cf;
 	struct node *lru_prev, *lru_next, *brow_prev, *brow_next;
 	int orphan_fd;                 /* O_PATH of a file or directory without a name, -1 */
@@ -155,6 +156,27 @@ struct dirfd {
 #define SW_REPLACED 64
 #define SW_EARLY 64
 
+/* follow.c: who reads in an order that it kept to before. Under session.lock. */
+#define SW_READERS 256                 /* by thread; two with one place forget each other */
+#define SW_FOLLOW 8                    /* batches that wait for the follower; beyond that they are dropped */
+#define SW_BATCH 16
+struct follow {
+	int on;
+	pthread_t thread;
+	pthread_cond_t wake;
+	struct follow_reader {
+		uint32_t pid, right;   /* opens in a row that were foreseen, at most as many as are needed */
+		uint64_t last, front;  /* nodeids: opened last, and the furthest that was asked for */
+		uint32_t ahead;        /* opens from `last` to `front` */
+		uint32_t rest, resting; /* opens that are not followed: left, and of how many */
+	} readers[SW_READERS];
+	struct follow_work {
+		uint32_t pid, n;
+		struct follow_file { uint64_t file_id, size; } files[SW_BATCH];
+	} work[SW_FOLLOW];
+	uint32_t head, tail;
+};
+
 #define SW_RETIRED 4096        /* inode numbers of removed files that are remembered, each in a place of its own */
 
 struct sw_session {
@@ -223,6 +245,7 @@ struct sw_session {
 	struct swp_filter *watch_filter;
 	uint32_t cache_dev, source_dev;
 	struct frames frames;          /* packed.c; has a lock of its own, a leaf */
+	struct follow follow;
 	/* view.c */
 	struct view *view;
 	struct sw_counters n;          /* relaxed: counted without the lock */
@@ -252,6 +275,11 @@ static inline void unlock(sw_session *s)
 	else
 		pthread_mutex_unlock(&s->lock);
 }
+
+/* follow.c */
+void follow_open(sw_session *s, struct node *n, uint32_t pid); /* under lock: a thread opens it to read; n may be NULL */
+int follow_start(sw_session *s);
+void follow_stop(sw_session *s);
 
 /* table.c (all under s->lock unless said) */
 int table_init(sw_session *s);
@@ -310,6 +338,7 @@ void open_dropped(sw_session *s, struct node *n, struct handle *h); /* under loc
 void fill_attr(struct node *n, struct fuse_attr *a);
 void fill_entry(sw_session *s, struct node *n, struct fuse_entry_out *e);
 int backing_open(sw_session *s, int fd);
+int data_open(sw_session *s, uint64_t file_id); /* a cache file's descriptor, or -errno */
 void backing_close(sw_session *s, int32_t id); /* under lock; done by unlock() */
 
 void backing_drop(sw_session *s, struct node *n); /* under lock */

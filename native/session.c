@@ -577,6 +577,7 @@ sw_session *sw_new(const struct sw_config *config, int *err)
 	pthread_cond_init(&s->wake, NULL);
 	pthread_cond_init(&s->spare, NULL);
 	pthread_cond_init(&s->names_wake, NULL);
+	pthread_cond_init(&s->follow.wake, NULL);
 	s->ready_tail = &s->ready;
 	s->events = calloc(SW_EVENTS, sizeof *s->events);
 	s->evfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -652,7 +653,7 @@ int sw_start(sw_session *s)
 	while (s->nthreads < s->config.threads &&
 	       !pthread_create(&s->threads[s->nthreads], NULL, device_thread, s))
 		s->nthreads++;
-	if (s->has_pump && s->has_waker && s->nthreads)
+	if (s->has_pump && s->has_waker && s->nthreads && !follow_start(s))
 		return s->peer;
 	close(s->peer);
 	return -EAGAIN;
@@ -681,6 +682,7 @@ int sw_stop(sw_session *s)
 	s->nthreads = 0;
 	if (s->has_waker)
 		pthread_join(s->waker, NULL);
+	follow_stop(s);
 	if (s->has_pump)
 		pthread_join(s->pump, NULL);
 	s->has_pump = s->has_waker = 0;

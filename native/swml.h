@@ -82,6 +82,7 @@ struct sw_config {
 	int hot;               /* answer hot operations in C; 0: all of them go to pyfuse3 (--no-native) */
 	int passthrough;       /* ask the kernel for FUSE passthrough */
 	int uring;             /* take requests from the kernel over io_uring, if it does that */
+	int follow;            /* bring small files into the page cache ahead of readers in a known order */
 	int acl;               /* the source stores POSIX ACLs: let the kernel enforce them */
 	int threads;           /* threads that read the device */
 	uint32_t idle_nodes;   /* nodes kept that the kernel has forgotten */
@@ -117,6 +118,7 @@ struct sw_counters {
 	uint64_t hot_lookup, hot_getattr, hot_open, hot_release, hot_read, hot_readdir, hot_xattr;
 	uint64_t hot_read_bytes, parked, unparked, forwarded, replies, forgets, interrupts, killed, reply_gone;
 	uint64_t open_passthrough, open_cached, open_direct, backing_open, backing_errors;
+	uint64_t followed_brought, followed_there;
 	uint64_t nodes, links, dirfds, backings, events_lost, watch_errors;
 };
 void sw_counters_read(sw_session *s, struct sw_counters *out);

@@ -593,9 +593,11 @@ void node_rule(sw_session *s, struct node *n)
 		}
 }
 
-/* How long the kernel may answer for this node by itself. */
+/* How long the kernel may answer for this node by itself: not at all with attributes that are not to be relied on. */
 uint64_t node_valid_ns(sw_session *s, struct node *n)
 {
+	if (!n->attr_at)
+		return 0;
 	switch (node_check(s, n)) {
 	case 0:
 		return 0;

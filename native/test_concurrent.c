@@ -654,6 +654,7 @@ static void run(int passthrough, unsigned seed)
 	kit_config.threads = 4;
 	kit_config.idle_nodes = 6;
 	kit_config.max_backing = 4;
+	kit_config.follow = 1;
 	k = kit_new();
 	s = k->s;
 	memset(inodes, 0, sizeof inodes);

@@ -190,7 +190,7 @@ static long setup(uint32_t entries, struct io_uring_params *p)
 	CHECK(nfakes < RINGS && entries <= ENTRIES && !(entries & (entries - 1)));
 	f = &fakes[nfakes++];
 	pthread_mutex_unlock(&ring_lock);
-	CHECK(p->flags == (IORING_SETUP_SQE128 | IORING_SETUP_CQSIZE));
+	CHECK(p->flags == (IORING_SETUP_SQE128 | IORING_SETUP_CQSIZE | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN));
 	memset(f, 0, sizeof *f);
 	f->wakefd = -1;
 	f->entries = entries;

@@ -547,6 +547,8 @@ static void late_answers(void)
 	struct fuse_entry_out o;
 	fill_entry(s, n, &o);
 	CHECK(o.attr.size == 8 && !o.attr_valid && !o.attr_valid_nsec && !o.entry_valid);
+	node_entry(s, n, &e);
+	EQUAL(e.valid_ns, 0);
 	node_attr(s, n, &st, n->written_at + 1);
 	CHECK(n->attr_at);
 	unlock(s);

@@ -198,6 +198,7 @@ class Daemon:
                 hot=settings.native,
                 passthrough=settings.passthrough,
                 uring=settings.fuse_uring,
+                follow=settings.follow,
                 acl=source.acl,
                 check=settings.check,
                 check_interval=settings.check_interval,

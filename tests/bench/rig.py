@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -130,6 +131,12 @@ class Rig:
         path = self.base / f"{name}.list"
         path.write_text("".join(f"{root}/{line}\n" for line in names))
         return path
+
+    def shuffle(self, name: str, seed: int) -> None:
+        """Another order of what ``list_of`` made."""
+        path = self.base / f"{name}.list"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(random.Random(seed).sample(lines, len(lines))))
 
     def settle(self) -> None:
         """All that was written is on the disk and old enough to be cached (a limit of time, no event)."""

@@ -74,6 +74,7 @@ LOADS = [
     Load("dropped-rand64k", "random 64 KiB", "/s", 0.95, _rand(65536, "rand64_dropped"), dropped=True),
     Load("dropped-mmap", "mmap scan", "MB/s", 0.95, _big("mmap"), dropped=True),
     Load("dropped-small", "small files", "/s", 0.85, _SMALL, dropped=True),
+    Load("dropped-small-shuffled", "small files, a new order each time", "/s", None, _SMALL, dropped=True),
 ]
 
 
@@ -93,6 +94,8 @@ def measure(rig: Rig, load: Load, native: Side, mount: Side) -> Pairs:
         for name in sorted(sides, reverse=number % 2 == 0):
             if load.dropped:
                 rig.drop()
+            if load.key.endswith("-shuffled"):
+                rig.shuffle(f"small.{name}", number)
             got[name] = rig.sample(sides[name].daemon, *load.args(rig, sides[name]))
         return got["native"], got["mount"]
 

@@ -3,7 +3,8 @@
     make bench ARGS=...    or    .venv/bin/python tests/bench/run.py
         [--quick]                 small files, few rounds: two minutes; to see that rows run, not how fast
         [--rows 'warm-*,start']   names or patterns
-        [--mode passthrough|native|python]  [--fuse-uring]  [--dir DIR on the disk under test]  [--nice -20]
+        [--mode passthrough|native|python]  [--no-fuse-uring]  [--nice -20]
+        [--dir DIR on the disk under test]
 
 A full run takes half an hour, 26 GB of disk and root. It prints a table and keeps every sample in
 ``tests/bench/results/<date>-<mode>.json``.
@@ -82,9 +83,9 @@ def main() -> int:
     with tree.work_dir("swmld-bench-") as base:
         about = machine(base, mode=args.mode, fuse_uring=args.fuse_uring, quick=args.quick, nice=args.nice)
         print(" ".join(f"{key}={value}" for key, value in about.items()), HEAD, sep="\n", flush=True)
-        options = ["--fuse-uring"] if args.fuse_uring else ["--no-fuse-uring"]
+        options = [] if args.fuse_uring else ["--no-fuse-uring"]
         rig = Rig(base, args.mode, QUICK if args.quick else Sizes(), args.nice, options)
-        ring = "-ring" if args.fuse_uring else ""
+        ring = "" if args.fuse_uring else "-device"
         path = RESULTS / f"{datetime.now():%Y-%m-%d-%H%M%S}-{args.mode}{ring}.json"
         for keys, group in GROUPS:
             mine = [key for key in keys if key in wanted]
@@ -104,7 +105,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small files, few rounds: a minute in all")
     parser.add_argument("--rows", default="", help="comma-separated names or patterns")
     parser.add_argument("--mode", choices=list(MODES), default="passthrough")
-    parser.add_argument("--fuse-uring", action="store_true", help="take requests over io_uring")
+    parser.add_argument("--fuse-uring", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--dir", default="/var/tmp", help="on the disk under test (default: /var/tmp)")
     parser.add_argument("--nice", type=int, default=0, help="of readers and daemon; -20 on a busy machine")
     return parser.parse_args()

@@ -34,7 +34,7 @@ READY_SECONDS = 30.0  # the promise is 1.5 s; a loaded machine under test gets m
 STOP_SECONDS = 30.0
 MODES: dict[str, list[str]] = {
     "passthrough": [],
-    "native": ["--no-passthrough"],
+    "native": ["--no-passthrough", "--no-fuse-uring"],
     "python": ["--no-native"],
 }
 _TROUBLE = re.compile(r"^\S+Z (warning|error|critical) |^Traceback|^\w*(Error|Exception)\b|Sanitizer")

@@ -23,6 +23,7 @@ def test_every_feature_has_a_way_out(tmp_path: Path) -> None:
         "FUSE",
         "native library",
         "passthrough",
+        "FUSE over io_uring",
         "io_uring",
         "eBPF",
         "bcc",
@@ -45,6 +46,14 @@ def test_fuse_is_tried(tmp_path: Path) -> None:
     missing = doctor.fuse(str(tmp_path / "fuse"))
     assert (missing.works, missing.required) == (False, True)
     assert "No such file" in missing.detail
+
+
+def test_fuse_over_io_uring_is_the_modules_parameter(tmp_path: Path) -> None:
+    parameter = tmp_path / "enable_uring"
+    missing = doctor.fuse_uring(parameter)
+    assert (missing.works, missing.detail) == (False, f"no {parameter}")
+    parameter.write_text("N\n")
+    assert doctor.fuse_uring(parameter).works
 
 
 def test_io_uring_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

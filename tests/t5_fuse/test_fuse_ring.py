@@ -1,4 +1,4 @@
-"""Requests over io_uring (--fuse-uring): the same bytes, and nothing of the host is left changed."""
+"""Requests over io_uring: the same bytes, and nothing of the host is left changed."""
 
 from __future__ import annotations
 

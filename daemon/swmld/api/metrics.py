@@ -88,6 +88,7 @@ class Snapshot:
     cache_limit_bytes: int | None = None
     disk_free_bytes: int | None = None
     evictions: int | None = None
+    followed: Mapping[str, int] = field(default_factory=dict)
     compressed: Mapping[str, int] = field(default_factory=dict)
     open_files: int | None = None
     known_nodes: int | None = None
@@ -253,6 +254,9 @@ METRICS: tuple[Definition, ...] = (
                _one(lambda s: s.disk_free_bytes)),
     Definition("swmld_evictions_total", "counter", "Files removed from the cache to make room.", (),
                _one(lambda s: s.evictions)),
+    Definition("swmld_followed_files_total", "counter",
+               "Cached files ahead of a reader in a known order: read into the page cache, or there.",
+               ("found",), _worded(lambda s: s.followed)),
     Definition("swmld_cache_compressed_bytes_total", "counter",
                "Bytes stored compressed: as they were read (raw), and as the disk holds them (stored).",
                ("size",), _worded(lambda s: s.compressed)),

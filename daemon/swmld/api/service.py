@@ -225,6 +225,7 @@ class Service:
             cache_limit_bytes=usage.limit,
             disk_free_bytes=usage.free,
             evictions=self.cache.evicted,
+            followed={"missing": c["followed_brought"], "present": c["followed_there"]},
             compressed=dict(zip(("raw", "stored"), self.cache.compressed, strict=True)),
             open_files=self.files.count,
             known_nodes=c["nodes"],

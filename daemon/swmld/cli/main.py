@@ -121,6 +121,7 @@ def serve(
     readahead_max: Annotated[str | None, setting("readahead_max")] = None,
     neighbours: Annotated[str | None, setting("neighbours")] = None,
     neighbours_max_files: Annotated[str | None, setting("neighbours_max_files")] = None,
+    follow: Annotated[bool | None, setting("follow", "--follow/--no-follow")] = None,
     rules: Annotated[list[str] | None, setting("rules")] = None,
     environment: Annotated[str | None, setting("environment")] = None,
     plugins: Annotated[list[str] | None, setting("plugins")] = None,

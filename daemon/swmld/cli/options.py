@@ -30,7 +30,7 @@ METAVARS = {
 SIZES = frozenset(key for key, metavar in METAVARS.items() if metavar == "SIZE")
 TIMES = frozenset(key for key, metavar in METAVARS.items() if metavar == "TIME")
 PANELS = {
-    "Mount": ("mount", "source", "read_only", "passthrough", "native", "fuse_uring", "hedge"),
+    "Mount": ("mount", "source", "read_only", "passthrough", "native", "fuse_uring", "follow", "hedge"),
     "Write": ("write", "staging_size"),
     "Cache": ("cache_dir", "cache_size", "free_floor", "chunk_size"),
     "Consistency": ("check", "check_interval", "metadata_timeout"),

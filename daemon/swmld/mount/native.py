@@ -109,6 +109,7 @@ class Config:
     passthrough: bool
     acl: bool
     uring: bool = False
+    follow: bool = False
     threads: int = 10
     idle_nodes: int = 100_000
     max_backing: int = 200_000
@@ -159,7 +160,7 @@ class Native:
         c = ffi.new("struct sw_config *")
         c.root_fd, c.data_fd = config.root_fd, config.data_fd
         c.local, c.hot, c.passthrough = config.local, config.hot, config.passthrough
-        c.acl, c.uring, c.threads = config.acl, config.uring, config.threads
+        c.acl, c.uring, c.follow, c.threads = config.acl, config.uring, config.follow, config.threads
         c.idle_nodes, c.max_backing = config.idle_nodes, config.max_backing
         c.check, c.check_ns = _CHECKS[config.check], int(config.check_interval * 1e9)
         c.meta_ns = int(config.metadata_timeout * 1e9)

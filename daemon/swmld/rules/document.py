@@ -168,7 +168,7 @@ DAEMON = frozenset({
     "passthrough", "native", "fuse_uring", "check", "check_interval", "metadata_timeout", "paths",
     "engine", "fetch_parallel", "prefetch_parallel", "sub_read", "fetch_timeout", "source_wait",
     "write", "staging_size", "hedge", "readahead_max",
-    "neighbours", "neighbours_max_files", "rules", "environment", "probe", "state_dir",
+    "neighbours", "neighbours_max_files", "follow", "rules", "environment", "probe", "state_dir",
     "metrics_address", "run_dir", "log_level", "log_format", "plugins", "use_plugins",
 })  # fmt: skip
 """Keys of the daemon's own settings, which may stand in the same files: at the top, in ``settings`` and in an
