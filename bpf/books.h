@@ -111,7 +111,7 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 		if (!t && (asked - first >= BATCH || c->shared))
 			t = thread_of(tid);
 		if (t) {
-			t->stream = k;
+			note(t, &k, NULL, 0); /* what was told of another stream's read tears none of this one */
 			t->start = first;
 			t->asked = flags & SWP_FAULT ? 0 : asked;
 			t->torn = noted;

@@ -227,6 +227,20 @@ def test_mapped_pages_one_by_one(lab: Lab, order: list[int]) -> None:
     assert stream.reads == stream.faults == stream.cold == len(order)
 
 
+@pytest.mark.parametrize("between", [False, True], ids=["at once", "after a sleep"])
+def test_a_sleep_after_another_file_tears_no_read_of_this_one(lab: Lab, between: bool) -> None:
+    """Who starts a program sleeps until it runs, as who waits for a page does: that is noted for the file
+    that was read before, and for no other."""
+    lab.make("before", "data")
+    posix.run(lambda: [by_pread(lab / name) for name in ("before", "data")])
+    (lab / "before").read_bytes()
+    if between:
+        subprocess.run(["true"], check=True)  # by vfork
+    by_odd_sizes(lab / "data")
+    stream = lab.stream("data")
+    assert (stream.reads, stream.pages) == (-(-BLOCKS * PAGE // 1000), BLOCKS)
+
+
 # --- files, passes ---
 
 
