@@ -3,7 +3,8 @@
 #include <linux/types.h>
 #include "stream.h"
 
-#define SWP_TRIES 8
+#define SWP_TRIES 24 /* with half of all places in use, one new stream in a million finds none */
+#define SWP_IN_TURN 4
 #define SWP_IDLE_NS 2000000000ull /* books that nobody enters anything into may be taken: they were read out meanwhile */
 #define SWP_FRESH_NS 100000000ull /* so may those that had been told by then, unless somebody has just begun them */
 
@@ -173,8 +174,9 @@ static __always_inline int is_idle(struct swp_cursor *c, u64 now)
 	return now > last + (swp_is_told(c) ? SWP_FRESH_NS : SWP_IDLE_NS);
 }
 
-/* A place for new books, whose claim is the caller's to give back: one after another around the array, but for those in
- * use. Of two that look at one place at once the second finds it claimed or, later, begun. */
+/* A place for new books, whose claim is the caller's to give back: one after another around the array, so that the oldest
+ * go first. Streams that began together lie together, and may all be in use: then anywhere. Of two that look at one place
+ * at once the second finds it claimed or, later, begun. */
 static __always_inline struct swp_row *claim(u32 *place, u64 now)
 {
 	u32 zero = 0, one = 1, *turn = turns.lookup(&zero);
@@ -182,10 +184,14 @@ static __always_inline struct swp_row *claim(u32 *place, u64 now)
 
 	if (!turn)
 		return NULL;
-#pragma unroll
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < SWP_TRIES; i++) {
-		*place = *turn & (SWP_CURSORS - 1);
-		__sync_fetch_and_add(turn, 1);
+		if (i < SWP_IN_TURN) {
+			*place = *turn & (SWP_CURSORS - 1);
+			__sync_fetch_and_add(turn, 1);
+		} else {
+			*place = bpf_get_prandom_u32() & (SWP_CURSORS - 1);
+		}
 		row = cursors.lookup(place);
 		if (row && is_idle(&row->cursor, now) && !claims.insert(place, &one)) {
 			if (is_idle(&row->cursor, now))

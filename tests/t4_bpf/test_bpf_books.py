@@ -176,6 +176,23 @@ def test_idle_books_are_taken_over(few: Few) -> None:
     assert not any(few.probe.lost().values())
 
 
+def test_a_row_of_books_in_use_is_passed_over(few: Few) -> None:
+    """As streams that begin together and go on are; there is room behind them."""
+    paths, used = few.make(1, BOOKS + 10), BOOKS * 3 // 8
+
+    def work() -> None:
+        in_turn(paths[:BOOKS])()
+        time.sleep(IDLE)  # a limit of time: there is no event
+        in_turn(paths[:used])()
+        in_turn(paths[BOOKS:])()
+
+    posix.run(work)
+    rows = few.rows()
+    assert {node for node, row in rows.items() if row.reads == 2 * BLOCKS} == set(range(1, used + 1))
+    assert set(rows) >= set(range(BOOKS + 1, BOOKS + 11))
+    assert not any(few.probe.lost().values())
+
+
 def test_what_was_told_in_full_makes_room_at_once(few: Few) -> None:
     """Small files that are read whole, one event each: far more in two seconds than there are books."""
     paths = few.make(1, 5 * BOOKS, pages=1)
