@@ -34,7 +34,7 @@ static __always_inline void note(struct swp_thread *t, struct swp_key *k, struct
 	struct swp_cursor *old;
 
 	if (!is_of(t, k)) {
-		old = t->missed ? cursors.lookup(&t->stream) : NULL;
+		old = t->missed ? find(&t->stream) : NULL;
 		if (old && old->pending)
 			__sync_fetch_and_add(&old->pending, -1);
 		t->stream = *k;
@@ -66,17 +66,18 @@ static __always_inline int goes_on(struct swp_thread *t, struct swp_key *k, stru
 /* Pages first..asked were read, all of them there by now. size: of the file in bytes, 0 where that is not known. */
 static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 size, u32 flags)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	u32 tid = (u32)id, noted = 0, missed, epoch;
-	struct swp_config *g = ours(dev, ino, id >> 32, &epoch);
-	struct swp_key k = {.ino = ino, .dev = dev, .pid = id >> 32};
+	u32 tid, noted = 0, missed, epoch;
+	u64 id, now;
+	struct swp_config *g = ours(dev, ino, &id, &epoch);
+	struct swp_key k = {.ino = ino, .dev = dev};
 	struct swp_thread *t;
 	struct swp_cursor *c;
-	u64 now;
 	int event;
 
 	if (!g)
 		return 0;
+	k.pid = id >> 32;
+	tid = (u32)id;
 	now = coarse_ns(g);
 	c = cursor_of(g, &k, epoch, now);
 	if (!c)
@@ -110,7 +111,7 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 		if (!t && (asked - first >= BATCH || c->shared))
 			t = thread_of(tid);
 		if (t) {
-			t->stream = k;
+			note(t, &k, NULL, 0); /* what was told of another stream's read tears none of this one */
 			t->start = first;
 			t->asked = flags & SWP_FAULT ? 0 : asked;
 			t->torn = noted;
@@ -133,15 +134,16 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 /* O_DIRECT of a file that is passed through: the mount's own is seen by FUSE. */
 static __always_inline int on_direct(u32 dev, u64 ino, u64 offset, u64 length, u64 size)
 {
-	u64 id = bpf_get_current_pid_tgid(), now;
+	u64 id, now;
 	u32 epoch;
-	struct swp_config *g = ours(dev, ino, id >> 32, &epoch);
-	struct swp_key k = {.ino = ino, .dev = dev, .pid = id >> 32};
+	struct swp_config *g = ours(dev, ino, &id, &epoch);
+	struct swp_key k = {.ino = ino, .dev = dev};
 	struct swp_cursor *c;
 	int event;
 
 	if (!g || dev == g->mount_dev || !length || offset >= size)
 		return 0;
+	k.pid = id >> 32;
 	now = coarse_ns(g);
 	c = cursor_of(g, &k, epoch, now);
 	if (!c)
@@ -156,14 +158,17 @@ static __always_inline int on_direct(u32 dev, u64 ino, u64 offset, u64 length, u
 /* The page cache lacks pages from here on: the read, or the fault, waits for the disk or for us. */
 static __always_inline int on_miss(u32 dev, u64 ino, u64 first, int fault_only)
 {
-	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
-	u32 tid = (u32)bpf_get_current_pid_tgid(), epoch;
-	struct swp_config *g = ours(dev, ino, k.pid, &epoch);
+	struct swp_key k = {.ino = ino, .dev = dev};
+	u32 tid, epoch;
+	u64 id;
+	struct swp_config *g = ours(dev, ino, &id, &epoch);
 	struct swp_thread *t;
 	struct swp_cursor *c;
 
 	if (!g)
 		return 0;
+	k.pid = id >> 32;
+	tid = (u32)id;
 	t = threads.lookup(&tid);
 	if (fault_only && !(t && t->fault)) /* readahead that a read asked for, seen as page_cache_sync_ra */
 		return 0;
@@ -189,14 +194,16 @@ static __always_inline int on_miss(u32 dev, u64 ino, u64 first, int fault_only)
 /* Readahead goes on at this page. */
 static __always_inline int on_ahead(u32 dev, u64 ino, u64 page)
 {
-	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
+	struct swp_key k = {.ino = ino, .dev = dev};
 	struct swp_thread *t;
 	u32 epoch;
-	struct swp_config *g = ours(dev, ino, k.pid, &epoch);
+	u64 id;
+	struct swp_config *g = ours(dev, ino, &id, &epoch);
 
 	if (!g)
 		return 0;
-	t = thread_of((u32)bpf_get_current_pid_tgid());
+	k.pid = id >> 32;
+	t = thread_of((u32)id);
 	if (t) {
 		struct swp_cursor *c = known_cursor(g, &k, epoch);
 
@@ -239,15 +246,17 @@ static __always_inline void begin_visit(struct swp_thread *t, struct swp_key *k,
  * if its own is not among them, and as this again, when that one has come. */
 static __always_inline int on_map(u32 dev, u64 ino, u64 first, u64 last, u64 size)
 {
-	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
-	u32 tid = (u32)bpf_get_current_pid_tgid(), read_ahead, epoch;
-	u64 pages = (size + 4095) >> 12;
-	struct swp_config *g = ours(dev, ino, k.pid, &epoch);
+	struct swp_key k = {.ino = ino, .dev = dev};
+	u32 tid, read_ahead, epoch;
+	u64 pages = (size + 4095) >> 12, id;
+	struct swp_config *g = ours(dev, ino, &id, &epoch);
 	struct swp_thread *t;
 	struct swp_cursor *c;
 
 	if (!g)
 		return 0;
+	k.pid = id >> 32;
+	tid = (u32)id;
 	t = thread_of(tid);
 	c = known_cursor(g, &k, epoch);
 	if (!t || !c || !in_visit(t, &k, c, FAULTED, tid) || first > t->start || last < t->start) {
@@ -276,14 +285,17 @@ static __always_inline int on_map(u32 dev, u64 ino, u64 first, u64 last, u64 siz
 /* A page fault that the page cache's neighbours could not answer; a miss may follow. */
 static __always_inline int on_fault(u32 dev, u64 ino, u64 page, u64 size)
 {
-	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
-	u32 tid = (u32)bpf_get_current_pid_tgid(), epoch;
-	struct swp_config *g = ours(dev, ino, k.pid, &epoch);
+	struct swp_key k = {.ino = ino, .dev = dev};
+	u32 tid, epoch;
+	u64 id;
+	struct swp_config *g = ours(dev, ino, &id, &epoch);
 	struct swp_thread *t;
 	struct swp_cursor *c;
 
 	if (!g)
 		return 0;
+	k.pid = id >> 32;
+	tid = (u32)id;
 	t = thread_of(tid);
 	c = known_cursor(g, &k, epoch);
 	if (t && c && in_visit(t, &k, c, MAPPED, tid) && t->start <= page && page <= t->around) {

@@ -143,6 +143,12 @@ SWP_INLINE unsigned long long swp_reads(const struct swp_cursor *c)
 	return !!c->next + c->passes + c->sequential + c->reverse + c->strided + c->random + c->same;
 }
 
+/* A stream of one read, which its event told in full: there is no more to know of it. */
+SWP_INLINE int swp_is_told(const struct swp_cursor *c)
+{
+	return swp_reads(c) <= 1 && !c->written && !c->wait_ns && !c->cold && c->size && c->next >= c->size;
+}
+
 SWP_INLINE void swp_event_of(struct swp_event *e, const struct swp_key *k, const struct swp_cursor *c, int kind,
 			     unsigned int flags)
 {

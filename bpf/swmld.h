@@ -36,8 +36,7 @@ enum { /* swp_event.flags */
 #define SWP_PAUSE_NS 1000000000ull /* without a write of the stream: the next one begins a burst */
 #define SWP_BUCKETS 24     /* waits: bucket b counts [2^b, 2^(b+1)) microseconds; bucket 0 also less, the last also more */
 #define SWP_FILTER_BITS 262144
-#define SWP_BATCH 256      /* elements of a map read in one call */
-#define SWP_ENDED 0x80000000 /* swp_key.dev of books that were ended: this and their epoch. No device has this bit */
+#define SWP_ENDED 0x80000000 /* in swp_key.dev: these books were ended. No device has this bit */
 
 struct swp_key { /* one stream: a file as read by a process */
 	unsigned long long ino;
@@ -46,8 +45,8 @@ struct swp_key { /* one stream: a file as read by a process */
 };
 
 struct swp_cursor {
-	/* What each read touches, in two cache lines: the pages that a reader copies push them out of the first cache. They begin
-	 * a line as long as an element of the map (48 bytes of the kernel's, the key, this) fills whole ones: hence `pad`. */
+	/* What each read touches, with the key in two cache lines: the pages that a reader copies push them out of the first
+	 * cache. They begin a line as long as a swp_row fills whole ones: hence `pad`. */
 	unsigned long long next;      /* page after the last one read */
 	unsigned long long start;     /* first page of the last read */
 	unsigned long long asked;     /* last page that the last read asked for, not cut at the end of the file */
@@ -82,7 +81,12 @@ struct swp_cursor {
 	unsigned int passes;          /* times begun anew at page 0 after the last page was read */
 	unsigned int early_reads;     /* how many of `early` are set */
 	unsigned int early[SWP_EARLY]; /* first pages of the first reads, 0xffffffff: none or beyond */
-	unsigned long long pad[5];
+	unsigned long long pad[3];
+};
+
+struct swp_row { /* one stream and its books */
+	struct swp_key key;           /* ino 0: free, as far as it matters who reads it; all zero: never used */
+	struct swp_cursor cursor;
 };
 
 struct swp_event {

@@ -4,7 +4,7 @@
 /* The one that was waited for: by stream, by process, and in the process's histogram. */
 static __always_inline void enter_wait(struct swp_thread *t, u64 ns, u64 now)
 {
-	struct swp_cursor *c = cursors.lookup(&t->stream);
+	struct swp_cursor *c = find(&t->stream);
 	struct swp_process *p;
 	u32 pid = t->stream.pid, b;
 
@@ -84,7 +84,7 @@ static __always_inline int on_request(u64 request, u32 connection, u32 opcode, u
 		struct swp_thread *t = threads.lookup(&tid);
 
 		if (t && t->fault)
-			fault_waits(t, cursors.lookup(&t->stream));
+			fault_waits(t, find(&t->stream));
 	}
 	if (opcode == FUSE_READ)
 		meet(r.pid, r.ns);

@@ -19,14 +19,15 @@ static __always_inline void meet_writer(u32 pid, u64 now)
 /* `node`: 0 where it is not known from the request. */
 static __always_inline int on_write(u32 dev, u64 ino, u64 node, u64 bytes)
 {
-	struct swp_key k = {.ino = ino, .dev = dev, .pid = self_pid()};
+	struct swp_key k = {.ino = ino, .dev = dev};
+	u64 id, now;
 	u32 epoch;
-	struct swp_config *g = ours(dev, ino, k.pid, &epoch);
+	struct swp_config *g = ours(dev, ino, &id, &epoch);
 	struct swp_cursor *c;
-	u64 now;
 
 	if (!g)
 		return 0;
+	k.pid = id >> 32;
 	now = coarse_ns(g);
 	c = known_cursor(g, &k, epoch);
 	if (!c) {

@@ -97,36 +97,77 @@ int sw_place(sw_session *s, uint64_t nodeid, uint64_t *parent, uint64_t *size, c
 	return r;
 }
 
-/* Streams read or written since `since_ns`, by the coarse clock of the events, and those that were ended, which are told
- * once; a stream of one read that its event told in full is left out. Up to max of them (at least SWP_BATCH); again with
- * the same token until *done, which is 0 at first. */
-int sw_cursors(int map_fd, uint64_t since_ns, uint64_t *token, int *done, struct swp_row *rows, int max)
+/* ---- the books of all streams ---- */
+
+struct sw_books {
+	const struct swp_row *rows;    /* the kernel's own: they change while they are read */
+	uint32_t count;
+	uint64_t *ended;               /* by row: first_ns of the last books that were told there as ended */
+};
+
+void sw_books_close(struct sw_books *b)
 {
-	struct swp_key *keys = malloc(SWP_BATCH * sizeof *keys);
-	struct swp_cursor *values = malloc(SWP_BATCH * sizeof *values);
-	int n = keys && values ? 0 : -ENOMEM;
+	if (!b)
+		return;
+	if (b->rows)
+		munmap((void *)b->rows, b->count * sizeof *b->rows);
+	free(b->ended);
+	free(b);
+}
 
-	while (n >= 0 && n + SWP_BATCH <= max && !*done) {
-		int got = sw_map_batch(map_fd, token, !*token, keys, values, SWP_BATCH, done);
+struct sw_books *sw_books_open(int map_fd, uint32_t count, int *err)
+{
+	struct sw_books *b = calloc(1, sizeof *b);
+	void *p;
 
-		if (got < 0)
-			n = got;
-		for (int i = 0; i < got; i++) {
-			const struct swp_cursor *c = &values[i];
-			int ended = (keys[i].dev & SWP_ENDED) != 0;
-
-			if (ended)
-				sw_map_delete(map_fd, &keys[i]);
-			if ((!ended && c->last_ns < since_ns && c->written_ns < since_ns) ||
-			    (swp_reads(c) <= 1 && !c->written && !c->wait_ns && !c->cold && c->size && c->next >= c->size))
-				continue;
-			rows[n].key = keys[i];
-			rows[n].cursor = *c;
-			rows[n++].cursor.reads = swp_reads(c);
-		}
+	*err = -ENOMEM;
+	if (!b)
+		return NULL;
+	b->count = count;
+	b->ended = calloc(count, sizeof *b->ended);
+	if (!b->ended)
+		goto fail;
+	p = mmap(NULL, count * sizeof *b->rows, PROT_READ, MAP_SHARED, map_fd, 0);
+	if (p == MAP_FAILED) {
+		*err = -errno;
+		goto fail;
 	}
-	free(keys);
-	free(values);
+	b->rows = p;
+	*err = 0;
+	return b;
+fail:
+	sw_books_close(b);
+	return NULL;
+}
+
+/* Streams read or written since `since_ns`, by the coarse clock of the events, and those that were ended, once; a
+ * stream of one read that its event told in full is left out. Up to max of them, from *place on, which is
+ * the number of all places once they are through. */
+int sw_books_read(struct sw_books *b, uint64_t since_ns, uint32_t *place, struct swp_row *rows, int max)
+{
+	int n = 0;
+
+	for (; *place < b->count && n < max; (*place)++) {
+		const struct swp_row *row = &b->rows[*place];
+		uint64_t ino = __atomic_load_n(&row->key.ino, __ATOMIC_ACQUIRE);
+		uint32_t dev = __atomic_load_n(&row->key.dev, __ATOMIC_RELAXED);
+
+		if (!ino)
+			continue;
+		if (dev & SWP_ENDED ? b->ended[*place] == row->cursor.first_ns
+				    : row->cursor.last_ns < since_ns && row->cursor.written_ns < since_ns)
+			continue;
+		memcpy(&rows[n], row, sizeof *row);
+		/* It was taken for another stream meanwhile, which can only be when nothing was left to tell. */
+		if (__atomic_load_n(&row->key.ino, __ATOMIC_ACQUIRE) != ino || rows[n].key.ino != ino)
+			continue;
+		if (dev & SWP_ENDED)
+			b->ended[*place] = rows[n].cursor.first_ns;
+		if (swp_is_told(&rows[n].cursor))
+			continue;
+		rows[n].cursor.reads = swp_reads(&rows[n].cursor);
+		n++;
+	}
 	return n;
 }
 

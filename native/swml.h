@@ -215,15 +215,14 @@ void sw_landed(sw_session *s, uint64_t nodeid, uint64_t chunk);
 void sw_failed(sw_session *s, uint64_t nodeid, uint64_t chunk, int err); /* err 0: ask Python's read instead */
 
 /* ---- bpf.c: maps and events of the probes; the structs swp_* are in bpf/swmld.h ---- */
-struct swp_row {               /* one stream */
-	struct swp_key key;
-	struct swp_cursor cursor;
-};
 int sw_map_update(int map_fd, const void *key, const void *value);
 int sw_map_lookup(int map_fd, const void *key, void *value);
 int sw_map_delete(int map_fd, const void *key);
 int sw_map_batch(int map_fd, uint64_t *token, int first, void *keys, void *values, int max, int *done);
-int sw_cursors(int map_fd, uint64_t since_ns, uint64_t *token, int *done, struct swp_row *rows, int max);
+typedef struct sw_books sw_books;
+sw_books *sw_books_open(int map_fd, uint32_t count, int *err); /* the descriptor stays the caller's */
+void sw_books_close(sw_books *b);
+int sw_books_read(sw_books *b, uint64_t since_ns, uint32_t *place, struct swp_row *rows, int max);
 void sw_nodes_of(sw_session *s, const uint64_t *inos, uint64_t *nodes, int n);
 int sw_place(sw_session *s, uint64_t nodeid, uint64_t *parent, uint64_t *size, char *name, size_t namesize);
 typedef struct sw_ring sw_ring;

@@ -1,5 +1,6 @@
 /* bpf.c on real maps and a real ring, where this host allows them: what the kernel answers is not imitated. */
 #include "test_kit.h"
+#include "../bpf/stream.h"
 
 #include <linux/bpf.h>
 #include <sys/syscall.h>
@@ -12,7 +13,7 @@ static int bpf(int cmd, union bpf_attr *a)
 	return (int)syscall(SYS_bpf, cmd, a, sizeof *a);
 }
 
-static int map(uint32_t type, uint32_t key, uint32_t value, uint32_t max)
+static int map_with(uint32_t type, uint32_t key, uint32_t value, uint32_t max, uint32_t flags)
 {
 	union bpf_attr a;
 
@@ -21,7 +22,13 @@ static int map(uint32_t type, uint32_t key, uint32_t value, uint32_t max)
 	a.key_size = key;
 	a.value_size = value;
 	a.max_entries = max;
+	a.map_flags = flags;
 	return bpf(BPF_MAP_CREATE, &a);
+}
+
+static int map(uint32_t type, uint32_t key, uint32_t value, uint32_t max)
+{
+	return map_with(type, key, value, max, 0);
 }
 
 static void elements(void)
@@ -68,64 +75,81 @@ static void batches(int max)
 	EQUAL(sw_map_batch(-1, &token, 1, keys, values, max, &done), -EBADF);
 }
 
-/* Of all streams: those read since, but for what one event has told in full. */
-static void cursors(void)
+#define BOOKS 4096
+
+static void put(int fd, uint32_t place, const struct swp_row *row)
 {
-	static struct swp_row rows[2 * SWP_BATCH];
-	int fd = map(BPF_MAP_TYPE_LRU_HASH, sizeof(struct swp_key), sizeof(struct swp_cursor), 4096);
-	int done = 0, n = 0, got;
-	uint64_t token = 0, old = 0;
+	EQUAL(sw_map_update(fd, &place, row), 0);
+}
 
-	for (uint32_t i = 0; i < 2000; i++) {
-		struct swp_key key = {.ino = i, .dev = 1, .pid = 2};
-		struct swp_cursor c = {.next = 4, .size = 4, .last_ns = i < 500 ? 10 : 20, .sequential = i & 1, .node = i};
+/* All that is told since, in pieces; by `node`, how often. */
+static int told(sw_books *b, uint64_t since, int *times, int most)
+{
+	static struct swp_row rows[100];
+	uint32_t place = 0;
+	int n = 0;
 
-		EQUAL(sw_map_update(fd, &key, &c), 0);
-	}
-	while (!done) {
-		got = sw_cursors(fd, 15, &token, &done, rows, 2 * SWP_BATCH);
-		CHECK(got >= 0 && got <= 2 * SWP_BATCH);
+	memset(times, 0, (size_t)most * sizeof *times);
+	while (place < BOOKS) {
+		int got = sw_books_read(b, since, &place, rows, 100);
+
+		CHECK(got >= 0 && got <= 100);
 		for (int i = 0; i < got; i++) {
-			CHECK(rows[i].key.ino >= 500 && rows[i].key.ino & 1); /* read since, and more than once */
-			EQUAL(rows[i].cursor.node, rows[i].key.ino);
-			EQUAL(rows[i].cursor.reads, 2);
-			old += rows[i].key.ino;
+			CHECK(rows[i].cursor.node < (uint64_t)most);
+			times[rows[i].cursor.node]++;
+			EQUAL(rows[i].cursor.reads, swp_reads(&rows[i].cursor));
+			EQUAL(rows[i].key.pid, 2);
 		}
 		n += got;
 	}
-	EQUAL(n, 750);
-	EQUAL(old, 750 * 1250); /* 501, 503 ... 1999: each once */
-	for (uint32_t i = 0; i < 8; i++) { /* never read; of these the later half was written since */
-		struct swp_key key = {.ino = i, .dev = 2, .pid = 2};
-		struct swp_cursor c = {.written = 4096, .written_ns = i < 4 ? 10 : 20};
+	EQUAL(place, BOOKS);
+	return n;
+}
 
-		EQUAL(sw_map_update(fd, &key, &c), 0);
-	}
-	for (done = 0, token = 0, n = 0; !done;) {
-		got = sw_cursors(fd, 15, &token, &done, rows, 2 * SWP_BATCH);
-		CHECK(got >= 0);
-		for (int i = 0; i < got; i++)
-			n += rows[i].key.dev == 2 && rows[i].key.ino >= 4 && !rows[i].cursor.reads;
-	}
-	EQUAL(n, 4);
-	for (int turn = 0; turn < 2; turn++) { /* ended: told once, however long ago it was read, and gone */
-		struct swp_key key = {.ino = 1, .dev = SWP_ENDED | 5, .pid = 2};
-		struct swp_cursor c = {.next = 4, .size = 4, .last_ns = 1, .sequential = 1, .node = 99};
+/* Of all streams: those read or written since, but for what one event has told in full. */
+static void books(void)
+{
+	static int times[3000];
+	int fd = map_with(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct swp_row), BOOKS, BPF_F_MMAPABLE), other, err;
+	sw_books *b = sw_books_open(fd, BOOKS, &err);
 
-		if (!turn)
-			EQUAL(sw_map_update(fd, &key, &c), 0);
-		for (done = 0, token = 0, n = 0; !done;) {
-			got = sw_cursors(fd, 30, &token, &done, rows, 2 * SWP_BATCH);
-			CHECK(got >= 0);
-			for (int i = 0; i < got; i++)
-				n += rows[i].cursor.node == 99;
-		}
-		EQUAL(n, !turn);
-		EQUAL(sw_map_lookup(fd, &key, &c), -ENOENT);
+	CHECK(b && !err);
+	EQUAL(told(b, 0, times, 3000), 0);
+	for (uint32_t i = 1; i < 2000; i++)
+		put(fd, 2 * i, &(struct swp_row){.key = {.ino = i, .dev = 1, .pid = 2},
+						 .cursor = {.next = 4, .size = 4, .last_ns = i < 500 ? 10 : 20,
+							    .sequential = i & 1, .node = i}});
+	EQUAL(told(b, 15, times, 3000), 750);
+	for (uint32_t i = 0; i < 3000; i++) /* 501, 503 ... 1999: each once */
+		EQUAL(times[i], i >= 500 && i < 2000 && i & 1);
+	EQUAL(told(b, 0, times, 3000), 1000);
+	for (uint32_t i = 0; i < 8; i++) /* never read; of these the later half was written since */
+		put(fd, 2 * i + 1, &(struct swp_row){.key = {.ino = i + 1, .dev = 2, .pid = 2},
+						     .cursor = {.written = 4096, .written_ns = i < 4 ? 10 : 20, .node = 2000 + i}});
+	EQUAL(told(b, 15, times, 3000), 754);
+	for (uint32_t i = 0; i < 8; i++)
+		EQUAL(times[2000 + i], i >= 4);
+	put(fd, 2001, &(struct swp_row){.key = {.dev = 1, .pid = 2}, .cursor = {.last_ns = 50, .sequential = 5}});
+	EQUAL(told(b, 30, times, 3000), 0); /* given back */
+	for (int turn = 0; turn < 2; turn++) { /* ended: told once, however long ago they were read, and so their successors */
+		struct swp_row row = {.key = {.ino = 1, .dev = SWP_ENDED | 5, .pid = 2},
+				      .cursor = {.next = 4, .size = 4, .last_ns = 1, .first_ns = 1 + (uint64_t)turn,
+						 .sequential = 1, .node = 99}};
+
+		put(fd, 77, &row);
+		EQUAL(told(b, 30, times, 3000), 1);
+		EQUAL(times[99], 1);
+		EQUAL(told(b, 30, times, 3000), 0);
+		EQUAL(told(b, 1, times, 3000), 1008);
 	}
+	sw_books_close(b);
+	sw_books_close(NULL);
+	other = map(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct swp_row), 4);
+	CHECK(!sw_books_open(other, 4, &err) && err < 0);
+	CHECK(!sw_books_open(-1, 4, &err));
+	EQUAL(err, -EBADF);
+	close(other);
 	close(fd);
-	done = 0;
-	EQUAL(sw_cursors(-1, 0, &token, &done, rows, 2 * SWP_BATCH), -EBADF);
 }
 
 /* A program that puts one event of `pid` into the ring; -1: not here. */
@@ -221,7 +245,7 @@ int main(void)
 	elements();
 	batches(ELEMENTS);
 	batches(64);
-	cursors();
+	books();
 	ring();
 	return kit_done();
 }

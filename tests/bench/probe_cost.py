@@ -1,17 +1,23 @@
 """What the probes cost a reader: ns per read, and in per cent, without a mount in between and with one.
 
-    .venv/bin/python tests/bench/probe_cost.py [--rounds 8] [--way btf] [--dir DIR] [--nice -20]
+    .venv/bin/python tests/bench/probe_cost.py [--rounds 8] [--way btf] [--dir DIR] [--nice -20] [--own]
 
 A file on the disk is watched as a cache file is when passthrough reads it; the same loop (``reader.c``, one
 process, warm page cache) reads it with the probes detached and attached, a file beside it that nobody
 watches, and calls getpid; fio reads the first, too. Detached and attached take turns; per cent are medians
 (and quartiles) of the pairs' ratios, ns the difference of the best samples. fio's own loop is slower than
 this one, and the mount's, too: there the same ns are fewer per cent.
+
+The way ``empty`` is a program that does nothing, at the same tracepoint: what the kernel takes to call one.
+``--own`` says what the programs themselves take, by the kernel's own count (``kernel.bpf_stats_enabled``)
+less what it counts for the empty one: known to a ns or two where all else is lost in the noise.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
 import os
 import statistics
@@ -19,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -30,9 +36,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support.mount import Daemon
 from support.slowfs import compile_c
 from swmld._native import ffi, lib
-from swmld.observe.probe import Loading, Probe, device_of
+from swmld.observe import libbpf
+from swmld.observe.btf import LIBRARY, Btf
+from swmld.observe.probe import MAPS, Loading, Probe, device_of
 
 SIZE = 64 << 20
+READ = "mm_filemap_get_pages"
+NOTHING = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0; exit
+STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
 LOADS = {
     "watched 4 KiB random": ("rand", "watched", "4096", "400000"),
     "watched 64 KiB random": ("rand", "watched", "65536", "40000"),
@@ -56,6 +67,28 @@ def watch(probe: Probe, path: Path) -> None:
     assert not lib.sw_map_update(probe.filter_fd, word, bits)
 
 
+@contextlib.contextmanager
+def attached(way: str, directory: Path) -> Iterator[int]:
+    """Descriptor of the link of the program that sees reads."""
+    if way == "empty":
+        number = Btf.load().typedef(f"btf_trace_{READ}")
+        assert number is not None
+        link = libbpf.attach(READ, NOTHING, number)
+        try:
+            yield link
+        finally:
+            os.close(link)
+        return
+    probe = trio.run(Loading(directory / "state", way).result)
+    try:
+        watch(probe, directory / "watched")
+        yield probe._fds[len(MAPS)]
+        lost = probe.lost()
+        assert not any(lost.values()), lost
+    finally:
+        probe.close()
+
+
 def sample(reader: Path, directory: Path, load: tuple[str, ...], nice: int) -> float:
     """Seconds per operation; per page for loads that count bytes."""
     argv = [str(directory / a) if a in ("watched", "other") else a for a in load]
@@ -69,9 +102,6 @@ def measure(way: str, rounds: int, directory: Path, nice: int) -> None:
     """Attached and detached take turns within seconds: a shared machine's speed drifts by more than what is
     looked for."""
     reader = compile_c(Path(__file__).with_name("reader.c"))
-    for name in ("watched", "other"):
-        (directory / name).write_bytes(os.urandom(SIZE))
-    os.sync()
     taken: dict[str, Callable[[], float]] = {
         name: partial(sample, reader, directory, load, nice) for name, load in LOADS.items()
     }
@@ -83,15 +113,54 @@ def measure(way: str, rounds: int, directory: Path, nice: int) -> None:
         for number in range(rounds):
             if number % 2:
                 off.append(take())
-            probe = trio.run(Loading(directory / "state", way).result)
-            watch(probe, directory / "watched")
-            on.append(take())
-            lost = probe.lost()
-            probe.close()
-            assert not any(lost.values()), lost
+            with attached(way, directory):
+                on.append(take())
             if not number % 2:
                 off.append(take())
         _row(name, off, on)
+
+
+def own(rounds: int, directory: Path, nice: int) -> None:
+    """ns of the program per read, less those of the empty one: quartiles of the rounds' pairs."""
+    reader = compile_c(Path(__file__).with_name("reader.c"))
+    before = STATISTICS.read_text()
+    STATISTICS.write_text("1")
+    print(f"\n{'program alone, ns per read':42}{'lower':>8}{'median':>8}{'upper':>8}")
+    try:
+        for name in ("watched 4 KiB random", "elsewhere 4 KiB random"):
+            found = []
+            for _ in range(rounds):
+                took = {}
+                for way in ("empty", "btf"):
+                    with attached(way, directory) as link:
+                        start = counted(link)
+                        sample(reader, directory, LOADS[name], nice)
+                        ns, runs = (b - a for a, b in zip(start, counted(link), strict=True))
+                        took[way] = ns / runs
+                found.append(took["btf"] - took["empty"])
+            low, median, high = statistics.quantiles(found)
+            print(f"{name:42}{low:8.1f}{median:8.1f}{high:8.1f}", flush=True)
+    finally:
+        STATISTICS.write_text(before)
+
+
+def counted(link: int) -> tuple[int, int]:
+    """ns and runs of a link's program so far."""
+    library = ctypes.CDLL(LIBRARY, use_errno=True)
+    program = library.bpf_prog_get_fd_by_id(int(said(link, "prog_id")))
+    assert program >= 0, os.strerror(ctypes.get_errno())
+    try:
+        return int(said(program, "run_time_ns")), int(said(program, "run_cnt"))
+    finally:
+        os.close(program)
+
+
+def said(fd: int, field: str) -> str:
+    """By the kernel, of a descriptor."""
+    for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return line.split()[1]
+    raise LookupError(field)
 
 
 def _row(name: str, off: list[float], on: list[float]) -> None:
@@ -153,11 +222,18 @@ def main() -> None:
     parser.add_argument("--way", action="append")
     parser.add_argument("--dir", type=Path)
     parser.add_argument("--nice", type=int, default=0)
+    parser.add_argument("--own", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.dir) as directory:
-        for way in options.way or ["btf", "tracepoint"]:
+        for name in ("watched", "other"):
+            (Path(directory) / name).write_bytes(os.urandom(SIZE))
+        os.sync()
+        if options.own:
+            own(options.rounds, Path(directory), options.nice)
+            return
+        for way in options.way or ["empty", "btf", "tracepoint"]:
             measure(way, options.rounds, Path(directory), options.nice)
-        for way in options.way or ["btf"]:
+        for way in {*(options.way or ["btf"])} - {"empty"}:
             mounted(way, options.rounds, Path(directory), options.nice)
 
 

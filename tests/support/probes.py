@@ -64,7 +64,7 @@ class Watched:
         self.daemon, self._how = daemon, how
         self._decoder = Decoder()
         self._changed = threading.Condition()
-        self._cursors: dict[tuple[int, int], dict[float, Cursor]] = defaultdict(dict)
+        self._cursors: dict[tuple[int, int], list[Cursor]] = defaultdict(list)
         self._touches: dict[tuple[int, int], list[Touch]] = defaultdict(list)
         self._tiers: dict[tuple[int, int], Tiers] = {}
         self._batches = 0
@@ -125,10 +125,21 @@ class Watched:
                 self._touches[touch.pid, touch.file].append(touch)
         self._batches += bool(raw.cursors)
         for pid, file, cursor in raw.cursors:
-            self._cursors[pid, file][cursor.first_at] = cursor
+            self._count(self._cursors[pid, file], cursor)
             self._rows[file] = self._batches
         self._tiers.update({(pid, file): tiers for pid, file, tiers in raw.tiers})
         self.waits.update(raw.waits)
+
+    @staticmethod
+    def _count(known: list[Cursor], new: Cursor) -> None:
+        """As one that is known and went on, or one more. Of a file that is written through FUSE there are
+        books of what was written and others of what is read, which may be begun in one tick of the clock.
+        """
+        for place, old in enumerate(known):
+            if old.first_at == new.first_at and old.reads <= new.reads and old.written <= new.written:
+                known[place] = new
+                return
+        known.append(new)
 
     def _until(self, done: Callable[[], bool], what: str) -> None:
         with self._changed:
@@ -202,7 +213,7 @@ class Watched:
             file = self.file(path)
             assert file is not None, f"{path} was not seen; seen: {self.paths()}"
             key = pid, file
-            cursors = tuple(self._cursors[key].values()) if key in self._cursors else ()
+            cursors = tuple(self._cursors[key]) if key in self._cursors else ()
             touches = tuple(self._touches[key]) if key in self._touches else ()
             assert cursors or touches, f"{path} was not seen to be read by {pid}, but by {self.pids(path)}"
             return Stream(cursors, touches, self._tiers.get(key))

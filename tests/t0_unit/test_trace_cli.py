@@ -201,6 +201,17 @@ def test_only_root_may(swmld: Any, run_dir: Path, monkeypatch: pytest.MonkeyPatc
     assert swmld("trace") == (2, "", "swmld: needs root, as the daemon does: run it with sudo\n")
 
 
+def test_only_root_may_where_the_directory_is_open_to_all(
+    swmld: Any, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir.mkdir(mode=0o755)
+    (run_dir / "mnt-ml.sock").touch()  # who may write to it is refused by nobody, and who listens is gone
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert swmld("trace")[2].startswith("swmld: no swmld daemon runs here")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    assert swmld("trace") == (2, "", "swmld: needs root, as the daemon does: run it with sudo\n")
+
+
 def test_a_daemon_that_dies_meanwhile(daemon: Daemon, swmld: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "_print", lambda *arguments, **options: daemon.stop())
     code, _, err = swmld("trace", "--json", "--interval", "100ms")

@@ -93,14 +93,14 @@ def test_items_lie_where_fields_lie(name: str) -> None:
     assert {offset for _, offset, _ in layout(f"struct {name}").fields} <= starts
 
 
-def test_an_element_of_the_map_of_cursors_fills_cache_lines() -> None:
-    """Else what each read touches would lie in three of them, not two: struct htab_elem has 48 bytes."""
-    line, head = 64, 48
+def test_the_books_of_a_stream_fill_cache_lines() -> None:
+    """Else what each read touches would lie in three of them, not two: the array begins with a page."""
+    line = 64
     key, cursor = layout("struct swp_key"), layout("struct swp_cursor")
-    assert (head + key.size) % line == 0
-    assert (head + key.size + cursor.size) % line == 0
-    touched = [at + size for field, at, size in cursor.fields if field in ("event_pages", "missed")]
-    assert max(touched) <= 2 * line
+    assert layout("struct swp_row").size == key.size + cursor.size
+    assert (key.size + cursor.size) % line == 0
+    touched = [at + size for field, at, size in cursor.fields if field in ("event_pages", "epoch", "random")]
+    assert key.size + max(touched) <= 2 * line
 
 
 def test_an_event() -> None:

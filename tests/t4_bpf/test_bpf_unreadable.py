@@ -28,7 +28,7 @@ async def test_a_map_that_is_no_map_any_more(
     gates.require("bpf", "bpftool")
     probe = await Loading(tmp_path).result()
     try:
-        cursors, processes = (probe._fds[MAPS.index(name)] for name in ("cursors", "processes"))
+        processes = probe._fds[MAPS.index("processes")]
         counters = Counters(probe, FakeOffload())  # type: ignore[arg-type]
         assert await counters.read() == (b"", {}), "nothing is watched yet"
         caplog.set_level(logging.INFO)
@@ -38,7 +38,7 @@ async def test_a_map_that_is_no_map_any_more(
         os.dup2(kept, processes)
         os.close(kept)
         await counters.read()
-        break_map(cursors)
+        break_map(processes)
         for _ in range(UNREADABLE - 1):
             await counters.read()
         with pytest.raises(HostError, match=f"could not be read for {UNREADABLE} s: .*"):

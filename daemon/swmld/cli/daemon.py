@@ -17,6 +17,8 @@ from swmld.config.values import mount_point
 from swmld.errors import SwmldError, UsageError
 from swmld.mount.mountpoint import FSTYPE, mounts
 
+_ONLY_ROOT = "needs root, as the daemon does: run it with sudo"
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -37,16 +39,19 @@ class Running:
 def running(run_dir: Path) -> list[Running]:
     """Every daemon that answers in ``run_dir``; sockets of daemons that are gone are passed over.
 
-    Raises UsageError if only root can look there.
+    Raises UsageError if only root can look there, or ask any of them.
     """
     if os.geteuid() != 0 and run_dir.exists() and not os.access(run_dir, os.R_OK | os.X_OK):
-        raise UsageError("needs root, as the daemon does: run it with sudo")
-    found = []
+        raise UsageError(_ONLY_ROOT)
+    found, refused = [], False
     for path in sockets(run_dir):
         try:
             found.append(Running(path, _status(path)))
         except SwmldError:
-            continue
+            # A directory of --run-dir may be open to all; the socket in it never is.
+            refused = refused or (os.geteuid() != 0 and path.exists() and not os.access(path, os.W_OK))
+    if refused and not found:
+        raise UsageError(_ONLY_ROOT)
     return found
 
 

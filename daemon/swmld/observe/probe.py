@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ EVENTS = 4096
 """Taken from the ring at once, so that the loop serves others in between: 15 ms of work."""
 
 ROWS = 1024
-"""Elements of a map that are taken in one go; a multiple of ``SWP_BATCH``."""
+"""Elements of a map that are taken in one go."""
 
 LOST = ("events", "cursors", "processes", "")
 """Names of the counters of ``enum SWP_LOST_*``."""
@@ -61,6 +62,12 @@ class Probe:
         self._ring = lib.sw_ring_open(self._maps["events"], size, error)
         if self._ring == ffi.NULL:
             raise HostError(f"the ring of events cannot be mapped: {os.strerror(-error[0])}")
+        # A read of the counters may go on in its thread when the one who wanted it is gone.
+        self._reading = threading.Lock()
+        self._books = lib.sw_books_open(self._maps["cursors"], SIZES["SWP_CURSORS"], error)
+        if self._books == ffi.NULL:
+            lib.sw_ring_close(self._ring)
+            raise HostError(f"the books of the probes cannot be mapped: {os.strerror(-error[0])}")
 
     @property
     def event_fd(self) -> int:
@@ -88,13 +95,12 @@ class Probe:
         return memoryview(ffi.buffer(self._events, count * records.EVENT.size))
 
     def cursors(self, since: float) -> bytes:
-        """``struct swp_row``s of streams read since then (seconds, CLOCK_MONOTONIC). Blocking: 30 ms."""
-        token, done, found = ffi.new("uint64_t *"), ffi.new("int *"), []
-        while not done[0]:
-            count = self._must(
-                lib.sw_cursors(self._maps["cursors"], int(since * 1e9), token, done, self._rows, ROWS)
-            )
-            found.append(bytes(ffi.buffer(self._rows, count * records.ROW.size)))
+        """``struct swp_row``s of streams read since then (seconds, CLOCK_MONOTONIC). Blocking, some ms."""
+        place, found = ffi.new("uint32_t *"), []
+        with self._reading:
+            while self._books != ffi.NULL and place[0] < SIZES["SWP_CURSORS"]:
+                count = lib.sw_books_read(self._books, int(since * 1e9), place, self._rows, ROWS)
+                found.append(bytes(ffi.buffer(self._rows, count * records.ROW.size)))
         return b"".join(found)
 
     def processes(self) -> dict[int, records.Seen]:
@@ -131,6 +137,9 @@ class Probe:
         """Detaches the programs and frees the maps: nothing of them is left in the kernel."""
         lib.sw_ring_close(self._ring)
         self._ring = ffi.NULL
+        with self._reading:
+            lib.sw_books_close(self._books)
+            self._books = ffi.NULL
         for fd in self._fds:
             os.close(fd)
         self._fds = []

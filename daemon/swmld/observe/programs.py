@@ -36,13 +36,14 @@ FUNCTIONS = ("filemap_read", "filemap_map_pages", "filemap_fault", "page_cache_s
 
 SIZES = {
     "SWP_WATCHED": 524288,  # 200,000 backing files are kept registered, and those that are open
-    "SWP_CURSORS": 65536,  # 25 MB: two seconds of new small files, while cursors are read every second
+    "SWP_CURSORS": 65536,  # a power of 2. 21 MB: new files that are begun within two seconds
+    "SWP_HINT_BITS": 14,  # 16,384 streams are found without a look into a hash, if they do not collide
     "SWP_THREADS": 16384,
     "SWP_PROCESSES": 8192,
     "SWP_STRANGERS": 4096,  # processes that ask for names and have read nothing yet
     "SWP_RING_PAGES": 512,  # 2 MiB: 26,000 events, a second of small files
 }
-"""Sizes of the maps, in elements (ring: pages). Most take memory only when used."""
+"""Sizes of the maps, in elements (ring: pages; hints: as a power of 2). Most take memory only when used."""
 
 _OFFSETS = {
     "OFF_MAPPING_HOST": ("address_space", "host", 0),

@@ -10,7 +10,7 @@ from swmld.patterns.feed import Cursor, Shape, Tiers, Touch, TouchFlag, TouchKin
 
 EVENT = Struct("=6Qq2I2HI")
 KEY = Struct("=Q2I")
-CURSOR = Struct("=3Qq6Q2I2HI2HI17Q2I8I5Q")
+CURSOR = Struct("=3Qq6Q2I2HI2HI17Q2I8I3Q")
 ROW = Struct(KEY.format + CURSOR.format[1:])
 VIEW_ROW = Struct(ROW.format + "4Q")
 PROCESS = Struct("=10Q24Q2I16s")
