@@ -221,6 +221,31 @@ class Cluster:
         wait_until(ready, name)
         return port
 
+    @contextlib.contextmanager
+    def mounted(self, path: str, at: Path) -> Iterator[Path]:
+        """``weed mount`` of a directory of the filer at ``at``, which is made."""
+        at.mkdir()
+        cache = Path(tempfile.mkdtemp(prefix="mount-", dir=self.directory))
+        options = [
+            f"-filer=127.0.0.1:{self.filer}",
+            f"-filer.path={path}",
+            f"-dir={at}",
+            f"-cacheDir={cache}",
+        ]
+        with open(cache / "log", "wb") as log:
+            process = subprocess.Popen(
+                [weed(), "mount", *options, f"-localSocket={cache / 'sock'}"],
+                env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        try:
+            wait_until(lambda: os.path.ismount(at) or process.poll() is not None, "weed mount")
+            assert process.poll() is None, (cache / "log").read_text(errors="replace")[-2000:]
+            yield at
+        finally:
+            subprocess.run(["umount", "-l", at], check=False)
+            process.kill()
+            process.wait(30)
+
     def kill(self, name: str) -> None:
         """kill -9 of another filer, or of ``volumeN``, a volume server other than the first."""
         process = self._processes[name]

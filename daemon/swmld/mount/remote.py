@@ -127,6 +127,7 @@ class RemoteTree:
         self._strict = strict
         self._interval = interval
         self._ruled = ruled
+        self.features = source.features
         self._recent = Recent()
         self.watched = False
         """The source tells of its changes now."""
@@ -256,6 +257,26 @@ class RemoteTree:
             return staged
         known = self._fresh(path, self._native.cached_entry(nodeid)) or self._stat(path)
         return known.attributes
+
+    def xattrs(self, nodeid: int) -> dict[bytes, bytes]:
+        """The extended attributes of a node, which are the source's, also of a file that is staged."""
+        path = self.path(nodeid)
+        if self._staged(path) is None:
+            if self.attributes(nodeid).bare:
+                return {}
+        elif self.staging is not None:
+            base = self.staging.base(path)
+            if base is None or base.bare:
+                return {}
+        try:
+            return self._source.xattrs(path)
+        except FileNotFoundError:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+
+    def bare(self, nodeid: int) -> bool:
+        """Whether it had no extended attributes when that was last heard of."""
+        known = self._recent.get(self.path(nodeid))
+        return known is not None and known.attributes.bare
 
     def page(self, path: bytes, after: bytes) -> tuple[list[tuple[bytes, Known]], bool]:
         """Some entries of a directory, and whether there are more."""

@@ -273,6 +273,13 @@ class RemoteChanges:
         self._tree.forget(path)
         self._native.expire(nodeid)
 
+    def set_xattr(self, nodeid: int, name: bytes, value: bytes | None) -> None:
+        """setxattr(2), and removexattr(2) for None."""
+        path = self._tree.path(nodeid)
+        self._staging.set_xattr(path, name, value)
+        self._tree.forget(path)
+        self._native.expire(nodeid)
+
 
 def _would_change(now: Attributes, new: NewAttributes) -> bool:
     return (

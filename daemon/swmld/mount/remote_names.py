@@ -16,12 +16,16 @@ from swmld.mount.native import ROOT, Entry, Native
 from swmld.mount.openfiles import Store
 from swmld.mount.remote import Known, RemoteTree
 from swmld.mount.remote_changes import RemoteChanges
-from swmld.sources.interface import NewAttributes
+from swmld.sources.interface import Feature, NewAttributes
 
 NAME_MAX = 255
 ABSENT_SECONDS = 1.0
 """How long the kernel may answer that a name is not there. An import in Python asks for dozens of such names,
 each a round trip; and a file that others make is to be seen within two seconds."""
+
+_SYSTEM = b"system."
+"""What the kernel itself gives a meaning to, such as POSIX ACLs: where it is not asked to heed them, nobody
+does."""
 
 CAPACITY_BLOCKS = 1 << 38
 """Of 4 KiB: what df(1) shows of a source that has no size of its own, 1 PiB."""
@@ -56,6 +60,7 @@ class RemoteNames:
         self._native = native
         self._gate = gate
         self._tree = tree
+        self._features = tree.features
         self._changing = changes
         self._store = store
         self._listings: dict[int, PagedListing] = {}
@@ -97,12 +102,33 @@ class RemoteNames:
         return os.statvfs_result((*some, 1 << 40, 1 << 40, 1 << 40, flags, NAME_MAX))
 
     async def getxattr(self, nodeid: int, name: bytes) -> bytes:
-        """ENODATA: sources have none that are shown."""
-        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        """ENODATA; EOPNOTSUPP where the source keeps none."""
+        self._check_xattr(name)
+        found = (await self._xattrs(nodeid)).get(name)
+        if found is None:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        return found
 
     async def listxattr(self, nodeid: int) -> list[bytes]:
-        """None."""
-        return []
+        """Their names; EOPNOTSUPP where the source keeps none."""
+        self._check_xattr()
+        return [name for name in await self._xattrs(nodeid) if not name.startswith(_SYSTEM)]
+
+    async def _xattrs(self, nodeid: int) -> dict[bytes, bytes]:
+        """ls(1) asks for one of each file: the usual answer, none, is known with the attributes."""
+        try:
+            return await self._gate.call(lambda: self._tree.xattrs(nodeid))
+        except OSError as error:
+            if error.errno not in UNREACHABLE or not self._tree.bare(nodeid):
+                raise
+            return {}
+
+    def _check_xattr(self, name: bytes = b"") -> None:
+        if Feature.XATTRS not in self._features:
+            # ENOSYS makes the kernel say EOPNOTSUPP by itself from then on.
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        if name.startswith(_SYSTEM):
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     # ---- directories
 
@@ -237,12 +263,16 @@ class RemoteNames:
         await self._store(lambda: changes.rename(old, new, flags))
 
     async def setxattr(self, nodeid: int, name: bytes, value: bytes) -> None:
-        """EOPNOTSUPP."""
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        """At the source at once. EOPNOTSUPP where it keeps none, and for ACLs, which nobody would heed."""
+        changes = self._changes
+        self._check_xattr(name)
+        await self._store(lambda: changes.set_xattr(nodeid, name, value))
 
     async def removexattr(self, nodeid: int, name: bytes) -> None:
-        """EOPNOTSUPP."""
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        """As ``setxattr``; ENODATA."""
+        changes = self._changes
+        self._check_xattr(name)
+        await self._store(lambda: changes.set_xattr(nodeid, name, None))
 
 
 def _check_name(name: bytes) -> None:

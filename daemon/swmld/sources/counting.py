@@ -26,7 +26,7 @@ class Outcome(enum.Enum):
     """How a call ended; the label ``outcome``."""
 
     ANSWERED = "answered"
-    ABSENT = "absent"  # ENOENT, ENOTDIR: an answer too
+    ABSENT = "absent"  # ENOENT, ENOTDIR, ENODATA: an answer too
     PRESENT = "present"  # EEXIST, ENOTEMPTY, EISDIR: an answer too
     UNABLE = "unable"  # it cannot be done there
     FULL = "full"  # no room, or no more is allowed
@@ -40,6 +40,7 @@ class Outcome(enum.Enum):
 _OUTCOMES = {
     errno.ENOENT: Outcome.ABSENT,
     errno.ENOTDIR: Outcome.ABSENT,
+    errno.ENODATA: Outcome.ABSENT,
     errno.EEXIST: Outcome.PRESENT,
     errno.ENOTEMPTY: Outcome.PRESENT,
     errno.EISDIR: Outcome.PRESENT,

@@ -58,6 +58,8 @@ class Attributes:
     """What stays of ``tag`` while a file is only appended to; empty: nothing, it is replaced as a whole."""
     link: bytes = b""
     """Where a symlink leads."""
+    bare: bool = False
+    """It is known to have no extended attributes, so that nobody needs to ask for them."""
 
     @property
     def is_dir(self) -> bool:
@@ -104,6 +106,8 @@ class Feature(enum.Flag):
     """Mode, owner and time of a file are kept as they were given, and ``change`` changes them."""
     SYMLINK = enum.auto()
     """``symlink`` makes one."""
+    XATTRS = enum.auto()
+    """``xattrs`` tells extended attributes; with ``WRITE``, ``set_xattr`` changes them."""
 
 
 class Reader(Protocol):
@@ -175,6 +179,10 @@ class Source(Protocol):
         """Ends connections, and calls that wait."""
         ...
 
+    def xattrs(self, path: bytes) -> dict[bytes, bytes]:
+        """The extended attributes, by name (``user.comment``). EOPNOTSUPP without ``Feature.XATTRS``."""
+        ...
+
     # What follows is EROFS without ``Feature.WRITE``.
 
     def write(
@@ -225,8 +233,25 @@ class Source(Protocol):
         ``Feature.SYMLINK``."""
         ...
 
+    def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
+        """Sets an extended attribute, the others staying as they are, or removes it (None: ENODATA where
+        there is none); what ``stat`` says afterwards. EOPNOTSUPP without ``Feature.XATTRS``."""
+        ...
 
-class ReadOnly:
+
+class Plain:
+    """What keeps no extended attributes."""
+
+    def xattrs(self, path: bytes) -> dict[bytes, bytes]:
+        """EOPNOTSUPP."""
+        raise _unsupported("extended attributes", path)
+
+    def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
+        """EOPNOTSUPP."""
+        raise _unsupported("extended attributes", path)
+
+
+class ReadOnly(Plain):
     """What can change nothing: the second half of a ``Source``."""
 
     def write(
@@ -264,6 +289,15 @@ class ReadOnly:
     def symlink(self, path: bytes, target: bytes, attributes: Attributes) -> Attributes:
         """EROFS."""
         raise _read_only(path)
+
+    def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
+        """EROFS."""
+        raise _read_only(path)
+
+
+def _unsupported(what: str, path: bytes) -> OSError:
+    code = errno.EOPNOTSUPP
+    return OSError(code, f"{what} of {os.fsdecode(path) or '/'!r}: {os.strerror(code)}")
 
 
 def _read_only(path: bytes) -> OSError:

@@ -136,6 +136,15 @@ class Retrying(Wrapper):
 
         self._once(lambda: self.inner.rename(old, new), errno.ENOENT, renamed)
 
+    def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
+        """See ``Source.set_xattr``."""
+        if value is not None:
+            return super().set_xattr(path, name, value)
+        gone = errno.ENODATA
+        return self._once(
+            lambda: self.inner.set_xattr(path, name, None), gone, lambda _: self.inner.stat(path)
+        )
+
     def _once(self, call: Callable[[], T], code: int, done: Callable[[OSError], T]) -> T:
         """What cannot be done twice. ``done``: what ``call`` would have returned, where it fails with
         ``code`` because it was made before; raises where it was not."""

@@ -19,14 +19,14 @@ from swmld.sources.connections import TIMEOUT, Connections
 from swmld.sources.errors import failure
 from swmld.sources.interface import LISTED, Attributes, Change, Feature, NewAttributes, Page, Reader
 from swmld.sources.seaweed_chunks import layout_of
-from swmld.sources.seaweed_entries import Entry, attributes_of, entry_of
+from swmld.sources.seaweed_entries import TOKEN, XATTR, Entry, attributes_of, entry_of, is_xattr
 from swmld.sources.seaweed_filer import FilerClient
 from swmld.sources.seaweed_names import Names
 from swmld.sources.seaweed_reader import SeaweedReader
 from swmld.sources.seaweed_security import Security
 from swmld.sources.seaweed_volumes import Volumes
 from swmld.sources.seaweed_watch import Watch
-from swmld.sources.seaweed_writing import TOKEN, Place, Writing
+from swmld.sources.seaweed_writing import Place, Writing
 from swmld.urls import SourceUrl
 
 GRPC = 10_000
@@ -42,7 +42,8 @@ class SeaweedSource:
         ``UsageError`` for what cannot be an address, and for keys that cannot be read."""
         del parallel
         self.name = url.name
-        self.features = Feature.WATCH | Feature.WRITE | Feature.MOVE | Feature.ATTRIBUTES | Feature.SYMLINK
+        self.features = Feature.WATCH | Feature.WRITE | Feature.MOVE | Feature.ATTRIBUTES
+        self.features |= Feature.SYMLINK | Feature.XATTRS
         self._root = f"/{_text(url.path)}" if url.path else ""
         http, grpc = addresses(url.host)
         security = Security.found()
@@ -202,6 +203,25 @@ class SeaweedSource:
             raise failure(errno.EILSEQ, f"making of {_shown(path)}") from None
         given = replace(attributes, mode=stat.S_IFLNK | 0o777)
         return self._translated(self.writing.make(place, given, link), path)
+
+    def xattrs(self, path: bytes) -> dict[bytes, bytes]:
+        """See ``Source.xattrs``: those that ``weed mount`` shows, too."""
+        directory, _, name = f"{self._root}/{_text(path)}".rstrip("/").rpartition("/")
+        extended = self._filer.entry(directory or "/", name).extended
+        return {key[len(XATTR) :].encode(): value for key, value in extended.items() if is_xattr(key)}
+
+    def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
+        """See ``Source.set_xattr``; EBUSY for the filer's root, EILSEQ for names that are not UTF-8, which
+        the filer cannot keep, EPERM for the one that writes are known by."""
+        shown = f"change of {_shown(name)} of {_shown(path)}"
+        place = self._place(path, "change", 0 if self._root else errno.EBUSY, new=False)
+        try:
+            text = name.decode()
+        except UnicodeDecodeError:
+            raise failure(errno.EILSEQ, shown) from None
+        if XATTR + text == TOKEN:
+            raise failure(errno.EPERM, shown)
+        return self._translated(self.writing.set_xattr(place, text, value), path)
 
     def _place(self, path: bytes, what: str, root: int, *, new: bool = True) -> Place:
         """``root``: the error for it, if any. ENOENT for what can be no name; EILSEQ for a new one that is

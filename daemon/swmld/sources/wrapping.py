@@ -35,6 +35,8 @@ class Kind(enum.Enum):
     RENAME = "rename"
     CHANGE = "change"
     SYMLINK = "symlink"
+    XATTRS = "xattrs"
+    SET_XATTR = "set_xattr"
 
 
 class Clock(Protocol):
@@ -125,6 +127,14 @@ class Wrapper:
     def symlink(self, path: bytes, target: bytes, attributes: Attributes) -> Attributes:
         """See ``Source.symlink``."""
         return self.around(Kind.SYMLINK, path, lambda: self.inner.symlink(path, target, attributes))
+
+    def xattrs(self, path: bytes) -> dict[bytes, bytes]:
+        """See ``Source.xattrs``."""
+        return self.around(Kind.XATTRS, path, lambda: self.inner.xattrs(path))
+
+    def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
+        """See ``Source.set_xattr``."""
+        return self.around(Kind.SET_XATTR, path, lambda: self.inner.set_xattr(path, name, value))
 
     def watch(self, tell: Callable[[Change], None], ready: Callable[[bool], None]) -> None:
         """See ``Source.watch``."""

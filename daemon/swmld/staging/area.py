@@ -329,6 +329,17 @@ class Staging:
         """Mode, owner, time. EOPNOTSUPP where the source keeps none."""
         self._changes.change(path, new)
 
+    def base(self, path: bytes) -> Attributes | None:
+        """What the source has of a staged file; None: nothing, or it is none."""
+        with self._table.lock:
+            file = self._table.files.get(path)
+            return file.base if file is not None else None
+
+    def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
+        """An extended attribute (None: it goes), at the source at once: what is staged there is uploaded
+        before. What the source says of it."""
+        return self._changes.set_xattr(path, name, value)
+
     def change_open(self, file: StagedFile, new: NewAttributes) -> None:
         """Of one that is open and has no name any more."""
         self._changes.change_open(file, new)
