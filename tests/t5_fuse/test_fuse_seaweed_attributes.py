@@ -93,3 +93,26 @@ def test_a_file_that_is_gone_takes_no_attributes(base: Path, cluster: Cluster) -
         (daemon.mount / "file").unlink()
         with fails(errno.ESTALE):
             os.setxattr(file.fileno(), "user.a", b"1")
+
+
+def test_df_shows_the_cluster(base: Path, cluster: Cluster) -> None:
+    cluster.put("/df/file", b"x" * 5000)
+    with mounted(base / "own", cluster, "df") as daemon:
+        told = cluster.call("Statistics")
+        assert told.total_size
+        shown = os.statvfs(daemon.mount)
+        assert shown.f_blocks * shown.f_frsize == told.total_size
+        assert (shown.f_blocks - shown.f_bfree) * shown.f_frsize <= told.total_size
+        assert daemon.metric("swmld_source_calls_total", call="room", outcome="answered") == 1
+        os.statvfs(daemon.mount)
+        assert daemon.metric("swmld_source_calls_total", call="room", outcome="answered") == 1
+
+
+def test_df_does_not_wait_for_a_filer_that_hangs(base: Path, cluster: Cluster) -> None:
+    cluster.put("/df-hangs/file", b"x" * 5000)
+    with mounted(base / "own", cluster, "df-hangs") as daemon:
+        daemon.expect_log("the filer does not answer|are not told|does not tell")
+        with cluster.stopped():
+            shown = os.statvfs(daemon.mount)
+        assert shown.f_blocks * shown.f_frsize == shown.f_bavail * shown.f_frsize == 1 << 50
+        assert (daemon.mount / "file").read_bytes() == b"x" * 5000

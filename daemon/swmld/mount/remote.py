@@ -20,7 +20,7 @@ from itertools import islice
 
 from swmld.mount.native import ROOT, Entry, Native, now
 from swmld.mount.tree import Opened
-from swmld.sources.interface import Attributes, Change, Feature, Source, generation_ns
+from swmld.sources.interface import Attributes, Change, Feature, Room, Source, generation_ns
 from swmld.staging.area import Staging
 
 log = logging.getLogger(__name__)
@@ -277,6 +277,10 @@ class RemoteTree:
         """Whether it had no extended attributes when that was last heard of."""
         known = self._recent.get(self.path(nodeid))
         return known is not None and known.attributes.bare
+
+    def room(self) -> Room | None:
+        """See ``Source.room``."""
+        return self._source.room()
 
     def page(self, path: bytes, after: bytes) -> tuple[list[tuple[bytes, Known]], bool]:
         """Some entries of a directory, and whether there are more."""

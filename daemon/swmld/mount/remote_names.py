@@ -10,6 +10,7 @@ import errno
 import os
 from dataclasses import dataclass, field, replace
 
+from swmld.mount.capacity import Capacity
 from swmld.mount.gate import UNREACHABLE, SourceGate
 from swmld.mount.namespace import LISTING_BATCH, Caller
 from swmld.mount.native import ROOT, Entry, Native
@@ -26,9 +27,6 @@ each a round trip; and a file that others make is to be seen within two seconds.
 _SYSTEM = b"system."
 """What the kernel itself gives a meaning to, such as POSIX ACLs: where it is not asked to heed them, nobody
 does."""
-
-CAPACITY_BLOCKS = 1 << 38
-"""Of 4 KiB: what df(1) shows of a source that has no size of its own, 1 PiB."""
 
 
 @dataclass(slots=True)
@@ -61,6 +59,7 @@ class RemoteNames:
         self._gate = gate
         self._tree = tree
         self._features = tree.features
+        self._capacity = Capacity(gate, tree.room)
         self._changing = changes
         self._store = store
         self._listings: dict[int, PagedListing] = {}
@@ -96,10 +95,9 @@ class RemoteNames:
         return await self._gate.call(lambda: self._tree.attributes(nodeid).link)
 
     async def statfs(self) -> os.statvfs_result:
-        """Sources have no size: what is shown is large, and nothing of it used."""
-        some = (4096, 4096, CAPACITY_BLOCKS, CAPACITY_BLOCKS, CAPACITY_BLOCKS)
+        """Of the source; where it has no size, what is shown is large, and nothing of it used."""
         flags = os.ST_RDONLY if self._changing is None else 0
-        return os.statvfs_result((*some, 1 << 40, 1 << 40, 1 << 40, flags, NAME_MAX))
+        return await self._capacity.shown(flags, NAME_MAX)
 
     async def getxattr(self, nodeid: int, name: bytes) -> bytes:
         """ENODATA; EOPNOTSUPP where the source keeps none."""

@@ -81,6 +81,14 @@ class Page:
     """Whether ``list`` after the last of them would give others. An empty page is the end."""
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How large a source is, in bytes."""
+
+    size: int
+    used: int
+
+
 class Cut(OSError):
     """``Reader.read`` may raise it where a body ended too soon: the view's first ``got`` bytes are right,
     and another try may go on behind them."""
@@ -183,6 +191,10 @@ class Source(Protocol):
         """The extended attributes, by name (``user.comment``). EOPNOTSUPP without ``Feature.XATTRS``."""
         ...
 
+    def room(self) -> Room | None:
+        """How much it holds and could hold; None: it has no end that it tells of."""
+        ...
+
     # What follows is EROFS without ``Feature.WRITE``.
 
     def write(
@@ -240,7 +252,11 @@ class Source(Protocol):
 
 
 class Plain:
-    """What keeps no extended attributes."""
+    """What keeps no extended attributes, and has no end."""
+
+    def room(self) -> Room | None:
+        """None."""
+        return None
 
     def xattrs(self, path: bytes) -> dict[bytes, bytes]:
         """EOPNOTSUPP."""

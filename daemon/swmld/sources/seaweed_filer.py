@@ -204,6 +204,14 @@ class FilerClient:
         """Whether it encrypts what it stores (``-encryptVolumeData``)."""
         return bool(self._changed("GetFilerConfiguration", "the filer").cipher)
 
+    def statistics(self, collection: str) -> tuple[int, int]:
+        """Bytes that the cluster can hold, and those of a collection's volumes (empty: of the default one)
+        that are used."""
+        with _errors("asking for the room"):
+            request = METHODS["Statistics"][0](collection=collection)
+            answer = self._calls["Statistics"](request, timeout=self._timeout)
+        return int(answer.total_size), int(answer.used_size)
+
     def assign(self, path: str, size: int) -> Any:
         """Where a chunk of ``size`` bytes of the file at ``path`` may be stored. ENOSPC."""
         answer = self._changed("AssignVolume", path, count=1, path=path, expected_data_size=size)

@@ -51,6 +51,8 @@ DeleteEntryRequest: directory=1 string, name=2 string, is_delete_data=4 bool, is
 DeleteEntryResponse: error=1 string
 AtomicRenameEntryRequest: old_directory=1 string, old_name=2 string, new_directory=3 string, new_name=4 string
 AtomicRenameEntryResponse:
+StatisticsRequest: replication=1 string, collection=2 string, ttl=3 string, disk_type=4 string
+StatisticsResponse: total_size=4 uint64, used_size=5 uint64
 AssignVolumeRequest: count=1 int32, replication=3 string, path=6 string, expected_data_size=10 uint64
 AssignVolumeResponse: file_id=1 string, auth=5 string, error=8 string, location=9 Location, fsync=11 bool
 """
@@ -102,7 +104,7 @@ METHODS: dict[str, tuple[Any, Any]] = {
     for name in (
         *("LookupDirectoryEntry", "ListEntries", "LookupVolume", "Ping", "SubscribeMetadata"),
         *("CreateEntry", "UpdateEntry", "DeleteEntry", "AtomicRenameEntry", "AssignVolume"),
-        "GetFilerConfiguration",
+        *("GetFilerConfiguration", "Statistics"),
     )
 }
 """The filer's calls with what each takes and answers."""

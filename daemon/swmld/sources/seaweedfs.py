@@ -17,7 +17,7 @@ from urllib.parse import quote
 from swmld.errors import UsageError
 from swmld.sources.connections import TIMEOUT, Connections
 from swmld.sources.errors import failure
-from swmld.sources.interface import LISTED, Attributes, Change, Feature, NewAttributes, Page, Reader
+from swmld.sources.interface import LISTED, Attributes, Change, Feature, NewAttributes, Page, Reader, Room
 from swmld.sources.seaweed_chunks import layout_of
 from swmld.sources.seaweed_entries import TOKEN, XATTR, Entry, attributes_of, entry_of, is_xattr
 from swmld.sources.seaweed_filer import FilerClient
@@ -209,6 +209,14 @@ class SeaweedSource:
         directory, _, name = f"{self._root}/{_text(path)}".rstrip("/").rpartition("/")
         extended = self._filer.entry(directory or "/", name).extended
         return {key[len(XATTR) :].encode(): value for key, value in extended.items() if is_xattr(key)}
+
+    def room(self) -> Room | None:
+        """See ``Source.room``: the cluster's, as ``weed mount`` shows it; used is what the bucket uses, if it
+        is in one, since the filer gives each a collection of its own."""
+        parts = self._root.split("/")
+        bucket = parts[2] if parts[1:2] == ["buckets"] and len(parts) > 2 else ""
+        size, used = self._filer.statistics(bucket)
+        return Room(size, used) if size else None
 
     def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
         """See ``Source.set_xattr``; EBUSY for the filer's root, EILSEQ for names that are not UTF-8, which

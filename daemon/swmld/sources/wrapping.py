@@ -15,7 +15,17 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from swmld.sources.interface import LISTED, Attributes, Change, NewAttributes, Page, Reader, Source
+from swmld.sources.interface import (
+    LISTED,
+    ROOT,
+    Attributes,
+    Change,
+    NewAttributes,
+    Page,
+    Reader,
+    Room,
+    Source,
+)
 
 T = TypeVar("T")
 
@@ -37,6 +47,7 @@ class Kind(enum.Enum):
     SYMLINK = "symlink"
     XATTRS = "xattrs"
     SET_XATTR = "set_xattr"
+    ROOM = "room"
 
 
 class Clock(Protocol):
@@ -131,6 +142,10 @@ class Wrapper:
     def xattrs(self, path: bytes) -> dict[bytes, bytes]:
         """See ``Source.xattrs``."""
         return self.around(Kind.XATTRS, path, lambda: self.inner.xattrs(path))
+
+    def room(self) -> Room | None:
+        """See ``Source.room``."""
+        return self.around(Kind.ROOM, ROOT, self.inner.room)
 
     def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
         """See ``Source.set_xattr``."""
