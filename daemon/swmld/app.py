@@ -259,12 +259,13 @@ class Daemon:
                 strict=settings.check is Check.STRICT,
                 interval=FOREVER if settings.check is Check.IMMUTABLE else settings.check_interval,
                 ruled=bool(settings.paths),
+                grace=settings.source_grace,
             )  # fmt: skip
         else:
             tree = DirectoryTree(native, direct=not self._source.local)
         self._tree = tree
         self._gate = SourceGate(
-            (lambda: os.stat(".", dir_fd=root_fd)) if remote is None else (lambda: remote.stat(ROOT)),
+            tree.probe if isinstance(tree, RemoteTree) else (lambda: os.stat(".", dir_fd=root_fd)),
             local=self._source.local,
             timeout=settings.fetch_timeout,
         )

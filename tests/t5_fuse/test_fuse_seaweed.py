@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from support.mount import MODES, Daemon
 from support.posix import fails
-from support.seaweed import Cluster
+from support.seaweed import SYMLINK, Cluster
 
 MIB = 1 << 20
 SEEN_SECONDS = 30.0
@@ -143,3 +144,72 @@ def test_a_filer_that_dies_and_comes_back(base: Path, cluster: Cluster) -> None:
         until(back, "the filer answers again")
         cluster.put("/away/kept", b"changed", port=port)
         until(lambda: (daemon.mount / "kept").read_bytes() == b"changed", "changes are told again")
+
+
+AWAY = "source does not answer|source answers again|are not told|does not tell"
+
+
+def test_what_is_known_is_shown_while_the_filer_is_away(base: Path, cluster: Cluster) -> None:
+    port = cluster.filer_process(fresh := f"grace-{time.monotonic_ns()}")
+    for name in ("d/kept", "d/seen", "e/other"):
+        cluster.put(f"/grace/{name}", content(name, 200_000), port=port)
+    with grpc.insecure_channel(f"127.0.0.1:{port + 10_000}") as channel:
+        to = {"symlink_target": "kept"}
+        cluster.create("/grace/d", "link", mode=SYMLINK | 0o777, attributes=to, channel=channel)
+    options = ["--source-wait", "0s", "--metadata-timeout", "0s"]
+    with mounted(base / "own", port, "grace", "passthrough", *options) as daemon:
+        daemon.expect_log(AWAY)
+        files = daemon.mount / "d"
+        until(lambda: "tells of its changes" in daemon.log_text(), "the filer is listened to")
+        assert sorted(os.listdir(files)) == ["kept", "link", "seen"]
+        assert (files / "link").read_bytes() == content("d/kept", 200_000)
+        cluster.kill(fresh)
+        until(lambda: "does not tell of its changes" in daemon.log_text(), "nobody tells")
+        with fails(errno.EIO):
+            (daemon.mount / "e/other").stat()
+        until(lambda: "source does not answer" in daemon.log_text(), "it is seen to be away")
+        for _ in range(2):
+            assert sorted(os.listdir(files)) == ["kept", "link", "seen"]
+            assert (files / "link").read_bytes() == content("d/kept", 200_000)
+            assert (files / "seen").stat().st_size == 200_000
+            assert os.readlink(files / "link") == "kept"
+            with fails(errno.ENOENT):
+                (files / "never there").stat()
+            with fails(errno.EIO):
+                (files / "seen").read_bytes()
+            with fails(errno.EIO):
+                os.listdir(daemon.mount / "e")
+            with fails(errno.EIO):
+                (files / "new").mkdir()
+        cluster.filer_process(fresh, port=port)
+        cluster.put("/grace/d/new", b"new", port=port)
+        until(lambda: _listed(files) == ["kept", "link", "new", "seen"], "the filer answers again")
+        assert (files / "seen").read_bytes() == content("d/seen", 200_000)
+        cluster.put("/grace/d/kept", b"changed", port=port)
+        until(lambda: (files / "kept").read_bytes() == b"changed", "changes are told again")
+
+
+def _listed(path: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except OSError:
+        return []
+
+
+def test_without_grace_nothing_is_shown_while_the_filer_is_away(base: Path, cluster: Cluster) -> None:
+    port = cluster.filer_process(fresh := f"graceless-{time.monotonic_ns()}")
+    cluster.put("/graceless/d/kept", content("kept", 200_000), port=port)
+    options = ["--source-wait", "0s", "--metadata-timeout", "0s", "--source-grace", "0s", "--check", "strict"]
+    with mounted(base / "own", port, "graceless", "passthrough", *options) as daemon:
+        daemon.expect_log(AWAY)
+        kept = daemon.mount / "d/kept"
+        assert os.listdir(kept.parent) == ["kept"]
+        assert kept.read_bytes() == content("kept", 200_000)
+        cluster.kill(fresh)
+        until(lambda: "does not tell of its changes" in daemon.log_text(), "nobody tells")
+        for asked in (kept.stat, kept.read_bytes, lambda: os.listdir(kept.parent)):
+            with fails(errno.EIO):
+                asked()
+        cluster.filer_process(fresh, port=port)
+        until(lambda: _listed(kept.parent) == ["kept"], "the filer answers again")
+        assert kept.read_bytes() == content("kept", 200_000)

@@ -372,7 +372,7 @@ class OpenFiles:
             return await self._gate.call(lambda: self._loader.load(nodeid, opened=True, level=level), unload)
         except OSError as error:
             entry = self._native.cached_entry(nodeid)
-            if error.errno not in UNREACHABLE or entry is None:
+            if error.errno not in UNREACHABLE or entry is None or not self._tree.offline(nodeid):
                 raise
             target = await self._disk.call(lambda: self._loader.load_offline(entry))
             if target is None:

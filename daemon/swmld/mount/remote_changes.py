@@ -43,6 +43,7 @@ class RemoteChanges:
         self._written: dict[int, Written] = {}
         tree.staging = staging
         tree.written = self._attributes
+        tree.written_reader = self._reader
 
     # ---- files that are open to be written
 
@@ -130,6 +131,11 @@ class RemoteChanges:
         with self._lock:
             written = self._written.get(nodeid)
         return self._staging.attributes_of(written.file) if written is not None else None
+
+    def _reader(self, nodeid: int) -> int | None:
+        with self._lock:
+            written = self._written.get(nodeid)
+        return self._staging.reader_of(written.file) if written is not None else None
 
     def sync_names(self) -> None:
         """See ``Staging.sync_names``."""

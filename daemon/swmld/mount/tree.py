@@ -68,6 +68,10 @@ class Tree(Protocol):
         """Whether its bytes are not the source's yet: they are read past the cache."""
         ...
 
+    def offline(self, nodeid: int) -> bool:
+        """Whether what is known of it may be shown while the source does not answer. Loop-safe."""
+        ...
+
 
 class Writes(Protocol):
     """Files that are open to be written, by node. OSError. Blocking, for as long as it takes."""
@@ -144,6 +148,10 @@ class DirectoryTree:
     def staged(self, nodeid: int) -> bool:
         """See ``Tree``."""
         return False
+
+    def offline(self, nodeid: int) -> bool:
+        """See ``Tree``."""
+        return True
 
 
 class NoWrites:

@@ -58,6 +58,8 @@ class Attributes:
     """What stays of ``tag`` while a file is only appended to; empty: nothing, it is replaced as a whole."""
     link: bytes = b""
     """Where a symlink leads."""
+    expires_ns: int = 0
+    """When it ends by itself, by the source's clock; 0: it does not."""
     bare: bool = False
     """It is known to have no extended attributes, so that nobody needs to ask for them."""
 

@@ -58,6 +58,8 @@ class Entry(NamedTuple):
     """The same for all names of a file; empty: it has one."""
     names: int
     layout: Layout
+    ttl: int
+    """Seconds from ``crtime_ns`` on after which it is gone; 0: it stays."""
     bare: bool
     """It has no extended attributes."""
 
@@ -104,6 +106,7 @@ def entry_of(message: Any) -> Entry:
         hard_link=message.hard_link_id,
         names=message.hard_link_counter,
         layout=layout,
+        ttl=said.ttl_sec,
         bare=not any(map(is_xattr, message.extended)),
     )
 
@@ -132,6 +135,7 @@ def entry_of_document(said: Mapping[str, Any]) -> Entry:
         hard_link=base64.b64decode(hard_link) if hard_link else b"",
         names=said.get("HardLinkCounter", 0),
         layout=layout,
+        ttl=said.get("TtlSec", 0),
         bare=not any(map(is_xattr, said.get("Extended") or ())),
     )
 
@@ -193,5 +197,6 @@ def attributes_of(entry: Entry, path: bytes) -> Attributes:
         tag=entry.layout.tag if regular else b"",
         stem=entry.layout.stem if regular else b"",
         link=link,
+        expires_ns=entry.crtime_ns + entry.ttl * _SECOND if entry.ttl > 0 and regular else 0,
         bare=entry.bare,
     )

@@ -212,9 +212,10 @@ class FilerClient:
             answer = self._calls["Statistics"](request, timeout=self._timeout)
         return int(answer.total_size), int(answer.used_size)
 
-    def assign(self, path: str, size: int) -> Any:
-        """Where a chunk of ``size`` bytes of the file at ``path`` may be stored. ENOSPC."""
-        answer = self._changed("AssignVolume", path, count=1, path=path, expected_data_size=size)
+    def assign(self, path: str, size: int, ttl: int = 0) -> Any:
+        """Where a chunk of ``size`` bytes of the file at ``path`` may be stored that lives for ``ttl``
+        seconds. ENOSPC."""
+        answer = self._changed("AssignVolume", path, count=1, path=path, expected_data_size=size, ttl_sec=ttl)
         if answer.error or not answer.location.url:
             raise _refusal(0, answer.error, path, f"place for a chunk of {path}")
         return answer

@@ -109,7 +109,9 @@ class Writing:
         entry = _entry(place.name, attributes, size)
         entry.extended[TOKEN] = token.encode()
         if before is not None:
-            # It is the same file to whoever has another name of it, or has given it attributes.
+            # It is the same file to whoever has another name of it, or has given it attributes. What lives
+            # for a time lives for as long again, as with a PUT.
+            entry.attributes.ttl_sec = before.attributes.ttl_sec
             entry.hard_link_id, entry.hard_link_counter = before.hard_link_id, before.hard_link_counter
             for name, value in before.extended.items():
                 if is_xattr(name):
@@ -120,7 +122,7 @@ class Writing:
                 entry.content = os.pread(fd, size, 0).ljust(size, b"\0")
                 entry.attributes.md5 = hashlib.md5(entry.content, usedforsecurity=False).digest()
             else:
-                self._upload(place, fd, size, uploaded)
+                self._upload(place, fd, size, uploaded, entry.attributes.ttl_sec)
             entry.chunks.extend(one.chunk for one in sorted(uploaded, key=lambda one: one.chunk.offset))
         except BaseException:
             self._forget(place, uploaded)
@@ -134,7 +136,7 @@ class Writing:
                 raise failure(errno.ESTALE, f"write of {place.path}") from None
             raise
 
-    def _upload(self, place: Place, fd: int, size: int, uploaded: list[_Uploaded]) -> None:
+    def _upload(self, place: Place, fd: int, size: int, uploaded: list[_Uploaded], ttl: int) -> None:
         """Adds the chunks to ``uploaded``, in any order."""
         starts = range(0, size, self.chunk)
         now = time.time_ns()
@@ -144,7 +146,8 @@ class Writing:
             if errors:
                 return
             try:
-                uploaded.append(self._chunk(place, Sent(fd, start, min(self.chunk, size - start)), now))
+                sent = Sent(fd, start, min(self.chunk, size - start))
+                uploaded.append(self._chunk(place, sent, now, ttl))
             except OSError as error:
                 errors.append(error)
 
@@ -157,12 +160,12 @@ class Writing:
         if len(starts) == 1:
             uploaded[0].chunk.e_tag = base64.b64encode(_md5(fd, size)).decode()
 
-    def _chunk(self, place: Place, sent: Sent, now: int) -> _Uploaded:
+    def _chunk(self, place: Place, sent: Sent, now: int, ttl: int) -> _Uploaded:
         """Stored where the filer says, or somewhere else where that fails."""
         deadline = time.monotonic() + self._timeout
         wait = 0.05
         while True:
-            given = self._filer.assign(place.path, sent.size)
+            given = self._filer.assign(place.path, sent.size, ttl)
             try:
                 return self._stored(given, sent, now)
             except OSError as error:

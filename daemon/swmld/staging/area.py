@@ -99,6 +99,11 @@ class Staging:
             file = self._table.files.get(path)
             return again(file.fd, os.O_RDONLY) if file is not None else None
 
+    def reader_of(self, file: StagedFile) -> int | None:
+        """The same of one that is open to be written, whatever it is called."""
+        with self._table.lock:
+            return again(file.fd, os.O_RDONLY) if file.fd >= 0 and not file.aside else None
+
     @property
     def figures(self) -> Figures:
         """How much there is; without the lock, so that nobody waits."""
