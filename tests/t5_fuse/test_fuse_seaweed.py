@@ -10,7 +10,9 @@ import random
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -213,3 +215,46 @@ def test_without_grace_nothing_is_shown_while_the_filer_is_away(base: Path, clus
         cluster.filer_process(fresh, port=port)
         until(lambda: _listed(kept.parent) == ["kept"], "the filer answers again")
         assert kept.read_bytes() == content("kept", 200_000)
+
+
+@pytest.mark.parametrize("write", ["through", "back"])
+def test_another_filer_is_asked_when_one_dies(base: Path, cluster: Cluster, write: str) -> None:
+    names = [f"{which}-{time.monotonic_ns()}" for which in ("first", "second")]
+    ports = [cluster.filer_process(name) for name in names]
+    top = f"several-{time.monotonic_ns()}"
+
+    def has(port: int, name: str, data: bytes) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{top}/{name}", timeout=20) as answer:
+                return bool(answer.read() == data)
+        except OSError:
+            return False
+
+    for name in ("d/kept", "d/cold"):
+        cluster.put(f"/{top}/{name}", content(name, 200_000), port=ports[0])
+        until(partial(has, ports[1], name, content(name, 200_000)), "it is in both")
+    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+    options = ["--source", f"seaweedfs://{hosts}/{top}", "--source-wait", "5s", "--write", write]
+    (base / "own").mkdir()
+    with Daemon(base / "own", "passthrough", source=None, options=options) as daemon:
+        daemon.expect_log("does not answer, asking|are not told|does not tell|does not answer")
+        files = daemon.mount / "d"
+        until(lambda: "tells of its changes" in daemon.log_text(), "a filer is listened to")
+        assert (files / "kept").read_bytes() == content("d/kept", 200_000)
+        for lost, left in ((0, 1), (1, 0)):
+            cluster.kill(names[lost])
+            assert sorted(os.listdir(files)) == ["cold", "kept", *["new 0"][:lost]]
+            assert (files / "cold").read_bytes() == content("d/cold", 200_000)
+            (files / f"new {lost}").write_bytes(b"n" * 70_000)
+            new = f"d/new%20{lost}", b"n" * 70_000
+            until(partial(has, ports[left], *new), "it is written")
+            changed = content(f"again {lost}", 3000)
+            cluster.put(f"/{top}/d/kept", changed, port=ports[left])
+            until(partial(_reads, files / "kept", changed), "changes are told")
+            cluster.filer_process(names[lost], port=ports[lost])
+            for there in (("d/kept", changed), new):
+                until(partial(has, ports[lost], *there), "it has caught up")
+
+
+def _reads(path: Path, data: bytes) -> bool:
+    return path.read_bytes() == data
