@@ -404,3 +404,44 @@ def test_read_only_stays_so(base: Path, cluster: Cluster) -> None:
         fails(errno.EROFS),
     ):
         (here / "f").touch()
+
+
+@pytest.mark.parametrize("flag", [os.O_SYNC, os.O_DSYNC])
+@pytest.mark.parametrize("mode", MODES)
+def test_synchronous_writes_are_at_the_source_when_they_return(
+    base: Path, cluster: Cluster, mode: str, flag: int
+) -> None:
+    with Writable(base / "own", cluster, fresh("osync"), mode) as here:
+        fd = os.open(here / "new", os.O_CREAT | os.O_WRONLY | flag)
+        wanted = b""
+        for part in (b"first", b" and second" * 1000, b" and last"):
+            assert os.write(fd, part) == len(part)
+            wanted += part
+            assert here.stored("new") == wanted
+        # Others have it open meanwhile, each in their own way.
+        with (here / "new").open("r+b", buffering=0) as plain, (here / "new").open("rb") as reader:
+            assert reader.read() == wanted
+            plain.write(b"FIRST")
+            os.pwrite(fd, b"!", len(wanted))
+            assert here.stored("new") == b"FIRST" + wanted[5:] + b"!"
+            reader.seek(0)
+            assert reader.read() == b"FIRST" + wanted[5:] + b"!"
+        os.close(fd)
+        fd = os.open(here / "new", os.O_RDWR | flag)
+        os.pwrite(fd, b"again", 0)
+        assert here.stored("new") == b"again" + wanted[5:] + b"!"
+        os.close(fd)
+
+
+def test_a_synchronous_write_tells_that_the_source_refuses(base: Path, cluster: Cluster) -> None:
+    top = fresh("osync-refused")
+    with Writable(base / "own", cluster, top, "passthrough") as here:
+        here.daemon.expect_log("is put aside as")
+        fd = os.open(here / "file", os.O_CREAT | os.O_WRONLY | os.O_SYNC)
+        os.write(fd, b"ours")
+        cluster.put(f"/{top}/file", b"theirs")
+        with fails(errno.ESTALE):
+            os.write(fd, b"again")
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        until(lambda: (here / "file").read_bytes() == b"theirs", "theirs is shown")

@@ -34,6 +34,8 @@ class RemoteChanges:
     """``tree.Writes``, and what FUSE changes of names. New files belong to ``uid`` and ``gid`` as they are
     given here."""
 
+    late = True
+
     def __init__(self, native: Native, tree: RemoteTree, source: Source, staging: Staging) -> None:
         self._native = native
         self._tree = tree
@@ -108,8 +110,7 @@ class RemoteChanges:
     def _descriptor(self, file: StagedFile, flags: int) -> int:
         """Read-write: what the kernel passes through for readers goes by it as well. Only an open that asked
         for both can be mapped to be written."""
-        sync = flags & (os.O_SYNC | os.O_DSYNC)
-        return self._staging.descriptor(file, os.O_RDWR | sync, mapped=flags & os.O_ACCMODE == os.O_RDWR)
+        return self._staging.descriptor(file, os.O_RDWR, mapped=flags & os.O_ACCMODE == os.O_RDWR)
 
     def flush(self, nodeid: int, fd: int) -> None:
         """See ``Writes``."""

@@ -76,6 +76,9 @@ class Tree(Protocol):
 class Writes(Protocol):
     """Files that are open to be written, by node. OSError. Blocking, for as long as it takes."""
 
+    late: bool
+    """What is written to a descriptor is not the source's before ``sync``, even if it is open with O_SYNC."""
+
     def open(self, nodeid: int, flags: int) -> int:
         """A descriptor of the file to write to, and to read if that can be; ended by ``closed``."""
         ...
@@ -157,6 +160,8 @@ class DirectoryTree:
 class NoWrites:
     """See ``Writes``: the mount is read-only, and the kernel refuses them before we are asked."""
 
+    late = False
+
     def open(self, nodeid: int, flags: int) -> int:
         """EROFS."""
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -173,6 +178,8 @@ class NoWrites:
 
 class DirectoryWrites:
     """See ``Writes``: every byte goes to the source at once."""
+
+    late = False
 
     def __init__(self, native: Native) -> None:
         self._native = native
