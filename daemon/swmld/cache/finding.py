@@ -11,10 +11,10 @@ import os
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from swmld.cache.changes import AddFile, SetMeta, SetPath, Touch
-from swmld.cache.datafiles import create_data_file, open_data_file, open_row
+from swmld.cache.datafiles import create_data_file, open_data_file, open_row, take_data_file
 from swmld.cache.files import MAX_CHUNKS, Books, CacheFile, chunk_count
 from swmld.cache.index import ID_BLOCK, FileRow
 from swmld.cache.keeping import Kept
@@ -107,7 +107,7 @@ class Finder:
         self._layout = layout
         self._trouble = trouble
         self._source = source
-        self._chunk_size = chunk_size
+        self.chunk_size = chunk_size
         self._clock = clock
 
     def acquire(self, identity: Identity, path: bytes, *, opened: bool, level: int) -> CacheFile:
@@ -124,6 +124,24 @@ class Finder:
                 file.source_path = path
                 self._books.writer.put(SetPath(file.file_id, path))
             return file
+
+    def adopt(
+        self, identity: Identity, path: bytes, place: os.PathLike[str], checksums: Sequence[int]
+    ) -> bool:
+        """See ``Cache.adopt``; ``path`` is in normal form."""
+        self._books.writer.wait_for_room()
+        key = key_of(identity)
+        with self._memory.stripe(key):
+            file = self._find(key, identity, replace=True, opened=False)
+            new = file is None
+            if file is None:
+                file = self._create(identity, path, 0, place)
+                self._unopened.add(key, file.file_id, file.last_used)
+                # Before anybody else can have it: who finds it finds it whole.
+                for chunk, checksum in enumerate(checksums):
+                    file.commit(chunk, checksum)
+        file.release()
+        return new
 
     def find(self, identity: Identity) -> CacheFile | None:
         """See ``Cache.find``."""
@@ -235,8 +253,11 @@ class Finder:
         self._memory.add(file)
         return file
 
-    def _create(self, identity: Identity, path: bytes, level: int) -> CacheFile:
-        nchunks = chunk_count(identity.size, self._chunk_size)
+    def _create(
+        self, identity: Identity, path: bytes, level: int, place: os.PathLike[str] | None = None
+    ) -> CacheFile:
+        """``place``: of a file that is to be its data file; else that is new."""
+        nchunks = chunk_count(identity.size, self.chunk_size)
         if nchunks > MAX_CHUNKS:
             raise CacheError(f"cache: a file of {nchunks} chunks is too large for it", errno.EFBIG)
         session, now = self._books.session, self._clock()
@@ -251,7 +272,7 @@ class Finder:
             mtime_ns=identity.mtime_ns,
             ctime_ns=identity.ctime_ns,
             path=path,
-            chunk_size=self._chunk_size,
+            chunk_size=self.chunk_size,
             bytes=0,
             nchunks=nchunks,
             present=0,
@@ -261,7 +282,10 @@ class Finder:
             session=session,
         )
         data_path = self._layout.data_path(file_id)
-        fd = create_data_file(data_path, row, level)
+        if place is None:
+            fd = create_data_file(data_path, row, level)
+        else:
+            fd = take_data_file(data_path, row, place)
         file = CacheFile(self._books, row, data_path, fd, self._went_idle, self._proved_bad, level)
         self._books.account.add(0, 1)
         self._memory.add(file, AddFile(row))

@@ -35,7 +35,7 @@ from swmld.staging.files import StagedFile, fine_stamps, staged
 from swmld.staging.flushing import Flush
 from swmld.staging.journal import FILLING, Journal
 from swmld.staging.recovery import recover
-from swmld.staging.table import Table
+from swmld.staging.table import Offer, Table
 from swmld.staging.uploads import Uploads
 from swmld.staging.views import Figures, Item
 
@@ -44,7 +44,7 @@ class Staging:
     """``directory`` is its own, one of each source. ``back``: see above; ``limit``: bytes that may wait to be
     uploaded before whoever opens another file to be written waits. ``uploaded`` is told of each new
     generation at the source, before the file stops being staged: its path, what it was shown as until then,
-    and what it is shown as from then on."""
+    and what it is shown as from then on. ``offer``: see ``Table``."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Staging:
         back: bool,
         limit: int,
         uploaded: Callable[[bytes, Attributes, Attributes], None],
+        offer: Offer | None = None,
     ) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._source = source
@@ -67,6 +68,7 @@ class Staging:
         )  # fmt: skip
         self._changes = Changes(source, self._journal, self._table, self.uploads)
         recover(self._table, self._journal, self.uploads)
+        self._table.offer = offer
 
     # ---- what there is
 
