@@ -361,6 +361,8 @@ class OpenFiles:
                 await self.fetcher.ensure(target, range(target.file.nchunks))
         except FetchError as error:
             target.release()
+            if error.errno in (errno.ESTALE, errno.ENOENT):
+                self._tree.doubt(file.nodeid)
             if error.errno not in _READ_SOURCE:
                 raise OSError(error.errno, os.strerror(error.errno)) from None
             return await self._open_from_source(file)

@@ -12,7 +12,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 
 from swmld.mount.grace import Grace
@@ -190,6 +190,12 @@ class RemoteTree:
     def reopen(self, nodeid: int, opened: Opened) -> Opened:
         """See ``Tree``."""
         return self.open(nodeid, 0)
+
+    def doubt(self, nodeid: int) -> None:
+        """See ``Tree``."""
+        with suppress(OSError):  # it has no name
+            self._recent.drop(self.path(nodeid))
+            self._native.expire(nodeid)
 
     def staged(self, nodeid: int) -> bool:
         """See ``Tree``."""

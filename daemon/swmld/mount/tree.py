@@ -68,6 +68,10 @@ class Tree(Protocol):
         """Whether its bytes are not the source's yet: they are read past the cache."""
         ...
 
+    def doubt(self, nodeid: int) -> None:
+        """The source has other bytes than those of the generation that is known: ask. Loop-safe."""
+        ...
+
     def offline(self, nodeid: int) -> bool:
         """Whether what is known of it may be shown while the source does not answer. Loop-safe."""
         ...
@@ -151,6 +155,9 @@ class DirectoryTree:
     def staged(self, nodeid: int) -> bool:
         """See ``Tree``."""
         return False
+
+    def doubt(self, nodeid: int) -> None:
+        """See ``Tree``. It is asked at each open."""
 
     def offline(self, nodeid: int) -> bool:
         """See ``Tree``."""
