@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -69,6 +71,14 @@ _ENTRY_EQUAL = 10
 _NO_WAY = "failed to connect"
 """What gRPC says where it has sent nothing."""
 
+_THEIRS = 'desc = "'
+"""What a filer says that itself finds no way to another server: the one that keeps the lock of a path, until
+the others know that it is gone. So the filer is there."""
+
+_UNDONE = "Error while dialing"
+LOCKS = 0.2
+"""Seconds after which such a filer is asked again."""
+
 _NO_VOLUME = "not found"
 """And of a volume that no server has: ``volume id 3 not found``."""
 
@@ -80,6 +90,7 @@ class FilerClient:
         """``timeout``: seconds for a call."""
         self.filers = filers
         self._timeout = timeout
+        self._closing = threading.Event()
         self._channels = [_channel(address.grpc, certificates) for address in filers.addresses]
         self._calls = [_calls(channel) for channel in self._channels]
 
@@ -225,10 +236,20 @@ class FilerClient:
                 with _errors(f"{called} of {what}"):
                     raise
 
-        return self.filers.ask(call, change=called not in _HARMLESS)
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                return self.filers.ask(call, change=called not in _HARMLESS)
+            except OSError as error:
+                # Not done, as there was no lock to do it with: who keeps those is settled within seconds.
+                if _THEIRS not in (error.strerror or "") or _UNDONE not in (error.strerror or ""):
+                    raise
+                if time.monotonic() > deadline or self._closing.wait(LOCKS):
+                    raise
 
     def close(self) -> None:
         """Ends all calls: EHOSTUNREACH."""
+        self._closing.set()
         for channel in self._channels:
             channel.close()
 
@@ -300,6 +321,8 @@ def _error(error: Any, what: str) -> OSError:
         return failure(errno.ENOENT, what)
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         return Busy(f"{what}: {details}")
+    if code == grpc.StatusCode.UNAVAILABLE and _THEIRS in details:
+        return failure(errno.EIO, f"{what}: {details}")
     if code == grpc.StatusCode.UNAVAILABLE and _NO_WAY in details:
         return Unsent(errno.EHOSTUNREACH, failure(errno.EHOSTUNREACH, f"{what}: {details}").strerror)
     return failure(_ERRNOS.get(code, errno.EIO), f"{what}: {code.name} {details}")
