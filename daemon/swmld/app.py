@@ -39,6 +39,7 @@ from swmld.mount.ahead import NeighbourPrefetch
 from swmld.mount.fuse import Fuse
 from swmld.mount.gate import SourceGate
 from swmld.mount.hinting import Hinting
+from swmld.mount.keeping import Keeper, Kept
 from swmld.mount.listings import Listings
 from swmld.mount.loading import Loader
 from swmld.mount.mountpoint import RemoteSource, SourceDirectory
@@ -54,7 +55,7 @@ from swmld.observe.probe import device_of, kernel_device
 from swmld.plan.readahead import Limits
 from swmld.plugins.known import Plugins
 from swmld.sources import opening
-from swmld.sources.interface import ROOT, Feature
+from swmld.sources.interface import ROOT, Attributes, Feature
 from swmld.staging.area import Staging
 from swmld.types import Check
 from swmld.urls import SourceUrl
@@ -261,12 +262,13 @@ class Daemon:
                 strict=settings.check is Check.STRICT,
                 interval=FOREVER if settings.check is Check.IMMUTABLE else settings.check_interval,
                 ruled=bool(settings.paths),
+                grace=settings.source_grace,
             )  # fmt: skip
         else:
             tree = DirectoryTree(native, direct=not self._source.local)
         self._tree = tree
         self._gate = SourceGate(
-            (lambda: os.stat(".", dir_fd=root_fd)) if remote is None else (lambda: remote.stat(ROOT)),
+            tree.probe if isinstance(tree, RemoteTree) else (lambda: os.stat(".", dir_fd=root_fd)),
             local=self._source.local,
             timeout=settings.fetch_timeout,
         )
@@ -289,7 +291,10 @@ class Daemon:
         stats = FetchStats()
         self._head = self._make_head(stats)
         decider = self._head.head if self._head is not None else None
-        loader = Loader(native, tree, self._cache, self._gate.close_fd, decider=decider)
+        self._keeper = Keeper(self._cache, decider)
+        loader = Loader(
+            native, tree, self._cache, self._gate.close_fd, decider=decider, named=self._staging is not None
+        )
         self._ahead: NeighbourPrefetch | None = None
         files = OpenFiles(
             native,
@@ -363,8 +368,12 @@ class Daemon:
             back=settings.write == "back",
             limit=settings.staging_size,
             uploaded=tree.told,
+            offer=self._offer,
         )
         return staging, RemoteChanges(self._native, tree, source.remote, staging)
+
+    def _offer(self, path: bytes, attributes: Attributes, fd: int) -> Kept | None:
+        return self._keeper.offer(path, attributes, fd)
 
     async def _patiently(self, function: Callable[[], T], discard: Callable[[T], None] | None = None) -> T:
         """An upload takes what it takes; the source ends it. ``discard`` is for the end of the process

@@ -80,7 +80,8 @@ class SourceUrl:
 
     scheme: str
     host: str
-    """With the port, where one is given; the bucket or container of object stores; empty for directories."""
+    """With the port, where one is given; of SeaweedFS several, with commas between them. The bucket
+    or container of object stores; empty for directories."""
     path: bytes
     """Decoded, without slashes at its ends; of directories absolute."""
     options: dict[str, str] = field(default_factory=dict)
@@ -120,7 +121,8 @@ def parse(text: str) -> SourceUrl:
 def _read(scheme: str, text: str) -> SourceUrl:
     try:
         parts = urlsplit(text)
-        parts.port  # noqa: B018  read for its ValueError
+        if not scheme.startswith("seaweedfs"):
+            parts.port  # noqa: B018  read for its ValueError
     except ValueError as error:
         raise UsageError(f"source {_shown(text)!r}: {error}") from None
     if "@" in parts.netloc:
@@ -133,7 +135,8 @@ def _read(scheme: str, text: str) -> SourceUrl:
     what = {"az": "container"}.get(scheme, "bucket") if scheme in _BUCKETS else "host"
     if not parts.netloc:
         raise UsageError(f"source {_shown(text)!r}: the {what} is missing: {scheme}://{what.upper()}/…")
-    if not (_BUCKET if scheme in _BUCKETS else _HOST).fullmatch(parts.netloc):
+    hosts = parts.netloc.split(",") if scheme.startswith("seaweedfs") else [parts.netloc]
+    if not all((_BUCKET if scheme in _BUCKETS else _HOST).fullmatch(host) for host in hosts):
         raise UsageError(f"source {scheme}://: a {what} cannot be called {parts.netloc!r}")
     path = path.strip(b"/")
     if any(part in (b"", b".", b"..") for part in path.split(b"/")) and path:

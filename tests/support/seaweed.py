@@ -221,6 +221,31 @@ class Cluster:
         wait_until(ready, name)
         return port
 
+    @contextlib.contextmanager
+    def mounted(self, path: str, at: Path) -> Iterator[Path]:
+        """``weed mount`` of a directory of the filer at ``at``, which is made."""
+        at.mkdir()
+        cache = Path(tempfile.mkdtemp(prefix="mount-", dir=self.directory))
+        options = [
+            f"-filer=127.0.0.1:{self.filer}",
+            f"-filer.path={path}",
+            f"-dir={at}",
+            f"-cacheDir={cache}",
+        ]
+        with open(cache / "log", "wb") as log:
+            process = subprocess.Popen(
+                [weed(), "mount", *options, f"-localSocket={cache / 'sock'}"],
+                env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        try:
+            wait_until(lambda: os.path.ismount(at) or process.poll() is not None, "weed mount")
+            assert process.poll() is None, (cache / "log").read_text(errors="replace")[-2000:]
+            yield at
+        finally:
+            subprocess.run(["umount", "-l", at], check=False)
+            process.kill()
+            process.wait(30)
+
     def kill(self, name: str) -> None:
         """kill -9 of another filer, or of ``volumeN``, a volume server other than the first."""
         process = self._processes[name]
@@ -258,11 +283,12 @@ class Cluster:
         request = urllib.request.Request(f"http://127.0.0.1:{self.filer}{path}", method="DELETE")
         urllib.request.urlopen(request, timeout=20).close()
 
-    def call(self, called: str, /, **fields: Any) -> Any:
-        """A call of the filer's gRPC."""
+    def call(self, called: str, /, *, channel: grpc.Channel | None = None, **fields: Any) -> Any:
+        """A call of the filer's gRPC, or of the one behind ``channel``."""
         asked, answered = MESSAGES[f"{called}Request"], MESSAGES[f"{called}Response"]
         serialize, parse_answer = asked.SerializeToString, answered.FromString
-        method = self._channel.unary_unary(f"/filer_pb.SeaweedFiler/{called}", serialize, parse_answer)
+        channel = channel or self._channel
+        method = channel.unary_unary(f"/filer_pb.SeaweedFiler/{called}", serialize, parse_answer)
         answer = method(asked(**fields), timeout=20)
         assert not getattr(answer, "error", ""), answer
         return answer
@@ -272,12 +298,20 @@ class Cluster:
         directory, _, name = path.rpartition("/")
         return self.call("LookupDirectoryEntry", directory=directory, name=name).entry
 
-    def create(self, directory: str, name: str, *, mode: int = 0o644, **fields: Any) -> None:
+    def create(
+        self,
+        directory: str,
+        name: str,
+        *,
+        mode: int = 0o644,
+        channel: grpc.Channel | None = None,
+        **fields: Any,
+    ) -> None:
         """An entry as ``CreateEntry`` takes it."""
         now = int(time.time())
         attributes = {"file_mode": mode, "mtime": now, "crtime": now, **fields.pop("attributes", {})}
         entry = MESSAGES["Entry"](name=name, attributes=MESSAGES["FuseAttributes"](**attributes), **fields)
-        self.call("CreateEntry", directory=directory, entry=entry)
+        self.call("CreateEntry", channel=channel, directory=directory, entry=entry)
 
     def needle(self, body: bytes, *, headers: Mapping[str, str] | None = None) -> str:
         """A chunk uploaded to a volume server; its id."""

@@ -240,6 +240,46 @@ class WrittenAttributes:
         assert names_of(source.list(b"d")) == [b"file"]
         assert code(source.change, b"absent", NewAttributes(mode=0o600)) == errno.ENOENT
 
+    def test_extended_attributes(self, made: MadeSource) -> None:
+        source = made.source
+        said = write(source, b"file", b"x")
+        if Feature.XATTRS not in source.features:
+            assert code(source.set_xattr, b"file", b"user.a", b"1") == errno.EOPNOTSUPP
+            assert code(source.xattrs, b"file") == errno.EOPNOTSUPP
+            return
+        source.make_dir(b"d", Attributes(stat.S_IFDIR | 0o755))
+        assert said.bare
+        assert code(source.set_xattr, b"file", b"user.a", None) == errno.ENODATA
+        for path in (b"file", b"d"):
+            assert source.xattrs(path) == {}
+            wanted = {b"user.a": b"", b"user.\xc3\xa4 =": bytes(range(256)), b"trusted.b": b"v" * 60_000}
+            for name, value in wanted.items():
+                source.set_xattr(path, name, b"before")
+                said = source.set_xattr(path, name, value)
+                assert not said.bare
+                assert source.stat(path) == said
+            assert source.xattrs(path) == wanted
+            directory = {name: attributes for name, attributes in source.list(ROOT).entries}
+            assert directory[path] == said
+            # What changes other things leaves them alone.
+            source.change(path, NewAttributes(mode=0o700))
+            if path == b"file":
+                said = write(source, path, content(made.unit + 1), source.stat(path))
+                assert not said.bare
+                source.rename(path, b"other")
+                source.rename(b"other", path)
+            assert source.xattrs(path) == wanted
+            source.set_xattr(path, b"user.a", None)
+            assert source.xattrs(path) == {name: wanted[name] for name in wanted if name != b"user.a"}
+            for name in list(wanted)[1:]:
+                said = source.set_xattr(path, name, None)
+            assert said.bare
+            assert source.xattrs(path) == {}
+            assert code(source.set_xattr, path, b"user.a", None) == errno.ENODATA
+        assert read_all(source, b"file") == content(made.unit + 1)
+        assert code(source.set_xattr, b"absent", b"user.a", b"1") == errno.ENOENT
+        assert code(source.xattrs, b"absent") == errno.ENOENT
+
     def test_symlinks_are_made(self, made: MadeSource) -> None:
         source = made.source
         uid, gid = owner()

@@ -111,6 +111,13 @@ class ToldSource:
         with self._called("symlink", path):
             return self.inner.symlink(path, target, attributes)
 
+    def xattrs(self, path: bytes) -> dict[bytes, bytes]:
+        return self.inner.xattrs(path)
+
+    def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
+        with self._called("set_xattr", path):
+            return self.inner.set_xattr(path, name, value)
+
 
 class On:
     """As ``meets`` or ``answers``: raises ``code`` at calls of ``kind`` (of ``path``), so many times."""

@@ -10,14 +10,28 @@ import json
 import os
 import re
 import threading
-from collections import Counter
-from collections.abc import Iterator
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``status`` instead of the file; or so many bytes of it (``cut``: fewer than the header says), or
+    each of its pieces after ``drip`` seconds."""
+
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut: int = -1
+    short: int = -1
+    drip: float = 0.0
 
 
 class WebFiles:
@@ -26,6 +40,8 @@ class WebFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.asked: Counter[str] = Counter()
+        self.faults: deque[Fault] = deque()
+        """What the next GETs of files meet, one each."""
         self._server: ThreadingHTTPServer | None = None
         self._thread: threading.Thread | None = None
         self._port = 0
@@ -80,6 +96,7 @@ class WebFiles:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     files: WebFiles
+    _fault = Fault()
 
     def log_message(self, *_: object) -> None:
         """Nothing."""
@@ -91,6 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def _answer(self, *, body: bool) -> None:
+        self._fault = Fault()
         if self.files._server is None:  # kept-alive connections end with the server
             self.close_connection = True
             return
@@ -105,7 +123,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, self._index(path), {"Content-Type": "application/json"}, body)
             else:
                 self.files.asked["GET" if body else "HEAD"] += 1
-                self._file(path, body)
+                self._fault = self.files.faults.popleft() if body and self.files.faults else Fault()
+                if self._fault.status:
+                    self._send(self._fault.status, b"", dict(self._fault.headers), body)
+                else:
+                    self._file(path, body)
         except FileNotFoundError:
             self._send(404, b"", {}, body)
 
@@ -142,10 +164,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(206, file.read(last - first + 1), about, body)
 
     def _send(self, status: int, data: bytes, headers: dict[str, str], body: bool) -> None:
+        fault = self._fault if status in (200, 206) else Fault()
+        if fault.short >= 0:
+            data = data[: fault.short]
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        if body:
+        if fault.cut >= 0:
+            self.wfile.write(data[: fault.cut])
+            self.close_connection = True
+        elif fault.drip:
+            for start in range(0, len(data), 1 << 16):
+                time.sleep(fault.drip)
+                self.wfile.write(data[start : start + (1 << 16)])
+        elif body:
             self.wfile.write(data)

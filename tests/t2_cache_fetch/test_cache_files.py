@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.cachekit import (
@@ -26,6 +27,7 @@ from swmld.cache.checksum import crc32c
 from swmld.cache.files import ABSENT, PRESENT
 from swmld.cache.store import Cache
 from swmld.errors import CacheError
+from swmld.types import Identity
 
 
 @pytest.fixture
@@ -539,3 +541,46 @@ def test_files_of_one_group_are_entered_as_one_by_one(machine: Machine, cache: C
     assert totals["files"] == len(rows)
     assert totals["bytes"] == sum(row.bytes for row in rows.values())
     partly.release()
+
+
+def _written(machine: Machine, of: Identity) -> tuple[Path, list[int]]:
+    """A whole file beside the cache's own, and its checksums."""
+    place = machine.directory / "written"
+    chunks = [content(of, at, min(CHUNK, of.size - at)) for at in range(0, of.size, CHUNK)]
+    place.write_bytes(b"".join(chunks))
+    place.chmod(0o644)
+    return place, [crc32c(chunk) for chunk in chunks]
+
+
+def test_a_file_is_adopted_whole(machine: Machine, cache: Cache) -> None:
+    of = identity(1, size=2 * CHUNK + 100)
+    place, checksums = _written(machine, of)
+    before = cache.usage().bytes
+    cache.reserve(of.size)
+    assert cache.adopt(of, b"a", place, checksums)
+    assert not place.exists()
+    assert cache.lookup_complete(of) is not None
+    file = cache.find(of)
+    assert file is not None
+    assert file.complete
+    assert all(right_bytes(file, chunk) for chunk in range(3))
+    assert stat.S_IMODE(os.stat(file.path).st_mode) == 0o600
+    file.release()
+    assert cache.verify().bad == 0
+    assert cache.usage().bytes - before == of.size + OVERHEAD
+
+
+def test_what_cannot_be_adopted_stays_where_it_is(machine: Machine, cache: Cache) -> None:
+    of = identity(1, size=2 * CHUNK)
+    cached(cache, of)
+    held = cache.usage().bytes
+    place, checksums = _written(machine, of)
+    cache.reserve(of.size)
+    assert not cache.adopt(of, b"a", place, checksums), "it is there already"
+    other = identity(2, size=3 * CHUNK)
+    cache.reserve(other.size)
+    assert not cache.adopt(other, b"b", place, checksums), "it is not as long as it is to be"
+    assert [crc32c(place.read_bytes()[at:][:CHUNK]) for at in (0, CHUNK)] == checksums
+    assert cache.usage().bytes == held
+    assert cache.lookup_complete(of) is not None
+    assert cache.lookup_complete(other) is None

@@ -247,9 +247,10 @@ def test_an_event_names_what_changed_below_the_root() -> None:
 
 
 def test_addresses_are_written_as_seaweedfs_writes_them() -> None:
-    assert addresses("filer:8888") == ("filer:8888", "filer:18888")
-    assert addresses("[::1]:8888.9999") == ("[::1]:8888", "[::1]:9999")
-    for wrong in ("filer", "filer:", "filer:x", "filer:1.y", ":8888"):
+    assert addresses("filer:8888") == [("filer:8888", "filer:18888")]
+    assert addresses("[::1]:8888.9999") == [("[::1]:8888", "[::1]:9999")]
+    assert addresses("a:1,b:2") == [("a:1", "a:10001"), ("b:2", "b:10002")]
+    for wrong in ("a:1,", "a:1,b", "filer", "filer:", "filer:x", "filer:1.y", ":8888"):
         with pytest.raises(UsageError):
             addresses(wrong)
 

@@ -271,7 +271,7 @@ def test_filers_that_do_not_know_the_condition_are_asked_before(
 ) -> None:
     """They refuse a condition that they do not know, whatever is there."""
     said = write(source, b"file", b"old")
-    call = source._filer._calls["CreateEntry"]
+    call = source._filer._calls[0]["CreateEntry"]
 
     def refusing(request: Any, timeout: float) -> Any:
         if not request.HasField("condition"):
@@ -280,7 +280,7 @@ def test_filers_that_do_not_know_the_condition_are_asked_before(
             seaweed.put(f"/{root}/file", b"theirs")
         return MESSAGES["CreateEntryResponse"](error="precondition failed", error_code=6)
 
-    monkeypatch.setitem(source._filer._calls, "CreateEntry", refusing)
+    monkeypatch.setitem(source._filer._calls[0], "CreateEntry", refusing)
     if changed:
         assert failing(lambda: write(source, b"file", b"new", said)).errno == errno.ESTALE
         assert read_all(source, b"file") == b"theirs"

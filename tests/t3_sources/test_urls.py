@@ -129,3 +129,11 @@ def test_a_directory_is_opened(tmp_path: object) -> None:
     source = open_source(parse(str(tmp_path)), timeout=1, parallel=1)
     assert source.stat(b"").is_dir
     source.close()
+
+
+def test_several_filers_are_one_source() -> None:
+    found = parse("seaweedfs://a:8888,b.c:9999/path")
+    assert (found.host, found.path) == ("a:8888,b.c:9999", b"path")
+    for wrong in ("seaweedfs://a:8888,/path", "seaweedfs://a:8888,b c/path", "http://a:80,b:80/path"):
+        with pytest.raises(UsageError):
+            parse(wrong)

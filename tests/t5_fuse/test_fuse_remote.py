@@ -56,9 +56,7 @@ def web(base: Path) -> Iterator[WebFiles]:
         yield web
 
 
-def mounted(
-    base: Path, web: WebFiles, mode: str = "passthrough", *options: str, **more: object
-) -> Daemon:
+def mounted(base: Path, web: WebFiles, mode: str = "passthrough", *options: str, **more: object) -> Daemon:
     checks = [] if any(option.startswith("--check") for option in options) else ["--check", "strict"]
     own = base / "own"
     own.mkdir(exist_ok=True)
@@ -118,6 +116,9 @@ def test_nothing_can_be_changed(base: Path, web: WebFiles) -> None:
         refused(errno.EROFS, lambda: path.chmod(0o600))
         refused(errno.EROFS, lambda: (daemon.mount / "d").mkdir())
         assert os.statvfs(daemon.mount).f_flag & os.ST_RDONLY
+        for _ in range(2):  # once of us, then of the kernel itself
+            refused(errno.EOPNOTSUPP, lambda: os.getxattr(daemon.mount / "file", "user.a"))
+            refused(errno.EOPNOTSUPP, lambda: os.listxattr(daemon.mount / "file"))
         with path.open("rb") as file:
             assert len(file.read()) == 10
             os.fsync(file.fileno())

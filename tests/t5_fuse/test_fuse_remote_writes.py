@@ -404,3 +404,95 @@ def test_read_only_stays_so(base: Path, cluster: Cluster) -> None:
         fails(errno.EROFS),
     ):
         (here / "f").touch()
+
+
+@pytest.mark.parametrize("flag", [os.O_SYNC, os.O_DSYNC])
+@pytest.mark.parametrize("mode", MODES)
+def test_synchronous_writes_are_at_the_source_when_they_return(
+    base: Path, cluster: Cluster, mode: str, flag: int
+) -> None:
+    with Writable(base / "own", cluster, fresh("osync"), mode) as here:
+        fd = os.open(here / "new", os.O_CREAT | os.O_WRONLY | flag)
+        wanted = b""
+        for part in (b"first", b" and second" * 1000, b" and last"):
+            assert os.write(fd, part) == len(part)
+            wanted += part
+            assert here.stored("new") == wanted
+        # Others have it open meanwhile, each in their own way.
+        with (here / "new").open("r+b", buffering=0) as plain, (here / "new").open("rb") as reader:
+            assert reader.read() == wanted
+            plain.write(b"FIRST")
+            os.pwrite(fd, b"!", len(wanted))
+            assert here.stored("new") == b"FIRST" + wanted[5:] + b"!"
+            reader.seek(0)
+            assert reader.read() == b"FIRST" + wanted[5:] + b"!"
+        os.close(fd)
+        fd = os.open(here / "new", os.O_RDWR | flag)
+        os.pwrite(fd, b"again", 0)
+        assert here.stored("new") == b"again" + wanted[5:] + b"!"
+        os.close(fd)
+
+
+def test_a_synchronous_write_tells_that_the_source_refuses(base: Path, cluster: Cluster) -> None:
+    top = fresh("osync-refused")
+    with Writable(base / "own", cluster, top, "passthrough") as here:
+        here.daemon.expect_log("is put aside as")
+        fd = os.open(here / "file", os.O_CREAT | os.O_WRONLY | os.O_SYNC)
+        os.write(fd, b"ours")
+        cluster.put(f"/{top}/file", b"theirs")
+        with fails(errno.ESTALE):
+            os.write(fd, b"again")
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        until(lambda: (here / "file").read_bytes() == b"theirs", "theirs is shown")
+
+
+@pytest.mark.parametrize("write", ["through", "back"])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_was_written_is_cached_and_not_fetched(
+    base: Path, cluster: Cluster, mode: str, write: str
+) -> None:
+    with Writable(base / "own", cluster, fresh("kept"), mode, "--write", write) as here:
+
+        def fetched() -> float:
+            return here.daemon.metric("swmld_source_read_bytes_total")
+
+        data = {name: content(name, size) for name, size in SIZES.items() if size}
+        for name, body in data.items():
+            (here / name).write_bytes(body)
+        with (here / "large").open("r+b") as file:
+            file.seek(5 * MIB)
+            file.write(b"within")
+        data["large"] = data["large"][: 5 * MIB] + b"within" + data["large"][5 * MIB + 6 :]
+        (here / "image").rename(here / "renamed")
+        data["renamed"] = data.pop("image")
+        until(lambda: not here.staged(), "all is uploaded")
+        before = fetched()
+        for name, body in data.items():
+            assert here.stored(name) == body, name
+            if name != "renamed":
+                assert (here / name).read_bytes() == body, name
+        assert fetched() == before
+        assert (here / "renamed").read_bytes() == data["renamed"]
+        assert "0 bad" in here.daemon.ask("cache", "verify", here.daemon.mount)
+
+        # What is written again is another generation, and what others make of it is seen.
+        (here / "small").write_bytes(b"again" * 1000)
+        until(lambda: not here.staged(), "it is uploaded")
+        assert (here / "small").read_bytes() == b"again" * 1000
+        here.cluster.put(f"/{here.top}/small", b"theirs" * 1000)
+        until(lambda: (here / "small").read_bytes() == b"theirs" * 1000, "theirs is shown")
+
+
+def test_what_does_not_fit_into_the_cache_evicts_nothing(base: Path, cluster: Cluster) -> None:
+    options = ["--cache-size", "24MiB"]
+    top = fresh("large")
+    cluster.put(f"/{top}/read", content("read", 8 * MIB))
+    with Writable(base / "own", cluster, top, "passthrough", *options) as here:
+        assert (here / "read").read_bytes() == content("read", 8 * MIB)
+        before = here.daemon.metric("swmld_source_read_bytes_total")
+        (here / "large").write_bytes(content("large", 20 * MIB))
+        assert not here.staged()
+        assert (here / "read").read_bytes() == content("read", 8 * MIB)
+        assert here.daemon.metric("swmld_source_read_bytes_total") == before
+        assert (here / "large").read_bytes() == content("large", 20 * MIB)

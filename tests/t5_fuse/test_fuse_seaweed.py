@@ -10,13 +10,16 @@ import random
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+import grpc
 import pytest
 from support.mount import MODES, Daemon
 from support.posix import fails
-from support.seaweed import Cluster
+from support.seaweed import SYMLINK, Cluster
 
 MIB = 1 << 20
 SEEN_SECONDS = 30.0
@@ -185,3 +188,115 @@ def test_a_filer_that_dies_and_comes_back(base: Path, cluster: Cluster) -> None:
         until(back, "the filer answers again")
         cluster.put("/away/kept", b"changed", port=port)
         until(lambda: (daemon.mount / "kept").read_bytes() == b"changed", "changes are told again")
+
+
+AWAY = "source does not answer|source answers again|are not told|does not tell"
+
+
+def test_what_is_known_is_shown_while_the_filer_is_away(base: Path, cluster: Cluster) -> None:
+    port = cluster.filer_process(fresh := f"grace-{time.monotonic_ns()}")
+    for name in ("d/kept", "d/seen", "e/other"):
+        cluster.put(f"/grace/{name}", content(name, 200_000), port=port)
+    with grpc.insecure_channel(f"127.0.0.1:{port + 10_000}") as channel:
+        to = {"symlink_target": "kept"}
+        cluster.create("/grace/d", "link", mode=SYMLINK | 0o777, attributes=to, channel=channel)
+    options = ["--source-wait", "0s", "--metadata-timeout", "0s"]
+    with mounted(base / "own", port, "grace", "passthrough", *options) as daemon:
+        daemon.expect_log(AWAY)
+        files = daemon.mount / "d"
+        until(lambda: "tells of its changes" in daemon.log_text(), "the filer is listened to")
+        assert sorted(os.listdir(files)) == ["kept", "link", "seen"]
+        assert (files / "link").read_bytes() == content("d/kept", 200_000)
+        cluster.kill(fresh)
+        until(lambda: "does not tell of its changes" in daemon.log_text(), "nobody tells")
+        with fails(errno.EIO):
+            (daemon.mount / "e/other").stat()
+        until(lambda: "source does not answer" in daemon.log_text(), "it is seen to be away")
+        for _ in range(2):
+            assert sorted(os.listdir(files)) == ["kept", "link", "seen"]
+            assert (files / "link").read_bytes() == content("d/kept", 200_000)
+            assert (files / "seen").stat().st_size == 200_000
+            assert os.readlink(files / "link") == "kept"
+            with fails(errno.ENOENT):
+                (files / "never there").stat()
+            with fails(errno.EIO):
+                (files / "seen").read_bytes()
+            with fails(errno.EIO):
+                os.listdir(daemon.mount / "e")
+            with fails(errno.EIO):
+                (files / "new").mkdir()
+        cluster.filer_process(fresh, port=port)
+        cluster.put("/grace/d/new", b"new", port=port)
+        until(lambda: _listed(files) == ["kept", "link", "new", "seen"], "the filer answers again")
+        assert (files / "seen").read_bytes() == content("d/seen", 200_000)
+        cluster.put("/grace/d/kept", b"changed", port=port)
+        until(lambda: (files / "kept").read_bytes() == b"changed", "changes are told again")
+
+
+def _listed(path: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except OSError:
+        return []
+
+
+def test_without_grace_nothing_is_shown_while_the_filer_is_away(base: Path, cluster: Cluster) -> None:
+    port = cluster.filer_process(fresh := f"graceless-{time.monotonic_ns()}")
+    cluster.put("/graceless/d/kept", content("kept", 200_000), port=port)
+    options = ["--source-wait", "0s", "--metadata-timeout", "0s", "--source-grace", "0s", "--check", "strict"]
+    with mounted(base / "own", port, "graceless", "passthrough", *options) as daemon:
+        daemon.expect_log(AWAY)
+        kept = daemon.mount / "d/kept"
+        assert os.listdir(kept.parent) == ["kept"]
+        assert kept.read_bytes() == content("kept", 200_000)
+        cluster.kill(fresh)
+        until(lambda: "does not tell of its changes" in daemon.log_text(), "nobody tells")
+        for asked in (kept.stat, kept.read_bytes, lambda: os.listdir(kept.parent)):
+            with fails(errno.EIO):
+                asked()
+        cluster.filer_process(fresh, port=port)
+        until(lambda: _listed(kept.parent) == ["kept"], "the filer answers again")
+        assert kept.read_bytes() == content("kept", 200_000)
+
+
+@pytest.mark.parametrize("write", ["through", "back"])
+def test_another_filer_is_asked_when_one_dies(base: Path, cluster: Cluster, write: str) -> None:
+    names = [f"{which}-{time.monotonic_ns()}" for which in ("first", "second")]
+    ports = [cluster.filer_process(name) for name in names]
+    top = f"several-{time.monotonic_ns()}"
+
+    def has(port: int, name: str, data: bytes) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{top}/{name}", timeout=20) as answer:
+                return bool(answer.read() == data)
+        except OSError:
+            return False
+
+    for name in ("d/kept", "d/cold"):
+        cluster.put(f"/{top}/{name}", content(name, 200_000), port=ports[0])
+        until(partial(has, ports[1], name, content(name, 200_000)), "it is in both")
+    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+    options = ["--source", f"seaweedfs://{hosts}/{top}", "--source-wait", "5s", "--write", write]
+    (base / "own").mkdir()
+    with Daemon(base / "own", "passthrough", source=None, options=options) as daemon:
+        daemon.expect_log("does not answer, asking|are not told|does not tell|does not answer")
+        files = daemon.mount / "d"
+        until(lambda: "tells of its changes" in daemon.log_text(), "a filer is listened to")
+        assert (files / "kept").read_bytes() == content("d/kept", 200_000)
+        for lost, left in ((0, 1), (1, 0)):
+            cluster.kill(names[lost])
+            assert sorted(os.listdir(files)) == ["cold", "kept", *["new 0"][:lost]]
+            assert (files / "cold").read_bytes() == content("d/cold", 200_000)
+            (files / f"new {lost}").write_bytes(b"n" * 70_000)
+            new = f"d/new%20{lost}", b"n" * 70_000
+            until(partial(has, ports[left], *new), "it is written")
+            changed = content(f"again {lost}", 3000)
+            cluster.put(f"/{top}/d/kept", changed, port=ports[left])
+            until(partial(_reads, files / "kept", changed), "changes are told")
+            cluster.filer_process(names[lost], port=ports[lost])
+            for there in (("d/kept", changed), new):
+                until(partial(has, ports[lost], *there), "it has caught up")
+
+
+def _reads(path: Path, data: bytes) -> bool:
+    return path.read_bytes() == data

@@ -56,6 +56,25 @@ def create_data_files(paths: Sequence[str], sizes: Sequence[int]) -> list[int]:
     return list(fds)
 
 
+def take_data_file(path: str, row: FileRow, place: os.PathLike[str]) -> int:
+    """Make a file of the same file system the data file of ``row``, which it must be as long as; returns its
+    fd. Raises ``CacheError``, and leaves the file where it is."""
+    try:
+        fd = os.open(place, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if os.fstat(fd).st_size != data_size(row):
+                raise OSError(errno.EINVAL, "it has another size")
+            os.fchown(fd, os.geteuid(), os.getegid())
+            os.fchmod(fd, 0o600)
+            os.rename(place, path)
+        except OSError:
+            os.close(fd)
+            raise
+    except OSError as error:
+        raise os_error(error, "taking a file over") from error
+    return fd
+
+
 def open_data_file(path: str, size: int) -> int | None:
     """The fd of an existing data file; ``None`` if it is gone or not as long as it must be.
 

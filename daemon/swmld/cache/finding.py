@@ -14,7 +14,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from swmld.cache.changes import AddFile, SetMeta, SetPath, Touch
-from swmld.cache.datafiles import create_data_file, create_data_files, open_data_file, open_row
+from swmld.cache.datafiles import (
+    create_data_file,
+    create_data_files,
+    open_data_file,
+    open_row,
+    take_data_file,
+)
 from swmld.cache.files import MAX_CHUNKS, Books, CacheFile, chunk_count
 from swmld.cache.index import ID_BLOCK, FileRow
 from swmld.cache.keeping import Kept
@@ -107,7 +113,7 @@ class Finder:
         self._layout = layout
         self._trouble = trouble
         self._source = source
-        self._chunk_size = chunk_size
+        self.chunk_size = chunk_size
         self._clock = clock
 
     def acquire(self, identity: Identity, path: bytes, *, opened: bool, level: int) -> CacheFile:
@@ -135,7 +141,7 @@ class Finder:
             rows = []
             for number in numbers:
                 identity, path = wanted[number]
-                rows.append(self._row(identity, path, chunk_count(identity.size, self._chunk_size), 0))
+                rows.append(self._row(identity, path, chunk_count(identity.size, self.chunk_size), 0))
             paths = [self._layout.data_path(row.file_id) for row in rows]
             fds = create_data_files(paths, [row.size for row in rows])
             for number, row, data_path, fd in zip(numbers, rows, paths, fds, strict=True):
@@ -161,6 +167,24 @@ class Finder:
             for ino in known:
                 del places[dev, ino]
         return sorted(places.values())
+
+    def adopt(
+        self, identity: Identity, path: bytes, place: os.PathLike[str], checksums: Sequence[int]
+    ) -> bool:
+        """See ``Cache.adopt``; ``path`` is in normal form."""
+        self._books.writer.wait_for_room()
+        key = key_of(identity)
+        with self._memory.stripe(key):
+            file = self._find(key, identity, replace=True, opened=False)
+            new = file is None
+            if file is None:
+                file = self._create(identity, path, 0, place)
+                self._unopened.add(key, file.file_id, file.last_used)
+                # Before anybody else can have it: who finds it finds it whole.
+                for chunk, checksum in enumerate(checksums):
+                    file.commit(chunk, checksum)
+        file.release()
+        return new
 
     def find(self, identity: Identity) -> CacheFile | None:
         """See ``Cache.find``."""
@@ -272,13 +296,17 @@ class Finder:
         self._memory.add(file)
         return file
 
-    def _create(self, identity: Identity, path: bytes, level: int) -> CacheFile:
-        nchunks = chunk_count(identity.size, self._chunk_size)
+    def _create(
+        self, identity: Identity, path: bytes, level: int, place: os.PathLike[str] | None = None
+    ) -> CacheFile:
+        """``place``: of a file that is to be its data file; else that is new."""
+        nchunks = chunk_count(identity.size, self.chunk_size)
         if nchunks > MAX_CHUNKS:
             raise CacheError(f"cache: a file of {nchunks} chunks is too large for it", errno.EFBIG)
         row = self._row(identity, path, nchunks, level)
         data_path = self._layout.data_path(row.file_id)
-        return self._made(row, data_path, create_data_file(data_path, row, level), level)
+        fd = take_data_file(data_path, row, place) if place else create_data_file(data_path, row, level)
+        return self._made(row, data_path, fd, level)
 
     def _row(self, identity: Identity, path: bytes, nchunks: int, level: int) -> FileRow:
         session, now = self._books.session, self._clock()
@@ -293,7 +321,7 @@ class Finder:
             mtime_ns=identity.mtime_ns,
             ctime_ns=identity.ctime_ns,
             path=path,
-            chunk_size=self._chunk_size,
+            chunk_size=self.chunk_size,
             bytes=0,
             nchunks=nchunks,
             present=0,

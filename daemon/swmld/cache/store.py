@@ -32,6 +32,7 @@ from swmld.cache.memory import Memory
 from swmld.cache.reclaim import Account, Limits, Reclaimer, Usage
 from swmld.cache.removal import Held, OnEvict, Remover, UsageOf
 from swmld.cache.writer import Writer
+from swmld.errors import CacheError
 from swmld.plan.eviction import Keep, Lru, Policy
 from swmld.plan.reuse import Reuse
 from swmld.types import Identity
@@ -173,6 +174,28 @@ class Cache:
         """As ``acquire`` of files that nobody opened yet and of whose inodes nothing is cached: with one look
         into the index and one call of the kernel's for all. None for any other: ``acquire`` it. Blocks."""
         return self._finder.make_several([(identity, audit.normal(path)) for identity, path in wanted])
+
+    def adopt(
+        self, identity: Identity, path: bytes, place: os.PathLike[str], checksums: Sequence[int]
+    ) -> bool:
+        """Make the file at ``place`` the whole cache file of ``identity``, unopened. Blocks.
+
+        It must lie on the cache's file system, nobody may write it any more, and room for all its bytes has
+        been reserved, which ends with this. ``checksums``: crc32c of each chunk of ``chunk_size`` bytes.
+        False where this generation is there already, or cannot be taken: then ``place`` is as it was.
+        """
+        try:
+            if self._finder.adopt(identity, audit.normal(path), place, checksums):
+                return True
+        except CacheError as error:
+            log.warning("%s", error)
+        self.unreserve(identity.size)
+        return False
+
+    @property
+    def chunk_size(self) -> int:
+        """Of files that are new, in bytes."""
+        return self._finder.chunk_size
 
     def opened(self, identity: Identity) -> None:
         """Somebody has opened a file that came unopened (``acquire``), by its number. Loop-safe."""

@@ -115,6 +115,7 @@ def serve(
     sub_read: Annotated[str | None, setting("sub_read")] = None,
     fetch_timeout: Annotated[str | None, setting("fetch_timeout")] = None,
     source_wait: Annotated[str | None, setting("source_wait")] = None,
+    source_grace: Annotated[str | None, setting("source_grace")] = None,
     write: Annotated[str | None, setting("write")] = None,
     staging_size: Annotated[str | None, setting("staging_size")] = None,
     hedge: Annotated[bool | None, setting("hedge", "--hedge/--no-hedge")] = None,

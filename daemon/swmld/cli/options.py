@@ -23,6 +23,7 @@ METAVARS = {
     "write": "through|back", "staging_size": "SIZE",
     "neighbours": "auto|off", "log_level": "debug|info|warning|error", "log_format": "text|json",
     "check_interval": "TIME", "metadata_timeout": "TIME", "fetch_timeout": "TIME", "source_wait": "TIME",
+    "source_grace": "TIME",
     "fetch_parallel": "N", "prefetch_parallel": "N", "neighbours_max_files": "N",
     "metrics_address": "HOST:PORT|off", "probe": "auto|ebpf|fuse|off|WAY",
     "rules": "PATH", "environment": "NAME", "plugins": "DIR",
@@ -35,7 +36,7 @@ PANELS = {
     "Cache": ("cache_dir", "cache_size", "free_floor", "chunk_size"),
     "Consistency": ("check", "check_interval", "metadata_timeout"),
     "Fetch": ("engine", "fetch_parallel", "prefetch_parallel", "sub_read", "fetch_timeout", "source_wait",
-              "readahead_max", "neighbours", "neighbours_max_files"),
+              "source_grace", "readahead_max", "neighbours", "neighbours_max_files"),
     "Rules": ("rules", "environment", "plugins", "use_plugins"),
     "Operation": ("probe", "metrics_address", "run_dir", "state_dir", "log_level", "log_format"),
 }  # fmt: skip

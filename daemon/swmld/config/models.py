@@ -154,6 +154,10 @@ class Settings(BaseModel):
         default=10.0,
         description="How long a remote source that fails is asked again before readers get EIO; 0: once.",
     )
+    source_grace: Annotated[float, duration(0, 30 * 86400)] = Field(
+        default=86400.0,
+        description="How long known names and cached files of a remote source are shown while it is away.",
+    )
     write: Annotated[Literal["through", "back"], choice("through", "back")] = Field(
         default="through",
         description="When a remote source has what was written: at close and fsync, or later (back).",

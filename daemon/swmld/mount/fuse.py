@@ -173,7 +173,7 @@ class Fuse(pyfuse3.Operations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         entry, fd = await self._names.create(parent, name, flags, mode, _caller(ctx))
         try:
-            fh = await self._files.adopt(entry.nodeid, fd, ctx.uid, ctx.pid)
+            fh = await self._files.adopt(entry.nodeid, fd, ctx.uid, ctx.pid, flags)
         except BaseException:
             self._native.forget(entry.nodeid, 1)
             raise

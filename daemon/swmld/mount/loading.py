@@ -36,7 +36,8 @@ def racy(entry: Entry | Identity) -> bool:
 class Loader:
     """Finds or makes the cache file of a node's present generation and opens what it is to be filled from.
 
-    ``decider`` is asked about files that nobody opened; who opens one has asked already.
+    ``decider`` is asked about files that nobody opened; who opens one has asked already. ``named``: whole
+    files may be cached that were changed a moment ago, by us, and are told from the next change.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class Loader:
         close: Callable[[int], None],
         *,
         decider: Decider | None = None,
+        named: bool = False,
     ) -> None:
+        self._named = named
         self._native = native
         self._tree = tree
         self._decider = decider
@@ -137,7 +140,9 @@ class Loader:
         self._cache.on_evict = both
 
     def _cached(self, entry: Entry, opened: bool = False, level: int = 0) -> CacheFile | None:
-        if entry.size == 0 or racy(entry):
+        if entry.size == 0:
+            return None
+        if racy(entry) and not (self._named and self._cache.lookup_complete(entry.identity) is not None):
             return None
         try:
             path = self._native.path(entry.nodeid)

@@ -100,12 +100,13 @@ class OpenFile:
 class Handle:
     """One open that Python answered. ``fd`` is the writer's own descriptor of the source, else -1; ``uid`` is
     who opened it (root keeps set-id bits where others clear them). ``writer``: the process of a writer that
-    others wait for, 0: nobody does."""
+    others wait for, 0: nobody does. ``sync``: each write is to be synced before it is answered."""
 
     file: OpenFile
     fd: int = -1
     uid: int = 0
     writer: int = 0
+    sync: bool = False
 
 
 class Store(Protocol):
@@ -209,15 +210,16 @@ class OpenFiles:
         self._handles[fh].writer = process
         return fh
 
-    async def adopt(self, nodeid: int, fd: int, uid: int, pid: int = 0) -> int:
-        """The handle of a file that was just created and is open as ``fd``, which is taken over."""
+    async def adopt(self, nodeid: int, fd: int, uid: int, pid: int = 0, flags: int = 0) -> int:
+        """The handle of a file that was just created and is open as ``fd``, which is taken over. ``flags``:
+        of open(2)."""
         self.counters.opens += 1
         file = self._hold(nodeid)
         try:
 
             async def write() -> int:
                 async with file.lock:
-                    return await self._open_writer(file, fd, uid, os.O_RDWR)
+                    return await self._open_writer(file, fd, uid, os.O_RDWR | flags & os.O_DSYNC)
 
             return await self._one_writer(nodeid, uid, pid, write)
         finally:
@@ -259,12 +261,15 @@ class OpenFiles:
             # The kernel would clear set-id bits for root, too, on a file that it passes through.
             pass_through = not os.fstat(fd).st_mode & (stat.S_ISUID | stat.S_ISGID)
             pass_through = pass_through and not self._mirrors_of(file)
+            # Of what the kernel passes through to a file that is uploaded later we are told nothing.
+            sync = self._writes.late and bool(flags & os.O_DSYNC)
+            pass_through = pass_through and not sync
             fh = self._open_file(file, Want.SOURCE, fd, writer=True, pass_through=pass_through)
         except BaseException:
             self._native.end_write(nodeid)
             await self._close_writable(nodeid, fd)
             raise
-        self._handles[fh] = Handle(file, fd, uid)
+        self._handles[fh] = Handle(file, fd, uid, sync=sync)
         return fh
 
     def _open_file(
@@ -356,6 +361,8 @@ class OpenFiles:
                 await self.fetcher.ensure(target, range(target.file.nchunks))
         except FetchError as error:
             target.release()
+            if error.errno in (errno.ESTALE, errno.ENOENT):
+                self._tree.doubt(file.nodeid)
             if error.errno not in _READ_SOURCE:
                 raise OSError(error.errno, os.strerror(error.errno)) from None
             return await self._open_from_source(file)
@@ -372,7 +379,7 @@ class OpenFiles:
             return await self._gate.call(lambda: self._loader.load(nodeid, opened=True, level=level), unload)
         except OSError as error:
             entry = self._native.cached_entry(nodeid)
-            if error.errno not in UNREACHABLE or entry is None:
+            if error.errno not in UNREACHABLE or entry is None or not self._tree.offline(nodeid):
                 raise
             target = await self._disk.call(lambda: self._loader.load_offline(entry))
             if target is None:
@@ -617,6 +624,8 @@ class OpenFiles:
                 for mirror in self._mirrors_of(file):
                     await self._disk.call(lambda m=mirror: nat.pwrite(m, data[:done], offset))  # type: ignore[misc]
         self.counters.written_bytes += done
+        if handle.sync:
+            await self._store(lambda: self._writes.sync(file.nodeid, handle.fd, os.fdatasync))
         return done
 
     async def truncate(self, nodeid: int, fh: int | None, size: int, uid: int) -> None:

@@ -11,108 +11,30 @@ import errno
 import logging
 import os
 import stat
-import threading
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import replace
 
+from swmld.mount.grace import Grace
+from swmld.mount.lifetimes import Lifetimes
 from swmld.mount.native import ROOT, Entry, Native, now
+from swmld.mount.recent import Known, Recent
 from swmld.mount.tree import Found, Opened
-from swmld.sources.interface import Attributes, Change, Feature, Source, generation_ns
+from swmld.sources.interface import ROOT as TOP
+from swmld.sources.interface import Attributes, Change, Feature, Page, Room, Source, generation_ns
 from swmld.staging.area import Staging
 
 log = logging.getLogger(__name__)
-
-KEPT = 1 << 16
-"""Files whose attributes are remembered with all that their source says of them: about 25 MB."""
-
-TOLD = 4096
-"""Changes that are remembered, to tell whether an answer is older than one of them."""
 
 STRICT, RELAXED = 0, 1
 WATCHED_SECONDS = 86400.0
 """How long a look at the source holds that tells of its changes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Attributes, when they were asked for (``native.now``), and how many changes had been told by then."""
-
-    attributes: Attributes
-    asked: int
-    changes: int
-
-
-class Recent:
-    """The latest attributes by path, and the latest changes; any thread."""
-
-    def __init__(self, most: int = KEPT) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._known: OrderedDict[bytes, Known] = OrderedDict()
-        self._told: deque[Change] = deque(maxlen=TOLD)
-        self.changes = 0
-        """How many were told."""
-
-    def get(self, path: bytes) -> Known | None:
-        """What is remembered, however old."""
-        with self._lock:
-            known = self._known.get(path)
-            if known is not None:
-                self._known.move_to_end(path)
-            return known
-
-    def put(self, path: bytes, known: Known) -> Known:
-        """Unless a change was told since it was asked for; gives what is the latest of both."""
-        with self._lock:
-            if not self._unchanged(path, known.changes):
-                return known
-            there = self._known.get(path)
-            if there is not None and there.asked > known.asked:
-                return there
-            self._known[path] = known
-            self._known.move_to_end(path)
-            if len(self._known) > self._most:
-                self._known.popitem(last=False)
-            return known
-
-    def drop(self, path: bytes) -> None:
-        """It is not there any more."""
-        with self._lock:
-            self._known.pop(path, None)
-
-    def unchanged(self, path: bytes, since: int) -> bool:
-        """Whether none of the changes told after the first ``since`` is one of ``path``."""
-        if self.changes == since:
-            return True
-        with self._lock:
-            return self._unchanged(path, since)
-
-    def _unchanged(self, path: bytes, since: int) -> bool:
-        if (newer := self.changes - since) > TOLD:
-            return False
-        return not any(
-            path == c.path or (c.tree and (not c.path or path.startswith(c.path + b"/")))
-            for c in islice(reversed(self._told), newer)
-        )
-
-    def forget(self, change: Change) -> None:
-        """What was known of it does not hold any more."""
-        with self._lock:
-            self.changes += 1
-            self._told.append(change)
-            self._known.pop(change.path, None)
-            if change.tree:
-                below = change.path + b"/" if change.path else b""
-                for each in [other for other in self._known if other.startswith(below)]:
-                    del self._known[each]
-
-
 class RemoteTree:
     """See ``tree.Tree``. ``strict``: each open asks. ``interval``: seconds that a look at the source holds
-    where it tells of no changes. ``ruled``: rules for some paths may say otherwise of both."""
+    where it tells of no changes. ``ruled``: rules for some paths may say otherwise of both. ``grace``:
+    seconds for which what is known is shown while the source does not answer."""
 
     remembers = True
 
@@ -125,19 +47,25 @@ class RemoteTree:
         strict: bool,
         interval: float,
         ruled: bool = False,
+        grace: float = 0.0,
     ) -> None:
         self._native = native
         self._source = source
         self._strict = strict
         self._interval = interval
         self._ruled = ruled
+        self.features = source.features
         self._recent = Recent()
+        self._lifetimes = Lifetimes(lambda path: self.changed(Change(path)))
+        self._grace = Grace(grace)
         self.watched = False
         """The source tells of its changes now."""
         self.staging: Staging | None = None
         """Set by the owner, where files can be written."""
         self.written: Callable[[int], Attributes | None] = _nobody
         """Of a node that is open to be written, whatever its name; set by ``remote_changes``."""
+        self.written_reader: Callable[[int], int | None] = _nothing
+        """A new descriptor to read it; likewise."""
         native.refresh(ROOT, root, now())
 
     # ---- what is asked
@@ -184,10 +112,16 @@ class RemoteTree:
     def _still(self, entry: Entry, path: bytes, known: Known) -> Entry:
         """Whoever tells of a change logs it first and then looks into the table; here it is the other way
         round, so that one of the two sees that what was entered is old."""
-        if self._recent.unchanged(path, known.changes):
+        if self._recent.unchanged(path, known.changes) and self._tracked(path, known.attributes):
             return entry
         self._native.expire(entry.nodeid)
         return replace(entry, valid=0.0)
+
+    def _tracked(self, path: bytes, attributes: Attributes) -> bool:
+        """Whether it is told, or known, when these do not hold any more. What becomes of a file by a name
+        that lies outside of what is served is not told."""
+        several = attributes.nlink > 1 and attributes.is_file
+        return not several and (not attributes.expires_ns or self._lifetimes.awaits(path))
 
     def getattr(self, nodeid: int) -> Entry:
         """See ``Tree``."""
@@ -198,15 +132,25 @@ class RemoteTree:
                 staged = self._staged(path)
             if staged is not None:
                 return self._unkept(self._native.refresh(nodeid, staged, now()))
-        known = self._fresh(path, self._native.cached_entry(nodeid))
+        entry = self._native.cached_entry(nodeid)
+        known = self._fresh(path, entry)
         if known is None:
             try:
                 known = self._stat(path)
             except (FileNotFoundError, NotADirectoryError):
                 self._recent.drop(path)
                 self._native.expire(nodeid)
+                if entry is not None and entry.nlink > 1 and stat.S_ISREG(entry.mode):
+                    return self._by_another_name(nodeid, path)
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
         return self._still(self._native.refresh(nodeid, known.attributes, known.asked), path, known)
+
+    def _by_another_name(self, nodeid: int, path: bytes) -> Entry:
+        """Of a file that has lost the name by which it was known. ESTALE: it is known by no other."""
+        parent, name = self._native.parent(nodeid)
+        if self.below(parent, name) == path:
+            self._native.unlinked(parent, name)
+        return self.getattr(nodeid)
 
     def scan(self, nodeid: int) -> Iterator[tuple[bytes, int]]:
         """See ``Tree``."""
@@ -220,6 +164,8 @@ class RemoteTree:
 
     def open(self, nodeid: int, size: int) -> Opened:
         """See ``Tree``. ESTALE where the source has another generation than the table."""
+        if (fd := self.written_reader(nodeid)) is not None:
+            return Opened(fd)
         path = self.path(nodeid)
         if self.staging is not None and (fd := self.staging.reader(path)) is not None:
             return Opened(fd)
@@ -274,6 +220,12 @@ class RemoteTree:
         """See ``Tree``."""
         return self.open(nodeid, 0)
 
+    def doubt(self, nodeid: int) -> None:
+        """See ``Tree``."""
+        with suppress(OSError):  # it has no name
+            self._recent.drop(self.path(nodeid))
+            self._native.expire(nodeid)
+
     def staged(self, nodeid: int) -> bool:
         """See ``Tree``."""
         if self.staging is None:
@@ -288,13 +240,39 @@ class RemoteTree:
         known = self._fresh(path, self._native.cached_entry(nodeid)) or self._stat(path)
         return known.attributes
 
+    def xattrs(self, nodeid: int) -> dict[bytes, bytes]:
+        """The extended attributes of a node, which are the source's, also of a file that is staged."""
+        path = self.path(nodeid)
+        if self._staged(path) is None:
+            if self.attributes(nodeid).bare:
+                return {}
+        elif self.staging is not None:
+            base = self.staging.base(path)
+            if base is None or base.bare:
+                return {}
+        try:
+            return self._source.xattrs(path)
+        except FileNotFoundError:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+
+    def bare(self, nodeid: int) -> bool:
+        """Whether it had no extended attributes when that was last heard of."""
+        known = self._recent.get(self.path(nodeid))
+        return known is not None and known.attributes.bare
+
+    def room(self) -> Room | None:
+        """See ``Source.room``."""
+        return self._source.room()
+
     def page(self, path: bytes, after: bytes) -> tuple[list[tuple[bytes, Known]], bool]:
         """Some entries of a directory, and whether there are more."""
         asked, changes = now(), self._recent.changes
         before = self.staging.children(path) if self.staging is not None else []
-        page = self._source.list(path, after)
+        page: Page = self._grace.asked(lambda: self._source.list(path, after))
         entries = [(name, Known(attributes, asked, changes)) for name, attributes in page.entries]
         below = path + b"/" if path else b""
+        for name, known in entries:
+            self._lifetimes.note(below + name, known.attributes)
         entries = [(n, self._recent.put(below + n, k) if k.attributes.is_file else k) for n, k in entries]
         if self.staging is not None:
             staged = dict(self.staging.children(path))
@@ -309,6 +287,67 @@ class RemoteTree:
             own = {n: Known(a, asked, changes) for n, a in staged.items() if after < n and _upto(n, end)}
             entries = sorted((listed | own).items()) if before or own else entries
         return entries, page.more
+
+    # ---- while the source does not answer
+
+    def probe(self) -> object:
+        """Asks for the root; OSError."""
+        return self._grace.asked(lambda: self._source.stat(TOP))
+
+    def offline(self, nodeid: int) -> bool:
+        """See ``Tree``."""
+        try:
+            return self._grace.lasts and not self._lifetimes.over(self.path(nodeid))
+        except OSError:  # it has no name, and whoever has it open keeps it
+            return self._grace.lasts
+
+    def lookup_offline(self, parent: int, name: bytes) -> Entry | None:
+        """A child as it was last known; the kernel holds one more reference. None: it is not known; ENOENT
+        where its directory is, and it was not there."""
+        path = self.below(parent, name)
+        if self._lifetimes.over(path):
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if not self._grace.lasts:
+            return None
+        known = self._recent.get(path)
+        if known is None and (listed := self._recent.listed(path.rpartition(b"/")[0])) is not None:
+            known = dict(listed).get(name)
+            if known is None:
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if known is None:
+            nodeid = self._native.child(parent, name)
+            entry = self._native.cached_entry(nodeid) if nodeid else None
+            if entry is None or not stat.S_ISDIR(entry.mode):
+                return None
+            self._native.ref(nodeid)
+            return replace(entry, valid=0.0)
+        return self._unkept(self._native.enter(parent, name, known.attributes, known.asked, True))
+
+    def listed(self, path: bytes) -> list[tuple[bytes, Known]] | None:
+        """A directory as it was last listed, with what is staged in it now; None: it is not known."""
+        listed = self._recent.listed(path)
+        if listed is None or not self._grace.lasts:
+            return None
+        below = path + b"/" if path else b""
+        there = {name: known for name, known in listed if not self._lifetimes.over(below + name)}
+        if self.staging is not None:
+            for name, attributes in self.staging.children(path):
+                there[name] = Known(attributes, now(), self._recent.changes)
+        return sorted(there.items())
+
+    def remember(self, path: bytes, entries: list[tuple[bytes, Known]]) -> None:
+        """All of a directory, as ``page`` gave it."""
+        if entries:
+            self._recent.put_listing(path, entries, entries[0][1].changes)
+        else:
+            self._recent.put_listing(path, entries, self._recent.changes)
+
+    def link_offline(self, nodeid: int) -> bytes | None:
+        """Where a symlink led when that was last heard of."""
+        known = self._recent.get(self.path(nodeid))
+        return known.attributes.link if known is not None and self._grace.lasts else None
+
+    # ---- paths
 
     def path(self, nodeid: int) -> bytes:
         """From the source's root; ESTALE for a node without a name."""
@@ -331,6 +370,7 @@ class RemoteTree:
     def told(self, path: bytes, was: Attributes | None, attributes: Attributes) -> None:
         """The source has said that of it just now, as the answer to a change that we made; ``was``: what it
         was shown as until now. It stays the node that it is."""
+        self._lifetimes.note(path, attributes)
         # Later than whatever was asked for within this tick of the clock.
         self._recent.put(path, Known(attributes, now() + 1, self._recent.changes))
         if was is not None and (nodeid := self._find(path)[1]):
@@ -342,7 +382,8 @@ class RemoteTree:
 
     def _stat(self, path: bytes) -> Known:
         asked, changes = now(), self._recent.changes
-        known = Known(self._source.stat(path), asked, changes)
+        known = Known(self._grace.asked(lambda: self._source.stat(path)), asked, changes)
+        self._lifetimes.note(path, known.attributes)
         return self._recent.put(path, known)
 
     def _fresh(self, path: bytes, entry: Entry | None) -> Known | None:
@@ -353,8 +394,11 @@ class RemoteTree:
         check = entry.check if entry is not None else RELAXED
         if check == STRICT or (entry is None and self._strict):
             return None
-        interval = WATCHED_SECONDS if self.watched else self._interval
-        if entry is not None and entry.check == RELAXED:
+        if known.attributes.expires_ns and self._lifetimes.over(path):
+            return None
+        told = self.watched and (known.attributes.nlink == 1 or not known.attributes.is_file)
+        interval = WATCHED_SECONDS if told else self._interval
+        if entry is not None and entry.check == RELAXED and told == self.watched:
             interval = entry.check_interval
         return known if check != RELAXED or now() - known.asked < interval * 1e9 else None
 
@@ -409,6 +453,10 @@ class RemoteTree:
 
 
 def _nobody(_: int) -> None:
+    return None
+
+
+def _nothing(_: int) -> None:
     return None
 
 

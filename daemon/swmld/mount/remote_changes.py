@@ -34,6 +34,8 @@ class RemoteChanges:
     """``tree.Writes``, and what FUSE changes of names. New files belong to ``uid`` and ``gid`` as they are
     given here."""
 
+    late = True
+
     def __init__(self, native: Native, tree: RemoteTree, source: Source, staging: Staging) -> None:
         self._native = native
         self._tree = tree
@@ -43,6 +45,7 @@ class RemoteChanges:
         self._written: dict[int, Written] = {}
         tree.staging = staging
         tree.written = self._attributes
+        tree.written_reader = self._reader
 
     # ---- files that are open to be written
 
@@ -107,8 +110,7 @@ class RemoteChanges:
     def _descriptor(self, file: StagedFile, flags: int) -> int:
         """Read-write: what the kernel passes through for readers goes by it as well. Only an open that asked
         for both can be mapped to be written."""
-        sync = flags & (os.O_SYNC | os.O_DSYNC)
-        return self._staging.descriptor(file, os.O_RDWR | sync, mapped=flags & os.O_ACCMODE == os.O_RDWR)
+        return self._staging.descriptor(file, os.O_RDWR, mapped=flags & os.O_ACCMODE == os.O_RDWR)
 
     def flush(self, nodeid: int, fd: int) -> None:
         """See ``Writes``."""
@@ -130,6 +132,11 @@ class RemoteChanges:
         with self._lock:
             written = self._written.get(nodeid)
         return self._staging.attributes_of(written.file) if written is not None else None
+
+    def _reader(self, nodeid: int) -> int | None:
+        with self._lock:
+            written = self._written.get(nodeid)
+        return self._staging.reader_of(written.file) if written is not None else None
 
     def sync_names(self) -> None:
         """See ``Staging.sync_names``."""
@@ -270,6 +277,13 @@ class RemoteChanges:
             return
         path = self._tree.path(nodeid)
         self._staging.change(path, new)
+        self._tree.forget(path)
+        self._native.expire(nodeid)
+
+    def set_xattr(self, nodeid: int, name: bytes, value: bytes | None) -> None:
+        """setxattr(2), and removexattr(2) for None."""
+        path = self._tree.path(nodeid)
+        self._staging.set_xattr(path, name, value)
         self._tree.forget(path)
         self._native.expire(nodeid)
 

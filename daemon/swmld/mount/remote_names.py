@@ -10,21 +10,26 @@ import errno
 import os
 from dataclasses import dataclass, field, replace
 
+import trio
+
+from swmld.mount.capacity import Capacity
 from swmld.mount.gate import UNREACHABLE, SourceGate
 from swmld.mount.namespace import LISTING_BATCH, Caller
 from swmld.mount.native import ROOT, Entry, Native
 from swmld.mount.openfiles import Store
-from swmld.mount.remote import Known, RemoteTree
+from swmld.mount.recent import LISTED, Known
+from swmld.mount.remote import RemoteTree
 from swmld.mount.remote_changes import RemoteChanges
-from swmld.sources.interface import NewAttributes
+from swmld.sources.interface import Feature, NewAttributes
 
 NAME_MAX = 255
 ABSENT_SECONDS = 1.0
 """How long the kernel may answer that a name is not there. An import in Python asks for dozens of such names,
 each a round trip; and a file that others make is to be seen within two seconds."""
 
-CAPACITY_BLOCKS = 1 << 38
-"""Of 4 KiB: what df(1) shows of a source that has no size of its own, 1 PiB."""
+_SYSTEM = b"system."
+"""What the kernel itself gives a meaning to, such as POSIX ACLs: where it is not asked to heed them, nobody
+does."""
 
 
 @dataclass(slots=True)
@@ -36,10 +41,14 @@ class PagedListing:
     start: int = 0
     entries: list[tuple[bytes, Known]] = field(default_factory=list)
     more: bool = True
+    seen: list[tuple[bytes, Known]] | None = field(default_factory=list)
+    """All of them so far; None: too many to be remembered."""
+    known: bool = False
+    """It is what was known of it while the source did not answer."""
 
     def rewind(self) -> None:
         """To the first entry, to be read anew."""
-        self.start, self.entries, self.more = 0, [], True
+        self.start, self.entries, self.more, self.seen, self.known = 0, [], True, [], False
 
     @property
     def end(self) -> int:
@@ -56,6 +65,8 @@ class RemoteNames:
         self._native = native
         self._gate = gate
         self._tree = tree
+        self._features = tree.features
+        self._capacity = Capacity(gate, tree.room)
         self._changing = changes
         self._store = store
         self._listings: dict[int, PagedListing] = {}
@@ -66,7 +77,13 @@ class RemoteNames:
     async def lookup(self, parent: int, name: bytes) -> Entry:
         """The child; the kernel holds one more reference to it."""
         _check_name(name)
-        return await self._gate.call(lambda: self._tree.lookup(parent, name), self._unref)
+        try:
+            return await self._gate.call(lambda: self._tree.lookup(parent, name), self._unref)
+        except OSError as error:
+            entry = self._tree.lookup_offline(parent, name) if error.errno in UNREACHABLE else None
+            if entry is None:
+                raise
+            return entry
 
     def _unref(self, entry: Entry) -> None:
         self._native.forget(entry.nodeid, 1)
@@ -80,7 +97,7 @@ class RemoteNames:
             entry = self._native.cached_entry(nodeid)
             if entry is None:
                 raise
-            if error.errno in UNREACHABLE:
+            if error.errno in UNREACHABLE and self._tree.offline(nodeid):
                 return entry
             if error.errno == errno.ESTALE and (self._native.usage(nodeid) or (0, False))[1]:
                 return replace(entry, nlink=0, valid=0.0)
@@ -88,21 +105,47 @@ class RemoteNames:
 
     async def readlink(self, nodeid: int) -> bytes:
         """The target."""
-        return await self._gate.call(lambda: self._tree.attributes(nodeid).link)
+        try:
+            return await self._gate.call(lambda: self._tree.attributes(nodeid).link)
+        except OSError as error:
+            link = self._tree.link_offline(nodeid) if error.errno in UNREACHABLE else None
+            if link is None:
+                raise
+            return link
 
     async def statfs(self) -> os.statvfs_result:
-        """Sources have no size: what is shown is large, and nothing of it used."""
-        some = (4096, 4096, CAPACITY_BLOCKS, CAPACITY_BLOCKS, CAPACITY_BLOCKS)
+        """Of the source; where it has no size, what is shown is large, and nothing of it used."""
         flags = os.ST_RDONLY if self._changing is None else 0
-        return os.statvfs_result((*some, 1 << 40, 1 << 40, 1 << 40, flags, NAME_MAX))
+        return await self._capacity.shown(flags, NAME_MAX)
 
     async def getxattr(self, nodeid: int, name: bytes) -> bytes:
-        """ENODATA: sources have none that are shown."""
-        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        """ENODATA; EOPNOTSUPP where the source keeps none."""
+        self._check_xattr(name)
+        found = (await self._xattrs(nodeid)).get(name)
+        if found is None:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        return found
 
     async def listxattr(self, nodeid: int) -> list[bytes]:
-        """None."""
-        return []
+        """Their names; EOPNOTSUPP where the source keeps none."""
+        self._check_xattr()
+        return [name for name in await self._xattrs(nodeid) if not name.startswith(_SYSTEM)]
+
+    async def _xattrs(self, nodeid: int) -> dict[bytes, bytes]:
+        """ls(1) asks for one of each file: the usual answer, none, is known with the attributes."""
+        try:
+            return await self._gate.call(lambda: self._tree.xattrs(nodeid))
+        except OSError as error:
+            if error.errno not in UNREACHABLE or not self._tree.bare(nodeid):
+                raise
+            return {}
+
+    def _check_xattr(self, name: bytes = b"") -> None:
+        if Feature.XATTRS not in self._features:
+            # ENOSYS makes the kernel say EOPNOTSUPP by itself from then on.
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        if name.startswith(_SYSTEM):
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     # ---- directories
 
@@ -118,7 +161,19 @@ class RemoteNames:
         listing = self._listings[fh]
         if offset == 0:
             listing.rewind()
-        return offset, await self._gate.call(lambda: self._batch(listing, offset))
+        try:
+            return offset, await self._gate.call(lambda: self._batch(listing, offset))
+        except OSError as error:
+            # Positions are those of one listing: one that has begun cannot go on with another.
+            if error.errno not in UNREACHABLE or (listing.end and not listing.known):
+                raise
+            if listing.known:
+                return offset, self._batch(listing, offset)
+            known = await trio.to_thread.run_sync(self._tree.listed, listing.path)
+            if known is None:
+                raise
+            listing.entries, listing.more, listing.seen, listing.known = known, False, None, True
+            return offset, self._batch(listing, offset)
 
     def _batch(self, listing: PagedListing, offset: int) -> list[tuple[bytes, Entry | None]]:
         if offset < 2:  # before what is in it
@@ -130,6 +185,12 @@ class RemoteNames:
             after = listing.entries[-1][0] if listing.entries else b""
             entries, more = self._tree.page(listing.path, after)
             listing.start, listing.entries, listing.more = listing.end, entries, more and bool(entries)
+            if listing.seen is not None:
+                listing.seen += entries
+                if len(listing.seen) > LISTED:
+                    listing.seen = None
+                elif not listing.more:
+                    self._tree.remember(listing.path, listing.seen)
         part = listing.entries[first - listing.start :][:LISTING_BATCH]
         return [(name, self._child(listing, name, known)) for name, known in part]
 
@@ -237,12 +298,16 @@ class RemoteNames:
         await self._store(lambda: changes.rename(old, new, flags))
 
     async def setxattr(self, nodeid: int, name: bytes, value: bytes) -> None:
-        """EOPNOTSUPP."""
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        """At the source at once. EOPNOTSUPP where it keeps none, and for ACLs, which nobody would heed."""
+        changes = self._changes
+        self._check_xattr(name)
+        await self._store(lambda: changes.set_xattr(nodeid, name, value))
 
     async def removexattr(self, nodeid: int, name: bytes) -> None:
-        """EOPNOTSUPP."""
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        """As ``setxattr``; ENODATA."""
+        changes = self._changes
+        self._check_xattr(name)
+        await self._store(lambda: changes.set_xattr(nodeid, name, None))
 
 
 def _check_name(name: bytes) -> None:

@@ -87,9 +87,20 @@ class Tree(Protocol):
         """Whether its bytes are not the source's yet: they are read past the cache."""
         ...
 
+    def doubt(self, nodeid: int) -> None:
+        """The source has other bytes than those of the generation that is known: ask. Loop-safe."""
+        ...
+
+    def offline(self, nodeid: int) -> bool:
+        """Whether what is known of it may be shown while the source does not answer. Loop-safe."""
+        ...
+
 
 class Writes(Protocol):
     """Files that are open to be written, by node. OSError. Blocking, for as long as it takes."""
+
+    late: bool
+    """What is written to a descriptor is not the source's before ``sync``, even if it is open with O_SYNC."""
 
     def open(self, nodeid: int, flags: int) -> int:
         """A descriptor of the file to write to, and to read if that can be; ended by ``closed``."""
@@ -170,9 +181,18 @@ class DirectoryTree:
         """See ``Tree``."""
         return False
 
+    def doubt(self, nodeid: int) -> None:
+        """See ``Tree``. It is asked at each open."""
+
+    def offline(self, nodeid: int) -> bool:
+        """See ``Tree``."""
+        return True
+
 
 class NoWrites:
     """See ``Writes``: the mount is read-only, and the kernel refuses them before we are asked."""
+
+    late = False
 
     def open(self, nodeid: int, flags: int) -> int:
         """EROFS."""
@@ -190,6 +210,8 @@ class NoWrites:
 
 class DirectoryWrites:
     """See ``Writes``: every byte goes to the source at once."""
+
+    late = False
 
     def __init__(self, native: Native) -> None:
         self._native = native

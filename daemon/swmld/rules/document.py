@@ -167,7 +167,7 @@ DAEMON = frozenset({
     "mount", "source", "cache_dir", "cache_size", "free_floor", "chunk_size", "read_only",
     "passthrough", "native", "fuse_uring", "check", "check_interval", "metadata_timeout", "paths",
     "engine", "fetch_parallel", "prefetch_parallel", "sub_read", "fetch_timeout", "source_wait",
-    "write", "staging_size", "hedge", "readahead_max",
+    "source_grace", "write", "staging_size", "hedge", "readahead_max",
     "neighbours", "neighbours_max_files", "follow", "rules", "environment", "probe", "state_dir",
     "metrics_address", "run_dir", "log_level", "log_format", "plugins", "use_plugins",
 })  # fmt: skip

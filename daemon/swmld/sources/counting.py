@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import enum
 import errno
+import logging
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from swmld.sources.interface import LISTED, Attributes, Cut, Page, Source
 from swmld.sources.whole import Get
 from swmld.sources.wrapping import MONOTONIC, Clock, Kind, WrappedReader, Wrapper
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -28,7 +31,7 @@ class Outcome(enum.Enum):
     """How a call ended; the label ``outcome``."""
 
     ANSWERED = "answered"
-    ABSENT = "absent"  # ENOENT, ENOTDIR: an answer too
+    ABSENT = "absent"  # ENOENT, ENOTDIR, ENODATA: an answer too
     PRESENT = "present"  # EEXIST, ENOTEMPTY, EISDIR: an answer too
     UNABLE = "unable"  # it cannot be done there
     FULL = "full"  # no room, or no more is allowed
@@ -42,6 +45,7 @@ class Outcome(enum.Enum):
 _OUTCOMES = {
     errno.ENOENT: Outcome.ABSENT,
     errno.ENOTDIR: Outcome.ABSENT,
+    errno.ENODATA: Outcome.ABSENT,
     errno.EEXIST: Outcome.PRESENT,
     errno.ENOTEMPTY: Outcome.PRESENT,
     errno.EISDIR: Outcome.PRESENT,
@@ -149,8 +153,16 @@ class SourceStats:
             self._counts.hedges += not won
 
 
+SAID = 60.0
+"""Seconds for which a failure is not told again that was told: a source that is away fails a thousand times a
+second, and is counted."""
+
+_FAILURES = frozenset({Outcome.DENIED, Outcome.BUSY, Outcome.UNREACHABLE, Outcome.ERROR, Outcome.FULL})
+
+
 class Counting(Wrapper):
-    """See the module."""
+    """See the module. Failures are told in the log, each kind of them once a minute; answers are not (a name
+    that is not there, a generation that is gone)."""
 
     passes = True
 
@@ -158,6 +170,17 @@ class Counting(Wrapper):
         super().__init__(inner)
         self.stats = stats or SourceStats()
         self._clock = clock
+        self._said: dict[tuple[Kind, Outcome], float] = {}
+
+    def _tell(self, kind: Kind, path: bytes, error: OSError) -> None:
+        what = kind, outcome_of(error)
+        now = self._clock.now()
+        # Whoever asks for the root, at the start and to see whether the source is back, tells of it.
+        if not path or what[1] not in _FAILURES or now - self._said.get(what, -SAID) < SAID:
+            return
+        self._said[what] = now
+        name, said = os.fsdecode(path), what[1].value
+        log.info("%s of %r at the source: %s: %s", kind.value, name, said, error.strerror)
 
     def around(self, kind: Kind, path: bytes, call: Callable[[], T]) -> T:
         """See ``Wrapper.around``."""
@@ -167,6 +190,7 @@ class Counting(Wrapper):
             result = call()
         except OSError as error:
             self.stats.ended(kind, self._clock.now() - began, error)
+            self._tell(kind, path, error)
             raise
         except BaseException:
             self.stats.ended(kind, self._clock.now() - began, OSError(0, "not the source's"))

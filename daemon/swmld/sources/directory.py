@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
 from swmld.sources.directory_writing import filled, give, is_temporary, named_new, named_over, token_at
-from swmld.sources.interface import LISTED, Attributes, Change, Feature, NewAttributes, Page, Reader
+from swmld.sources.interface import LISTED, Attributes, Change, Feature, NewAttributes, Page, Plain, Reader
 
 _STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: the file may have become a FIFO, whose open would wait for a writer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-class DirectorySource:
+class DirectorySource(Plain):
     """The tree below ``root``; a root that is a symlink is followed once, here. ``OSError`` if it is none."""
 
     def __init__(self, root: str | bytes | os.PathLike[str]) -> None:

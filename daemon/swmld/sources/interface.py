@@ -58,6 +58,10 @@ class Attributes:
     """What stays of ``tag`` while a file is only appended to; empty: nothing, it is replaced as a whole."""
     link: bytes = b""
     """Where a symlink leads."""
+    expires_ns: int = 0
+    """When it ends by itself, by the source's clock; 0: it does not."""
+    bare: bool = False
+    """It is known to have no extended attributes, so that nobody needs to ask for them."""
 
     @property
     def is_dir(self) -> bool:
@@ -77,6 +81,14 @@ class Page:
     entries: tuple[tuple[bytes, Attributes], ...]
     more: bool
     """Whether ``list`` after the last of them would give others. An empty page is the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How large a source is, in bytes."""
+
+    size: int
+    used: int
 
 
 class Cut(OSError):
@@ -104,6 +116,8 @@ class Feature(enum.Flag):
     """Mode, owner and time of a file are kept as they were given, and ``change`` changes them."""
     SYMLINK = enum.auto()
     """``symlink`` makes one."""
+    XATTRS = enum.auto()
+    """``xattrs`` tells extended attributes; with ``WRITE``, ``set_xattr`` changes them."""
 
 
 class Reader(Protocol):
@@ -175,6 +189,14 @@ class Source(Protocol):
         """Ends connections, and calls that wait."""
         ...
 
+    def xattrs(self, path: bytes) -> dict[bytes, bytes]:
+        """The extended attributes, by name (``user.comment``). EOPNOTSUPP without ``Feature.XATTRS``."""
+        ...
+
+    def room(self) -> Room | None:
+        """How much it holds and could hold; None: it has no end that it tells of."""
+        ...
+
     # What follows is EROFS without ``Feature.WRITE``.
 
     def write(
@@ -225,8 +247,29 @@ class Source(Protocol):
         ``Feature.SYMLINK``."""
         ...
 
+    def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
+        """Sets an extended attribute, the others staying as they are, or removes it (None: ENODATA where
+        there is none); what ``stat`` says afterwards. EOPNOTSUPP without ``Feature.XATTRS``."""
+        ...
 
-class ReadOnly:
+
+class Plain:
+    """What keeps no extended attributes, and has no end."""
+
+    def room(self) -> Room | None:
+        """None."""
+        return None
+
+    def xattrs(self, path: bytes) -> dict[bytes, bytes]:
+        """EOPNOTSUPP."""
+        raise _unsupported("extended attributes", path)
+
+    def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
+        """EOPNOTSUPP."""
+        raise _unsupported("extended attributes", path)
+
+
+class ReadOnly(Plain):
     """What can change nothing: the second half of a ``Source``."""
 
     def write(
@@ -264,6 +307,15 @@ class ReadOnly:
     def symlink(self, path: bytes, target: bytes, attributes: Attributes) -> Attributes:
         """EROFS."""
         raise _read_only(path)
+
+    def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
+        """EROFS."""
+        raise _read_only(path)
+
+
+def _unsupported(what: str, path: bytes) -> OSError:
+    code = errno.EOPNOTSUPP
+    return OSError(code, f"{what} of {os.fsdecode(path) or '/'!r}: {os.strerror(code)}")
 
 
 def _read_only(path: bytes) -> OSError:

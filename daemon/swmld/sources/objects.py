@@ -36,6 +36,7 @@ from swmld.sources.interface import (
     Feature,
     NewAttributes,
     Page,
+    Plain,
     Reader,
 )
 from swmld.sources.objects_changes import Changes, shown
@@ -52,7 +53,7 @@ from swmld.urls import SourceUrl
 _log = logging.getLogger("swmld.sources")
 
 
-class ObjectSource:
+class ObjectSource(Plain):
     """One bucket, or what is below a prefix of it."""
 
     def __init__(self, url: SourceUrl, *, timeout: float, parallel: int) -> None:

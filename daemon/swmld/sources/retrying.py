@@ -23,7 +23,7 @@ from typing import TypeVar
 from swmld.sources.budgets import Budget
 from swmld.sources.counting import SourceStats
 from swmld.sources.errors import Busy
-from swmld.sources.interface import Attributes, Cut, Source
+from swmld.sources.interface import Attributes, Cut, Room, Source
 from swmld.sources.whole import Get
 from swmld.sources.wrapping import MONOTONIC, Clock, Kind, WrappedReader, Wrapper, failure
 
@@ -143,6 +143,19 @@ class Retrying(Wrapper):
             self.inner.stat(new)
 
         self._once(lambda: self.inner.rename(old, new), errno.ENOENT, renamed)
+
+    def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
+        """See ``Source.set_xattr``."""
+        if value is not None:
+            return super().set_xattr(path, name, value)
+        gone = errno.ENODATA
+        return self._once(
+            lambda: self.inner.set_xattr(path, name, None), gone, lambda _: self.inner.stat(path)
+        )
+
+    def room(self) -> Room | None:
+        """See ``Source.room``. Once: who asks does not wait."""
+        return self.inner.room()
 
     def _once(self, call: Callable[[], T], code: int, done: Callable[[OSError], T]) -> T:
         """What cannot be done twice. ``done``: what ``call`` would have returned, where it fails with

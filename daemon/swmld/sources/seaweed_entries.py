@@ -29,6 +29,18 @@ _KIND = functools.reduce(int.__or__, _KINDS)
 _BITS = {1 << 23: stat.S_ISUID, 1 << 22: stat.S_ISGID, 1 << 20: stat.S_ISVTX}
 
 
+XATTR = "xattr-"
+"""What ``weed mount`` puts before the names of extended attributes."""
+
+TOKEN = f"{XATTR}user.swmld.token"
+"""That of the write which made a file: not one of its own."""
+
+
+def is_xattr(key: str) -> bool:
+    """Whether what is kept with an entry under this name is an extended attribute of the file."""
+    return key.startswith(XATTR) and key != TOKEN
+
+
 class Entry(NamedTuple):
     """A name in a directory of the filer. Times in ns since the epoch, 0: not known."""
 
@@ -46,6 +58,10 @@ class Entry(NamedTuple):
     """The same for all names of a file; empty: it has one."""
     names: int
     layout: Layout
+    ttl: int
+    """Seconds from ``crtime_ns`` on after which it is gone; 0: it stays."""
+    bare: bool
+    """It has no extended attributes."""
 
     @property
     def is_dir(self) -> bool:
@@ -90,6 +106,8 @@ def entry_of(message: Any) -> Entry:
         hard_link=message.hard_link_id,
         names=message.hard_link_counter,
         layout=layout,
+        ttl=said.ttl_sec,
+        bare=not any(map(is_xattr, message.extended)),
     )
 
 
@@ -117,6 +135,8 @@ def entry_of_document(said: Mapping[str, Any]) -> Entry:
         hard_link=base64.b64decode(hard_link) if hard_link else b"",
         names=said.get("HardLinkCounter", 0),
         layout=layout,
+        ttl=said.get("TtlSec", 0),
+        bare=not any(map(is_xattr, said.get("Extended") or ())),
     )
 
 
@@ -177,4 +197,6 @@ def attributes_of(entry: Entry, path: bytes) -> Attributes:
         tag=entry.layout.tag if regular else b"",
         stem=entry.layout.stem if regular else b"",
         link=link,
+        expires_ns=entry.crtime_ns + entry.ttl * _SECOND if entry.ttl > 0 and regular else 0,
+        bare=entry.bare,
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 
 from swmld.sources.errors import Busy, failure
+from swmld.sources.seaweed_filers import AWAY, Filers, Unsent
 from swmld.sources.seaweed_messages import MESSAGES, METHODS, SERVICE
 from swmld.sources.seaweed_security import Certificates
 
@@ -59,81 +62,84 @@ _TEXTS = {
 }
 """And where it says so in words alone, which have paths in them."""
 
+_HARMLESS = frozenset({"AssignVolume", "GetFilerConfiguration"})
+"""Calls that may be made twice."""
+
 _ENTRY_EQUAL = 10
 """The condition that an entry is as it was (IF_ENTRY_EQUAL)."""
+
+_NO_WAY = "failed to connect"
+"""What gRPC says where it has sent nothing."""
+
+_THEIRS = 'desc = "'
+"""What a filer says that itself finds no way to another server: the one that keeps the lock of a path, until
+the others know that it is gone. So the filer is there."""
+
+_UNDONE = "Error while dialing"
+LOCKS = 0.2
+"""Seconds after which such a filer is asked again."""
 
 _NO_VOLUME = "not found"
 """And of a volume that no server has: ``volume id 3 not found``."""
 
 
 class FilerClient:
-    """One connection to a filer, made when it is first needed and again whenever it broke."""
+    """Connections to filers, each made when it is first needed and again whenever it broke."""
 
-    def __init__(self, address: str, *, timeout: float, certificates: Certificates | None = None) -> None:
-        """``address``: HOST:PORT of its gRPC. ``timeout``: seconds for a call."""
+    def __init__(self, filers: Filers, *, timeout: float, certificates: Certificates | None = None) -> None:
+        """``timeout``: seconds for a call."""
+        self.filers = filers
         self._timeout = timeout
-        options = [
-            ("grpc.max_receive_message_length", _MESSAGE),
-            ("grpc.max_send_message_length", _MESSAGE),
-            # A filer that comes back is seen within a second; gRPC would wait for up to two minutes.
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-            # Else two sources of one process share a connection, and closing one ends the other's calls.
-            ("grpc.use_local_subchannel_pool", 1),
-            # The filer is reached as its address says: HTTP_PROXY is for the web.
-            ("grpc.enable_http_proxy", 0),
-        ]
-        if certificates is None:
-            self._channel = grpc.insecure_channel(address, options)
-        else:
-            secret = grpc.ssl_channel_credentials(
-                certificates.authority, certificates.key, certificates.certificate
-            )
-            self._channel = grpc.secure_channel(address, secret, options)
-        self._calls: dict[str, Any] = {}
-        for name, (asked, answered) in METHODS.items():
-            kind = "unary_stream" if name in ("ListEntries", "SubscribeMetadata") else "unary_unary"
-            self._calls[name] = getattr(self._channel, kind)(
-                f"/{SERVICE}/{name}",
-                request_serializer=asked.SerializeToString,
-                response_deserializer=answered.FromString,
-            )
+        self._closing = threading.Event()
+        self._channels = [_channel(address.grpc, certificates) for address in filers.addresses]
+        self._calls = [_calls(channel) for channel in self._channels]
+
+    def _call(self, name: str, what: str, /, **fields: Any) -> Any:
+        request = METHODS[name][0](**fields)
+
+        def call(number: int) -> Any:
+            with _errors(what):
+                return self._calls[number][name](request, timeout=self._timeout)
+
+        return self.filers.ask(call)
 
     def entry(self, directory: str, name: str) -> Any:
         """The ``Entry`` of a name. ENOENT."""
-        with _errors(f"lookup of {directory.rstrip('/')}/{name}"):
-            request = METHODS["LookupDirectoryEntry"][0](directory=directory, name=name)
-            entry = self._calls["LookupDirectoryEntry"](request, timeout=self._timeout).entry
+        what = f"lookup of {directory.rstrip('/')}/{name}"
+        entry = self._call("LookupDirectoryEntry", what, directory=directory, name=name).entry
         if not entry.name and name:
-            raise failure(errno.ENOENT, f"lookup of {directory.rstrip('/')}/{name}")
+            raise failure(errno.ENOENT, what)
         return entry
 
     def entries(self, directory: str, after: str, limit: int) -> list[Any]:
         """At most ``limit`` entries whose names come after ``after``; none of what is not there."""
         request = METHODS["ListEntries"][0](directory=directory, startFromFileName=after, limit=limit)
-        with _errors(f"listing of {directory}"):
-            return [answer.entry for answer in self._calls["ListEntries"](request, timeout=self._timeout)]
+
+        def listed(number: int) -> list[Any]:
+            with _errors(f"listing of {directory}"):
+                answers = self._calls[number]["ListEntries"](request, timeout=self._timeout)
+                return [answer.entry for answer in answers]
+
+        return self.filers.ask(listed)
 
     def locations(self, volume: str) -> list[str]:
         """HOST:PORT of each server that has a volume; none where nobody has."""
-        request = METHODS["LookupVolume"][0](volume_ids=[volume])
         try:
-            answer = self._calls["LookupVolume"](request, timeout=self._timeout)
-        except (grpc.RpcError, ValueError) as error:
-            if _NO_VOLUME in _details(error):
+            answer = self._call("LookupVolume", f"lookup of volume {volume}", volume_ids=[volume])
+        except OSError as error:
+            if error.errno not in AWAY and _NO_VOLUME in (error.strerror or ""):
                 return []
-            with _errors(f"lookup of volume {volume}"):
-                raise
+            raise
         return [place.url for place in answer.locations_map[volume].locations]
 
-    def now_ns(self) -> int:
-        """The filer's clock."""
+    def now_ns(self, number: int) -> int:
+        """The clock of a filer."""
         with _errors("asking for the time"):
-            answer = self._calls["Ping"](METHODS["Ping"][0](), timeout=self._timeout)
+            answer = self._calls[number]["Ping"](METHODS["Ping"][0](), timeout=self._timeout)
         return int(answer.start_time_ns or answer.remote_time_ns)
 
-    def subscribe(self, prefix: str, since_ns: int, client: int, epoch: int) -> Any:
-        """The stream of what changes below ``prefix`` from ``since_ns`` of the filer's clock on: iterate
+    def subscribe(self, number: int, prefix: str, since_ns: int, client: int, epoch: int) -> Any:
+        """The stream of what changes below ``prefix`` from ``since_ns`` of a filer's clock on: iterate
         within ``stream_errors``, ``cancel()`` from any thread. ``client`` and ``epoch``: a later epoch
         replaces the stream that the filer may still have for the same client."""
         request = METHODS["SubscribeMetadata"][0](
@@ -144,7 +150,7 @@ class FilerClient:
             client_epoch=epoch,
             client_supports_idle_heartbeat=True,
         )
-        return self._calls["SubscribeMetadata"](request)
+        return self._calls[number]["SubscribeMetadata"](request)
 
     def create(self, directory: str, entry: Any, before: Any | None) -> Any:
         """Makes an entry, or puts it in the place of ``before``, which must still be as ``entry`` gave it;
@@ -204,25 +210,79 @@ class FilerClient:
         """Whether it encrypts what it stores (``-encryptVolumeData``)."""
         return bool(self._changed("GetFilerConfiguration", "the filer").cipher)
 
-    def assign(self, path: str, size: int) -> Any:
-        """Where a chunk of ``size`` bytes of the file at ``path`` may be stored. ENOSPC."""
-        answer = self._changed("AssignVolume", path, count=1, path=path, expected_data_size=size)
+    def statistics(self, collection: str) -> tuple[int, int]:
+        """Bytes that the cluster can hold, and those of a collection's volumes (empty: of the default one)
+        that are used."""
+        answer = self._call("Statistics", "asking for the room", collection=collection)
+        return int(answer.total_size), int(answer.used_size)
+
+    def assign(self, path: str, size: int, ttl: int = 0) -> Any:
+        """Where a chunk of ``size`` bytes of the file at ``path`` may be stored that lives for ``ttl``
+        seconds. ENOSPC."""
+        answer = self._changed("AssignVolume", path, count=1, path=path, expected_data_size=size, ttl_sec=ttl)
         if answer.error or not answer.location.url:
             raise _refusal(0, answer.error, path, f"place for a chunk of {path}")
         return answer
 
     def _changed(self, called: str, what: str, /, **fields: Any) -> Any:
-        try:
-            return self._calls[called](METHODS[called][0](**fields), timeout=self._timeout)
-        except (grpc.RpcError, ValueError) as error:
-            if isinstance(error, grpc.RpcError) and error.code() == grpc.StatusCode.UNKNOWN:
-                raise _refusal(0, _details(error), what, f"{called} of {what}") from None
-            with _errors(f"{called} of {what}"):
-                raise
+        request = METHODS[called][0](**fields)
+
+        def call(number: int) -> Any:
+            try:
+                return self._calls[number][called](request, timeout=self._timeout)
+            except (grpc.RpcError, ValueError) as error:
+                if isinstance(error, grpc.RpcError) and error.code() == grpc.StatusCode.UNKNOWN:
+                    raise _refusal(0, _details(error), what, f"{called} of {what}") from None
+                with _errors(f"{called} of {what}"):
+                    raise
+
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                return self.filers.ask(call, change=called not in _HARMLESS)
+            except OSError as error:
+                # Not done, as there was no lock to do it with: who keeps those is settled within seconds.
+                if _THEIRS not in (error.strerror or "") or _UNDONE not in (error.strerror or ""):
+                    raise
+                if time.monotonic() > deadline or self._closing.wait(LOCKS):
+                    raise
 
     def close(self) -> None:
         """Ends all calls: EHOSTUNREACH."""
-        self._channel.close()
+        self._closing.set()
+        for channel in self._channels:
+            channel.close()
+
+
+def _channel(address: str, certificates: Certificates | None) -> Any:
+    """To HOST:PORT of a filer's gRPC."""
+    options = [
+        ("grpc.max_receive_message_length", _MESSAGE),
+        ("grpc.max_send_message_length", _MESSAGE),
+        # A filer that comes back is seen within a second; gRPC would wait for up to two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        # Else two sources of one process share a connection, and closing one ends the other's calls.
+        ("grpc.use_local_subchannel_pool", 1),
+        # The filer is reached as its address says: HTTP_PROXY is for the web.
+        ("grpc.enable_http_proxy", 0),
+    ]
+    if certificates is None:
+        return grpc.insecure_channel(address, options)
+    secret = grpc.ssl_channel_credentials(certificates.authority, certificates.key, certificates.certificate)
+    return grpc.secure_channel(address, secret, options)
+
+
+def _calls(channel: Any) -> dict[str, Any]:
+    calls = {}
+    for name, (asked, answered) in METHODS.items():
+        kind = "unary_stream" if name in ("ListEntries", "SubscribeMetadata") else "unary_unary"
+        calls[name] = getattr(channel, kind)(
+            f"/{SERVICE}/{name}",
+            request_serializer=asked.SerializeToString,
+            response_deserializer=answered.FromString,
+        )
+    return calls
 
 
 @contextlib.contextmanager
@@ -261,4 +321,8 @@ def _error(error: Any, what: str) -> OSError:
         return failure(errno.ENOENT, what)
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         return Busy(f"{what}: {details}")
+    if code == grpc.StatusCode.UNAVAILABLE and _THEIRS in details:
+        return failure(errno.EIO, f"{what}: {details}")
+    if code == grpc.StatusCode.UNAVAILABLE and _NO_WAY in details:
+        return Unsent(errno.EHOSTUNREACH, failure(errno.EHOSTUNREACH, f"{what}: {details}").strerror)
     return failure(_ERRNOS.get(code, errno.EIO), f"{what}: {code.name} {details}")

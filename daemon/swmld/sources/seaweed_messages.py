@@ -19,7 +19,7 @@ FileChunk: file_id=1 string, offset=2 int64, size=3 uint64, modified_ts_ns=4 int
     e_tag=5 string, cipher_key=9 bytes, is_compressed=10 bool, is_chunk_manifest=11 bool, sse_type=12 int32
 FileChunkManifest: chunks=1 FileChunk*
 FuseAttributes: file_size=1 uint64, mtime=2 int64, file_mode=3 uint32, uid=4 uint32, gid=5 uint32,
-    crtime=6 int64, md5=14 bytes, symlink_target=13 string, rdev=16 uint32, ctime=18 int64,
+    crtime=6 int64, ttl_sec=10 int32, md5=14 bytes, symlink_target=13 string, rdev=16 uint32, ctime=18 int64,
     mtime_ns=19 int32, ctime_ns=20 int32, crtime_ns=21 int32
 RemoteEntry: remote_e_tag=3 string, remote_mtime=4 int64, remote_size=5 int64
 Entry: name=1 string, is_directory=2 bool, chunks=3 FileChunk*, attributes=4 FuseAttributes,
@@ -51,7 +51,10 @@ DeleteEntryRequest: directory=1 string, name=2 string, is_delete_data=4 bool, is
 DeleteEntryResponse: error=1 string
 AtomicRenameEntryRequest: old_directory=1 string, old_name=2 string, new_directory=3 string, new_name=4 string
 AtomicRenameEntryResponse:
-AssignVolumeRequest: count=1 int32, replication=3 string, path=6 string, expected_data_size=10 uint64
+StatisticsRequest: replication=1 string, collection=2 string, ttl=3 string, disk_type=4 string
+StatisticsResponse: total_size=4 uint64, used_size=5 uint64
+AssignVolumeRequest: count=1 int32, replication=3 string, ttl_sec=4 int32, path=6 string,
+    expected_data_size=10 uint64
 AssignVolumeResponse: file_id=1 string, auth=5 string, error=8 string, location=9 Location, fsync=11 bool
 """
 """Message: field=number type. A type with * is repeated, with % it is a map from string."""
@@ -102,7 +105,7 @@ METHODS: dict[str, tuple[Any, Any]] = {
     for name in (
         *("LookupDirectoryEntry", "ListEntries", "LookupVolume", "Ping", "SubscribeMetadata"),
         *("CreateEntry", "UpdateEntry", "DeleteEntry", "AtomicRenameEntry", "AssignVolume"),
-        "GetFilerConfiguration",
+        *("GetFilerConfiguration", "Statistics"),
     )
 }
 """The filer's calls with what each takes and answers."""

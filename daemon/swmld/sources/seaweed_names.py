@@ -40,11 +40,8 @@ def _no_file(headers: Mapping[bytes, bytes]) -> None:
 class Names:
     """The filer's directories. Every method may be called from any thread. Paths are absolute there."""
 
-    def __init__(
-        self, connections: Connections, address: str, security: Security, filer: FilerClient
-    ) -> None:
-        """``address``: HOST:PORT of the filer's HTTP."""
-        self._connections, self._address, self._security = connections, address, security
+    def __init__(self, connections: Connections, security: Security, filer: FilerClient) -> None:
+        self._connections, self._security = connections, security
         self._filer = filer
         self._refused = False
 
@@ -86,15 +83,25 @@ class Names:
     def _asked(self, path: str, query: str, check: Check | None = None) -> dict[str, Any]:
         headers = {"Accept": "application/json", **self._security.filer_headers()}
         target = quote(path) + query
-        found = self._connections.get(
-            self._address, target, headers=headers, limit=_PAGE, what=path, check=check
-        )
+        filers = self._filer.filers
+
+        def get(number: int) -> bytes:
+            return self._connections.get(
+                filers.addresses[number].http,
+                target,
+                headers=headers,
+                limit=_PAGE,
+                what=path,
+                check=check,
+            )[1]
+
+        found = filers.ask(get)
         try:
-            said = json.loads(found[1])
+            said = json.loads(found)
         except ValueError:
             said = None
         if not isinstance(said, dict):
-            raise failure(errno.EIO, f"GET {path} of {self._address}: this is no JSON of a filer")
+            raise failure(errno.EIO, f"GET {path} of {filers.http}: this is no JSON of a filer")
         return said
 
     @staticmethod

@@ -41,11 +41,11 @@ class Volumes:
     """All volume servers of a cluster. Every method may be called from any thread."""
 
     def __init__(
-        self, filer: FilerClient, connections: Connections, proxy: str, security: Security, timeout: float
+        self, filer: FilerClient, connections: Connections, security: Security, timeout: float
     ) -> None:
-        """``proxy``: HOST:PORT of the filer's HTTP. ``timeout``: seconds for a read, all attempts
-        together."""
-        self._filer, self._connections, self._proxy = filer, connections, proxy
+        """``timeout``: seconds for a read, all attempts together."""
+        self._filer, self._connections = filer, connections
+        self._proxies = frozenset(address.http for address in filer.filers.addresses)
         self._security, self._timeout = security, timeout
         self._lock = threading.Lock()
         self._places: dict[str, list[str]] = {}
@@ -118,7 +118,7 @@ class Volumes:
         """Address, target and headers: known servers, those that the filer names when asked anew, the filer
         itself (first, where servers refuse), and last the servers that did not answer of late."""
         # The prefix is what the filer compares, so nothing in it is quoted.
-        proxy = self._proxy, f"/?proxyChunkId={fid}", self._security.filer_headers()
+        proxy = self._filer.filers.http, f"/?proxyChunkId={fid}", self._security.filer_headers()
         refused = self._refused > time.monotonic()
         if refused:
             yield proxy
@@ -157,11 +157,11 @@ class Volumes:
 
     def _note(self, address: str, error: OSError) -> None:
         now = time.monotonic()
-        if error.errno == errno.EACCES and address != self._proxy:
+        if error.errno == errno.EACCES and address not in self._proxies:
             if self._refused < now:
                 log.warning("volume servers refuse, reading through the filer: %s", error.strerror)
             self._refused = now + REFUSED
-        if error.errno not in _UNANSWERED or address == self._proxy:
+        if error.errno not in _UNANSWERED or address in self._proxies:
             return
         if self._down.get(address, 0.0) < now:
             log.warning("volume server %s does not answer: %s", address, error.strerror)

@@ -40,7 +40,7 @@ class Watch:
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._stream: Any = None
-        self._since = 0
+        self._since, self._number = 0, -1
         # The filer refuses a second stream of a client; the number is what tells clients.
         self._client, self._epoch = random.getrandbits(31), 0
 
@@ -56,6 +56,7 @@ class Watch:
                         for answer in stream:
                             self._heard(answer, tell)
             except OSError as error:
+                self._filer.filers.failed(self._number, error)
                 if not self._closed.is_set():
                     log.warning("changes at the source are not told: %s", error.strerror)
                 if error.errno == errno.EOPNOTSUPP:
@@ -68,10 +69,13 @@ class Watch:
     @contextlib.contextmanager
     def _begun(self) -> Iterator[Any]:
         """A stream, with a thread beside it that ends it when the filer does not answer any more."""
-        now = self._filer.now_ns()
-        self._since = self._since or now
+        before, self._number = self._number, self._filer.filers.current
+        now = self._filer.now_ns(self._number)
+        if before != self._number:  # it has another clock, and whoever is told begins anew
+            self._since = now
         self._epoch += 1
-        stream = self._filer.subscribe(f"{self._root}/", self._since, self._client, self._epoch)
+        root = f"{self._root}/"
+        stream = self._filer.subscribe(self._number, root, self._since, self._client, self._epoch)
         with self._lock:
             self._stream = stream
             if self._closed.is_set():
@@ -89,7 +93,7 @@ class Watch:
     def _probe(self, stream: Any, done: threading.Event) -> None:
         while not done.wait(PROBE):
             try:
-                self._filer.now_ns()
+                self._filer.now_ns(self._number)
             except OSError as error:
                 ended = done.is_set() or self._closed.is_set()
                 if not ended and error.errno != errno.EOPNOTSUPP:

@@ -25,6 +25,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from swmld.sources.connections import Connections
@@ -32,7 +33,7 @@ from swmld.sources.errors import Busy, failure
 from swmld.sources.http1 import Sent
 from swmld.sources.interface import Attributes, NewAttributes
 from swmld.sources.seaweed_chunks import INLINE, numbers
-from swmld.sources.seaweed_entries import file_mode_of
+from swmld.sources.seaweed_entries import TOKEN, XATTR, file_mode_of, is_xattr
 from swmld.sources.seaweed_filer import FilerClient
 from swmld.sources.seaweed_messages import MESSAGES, Entry
 from swmld.sources.seaweed_security import Security
@@ -47,11 +48,6 @@ filer's own size, 0.9 in those of 2, which is that of ``weed mount``."""
 PARALLEL = 4
 """Chunks on their way at the same time, of all large files: a far server's round trip, or the wait for its
 disk, is the time in which three others pass. On loopback with one disk one is as fast."""
-
-XATTR = "xattr-"
-"""What ``weed mount`` puts before the names of extended attributes."""
-
-TOKEN = f"{XATTR}user.swmld.token"
 
 AGAIN = 8
 """Times that attributes are read again because somebody else changes the file."""
@@ -113,10 +109,12 @@ class Writing:
         entry = _entry(place.name, attributes, size)
         entry.extended[TOKEN] = token.encode()
         if before is not None:
-            # It is the same file to whoever has another name of it, or has given it attributes.
+            # It is the same file to whoever has another name of it, or has given it attributes. What lives
+            # for a time lives for as long again, as with a PUT.
+            entry.attributes.ttl_sec = before.attributes.ttl_sec
             entry.hard_link_id, entry.hard_link_counter = before.hard_link_id, before.hard_link_counter
             for name, value in before.extended.items():
-                if name.startswith(XATTR) and name != TOKEN:
+                if is_xattr(name):
                     entry.extended[name] = value
         uploaded: list[_Uploaded] = []
         try:
@@ -124,7 +122,7 @@ class Writing:
                 entry.content = os.pread(fd, size, 0).ljust(size, b"\0")
                 entry.attributes.md5 = hashlib.md5(entry.content, usedforsecurity=False).digest()
             else:
-                self._upload(place, fd, size, uploaded)
+                self._upload(place, fd, size, uploaded, entry.attributes.ttl_sec)
             entry.chunks.extend(one.chunk for one in sorted(uploaded, key=lambda one: one.chunk.offset))
         except BaseException:
             self._forget(place, uploaded)
@@ -138,7 +136,7 @@ class Writing:
                 raise failure(errno.ESTALE, f"write of {place.path}") from None
             raise
 
-    def _upload(self, place: Place, fd: int, size: int, uploaded: list[_Uploaded]) -> None:
+    def _upload(self, place: Place, fd: int, size: int, uploaded: list[_Uploaded], ttl: int) -> None:
         """Adds the chunks to ``uploaded``, in any order."""
         starts = range(0, size, self.chunk)
         now = time.time_ns()
@@ -148,7 +146,8 @@ class Writing:
             if errors:
                 return
             try:
-                uploaded.append(self._chunk(place, Sent(fd, start, min(self.chunk, size - start)), now))
+                sent = Sent(fd, start, min(self.chunk, size - start))
+                uploaded.append(self._chunk(place, sent, now, ttl))
             except OSError as error:
                 errors.append(error)
 
@@ -161,12 +160,12 @@ class Writing:
         if len(starts) == 1:
             uploaded[0].chunk.e_tag = base64.b64encode(_md5(fd, size)).decode()
 
-    def _chunk(self, place: Place, sent: Sent, now: int) -> _Uploaded:
+    def _chunk(self, place: Place, sent: Sent, now: int, ttl: int) -> _Uploaded:
         """Stored where the filer says, or somewhere else where that fails."""
         deadline = time.monotonic() + self._timeout
         wait = 0.05
         while True:
-            given = self._filer.assign(place.path, sent.size)
+            given = self._filer.assign(place.path, sent.size, ttl)
             try:
                 return self._stored(given, sent, now)
             except OSError as error:
@@ -224,11 +223,28 @@ class Writing:
 
     def change(self, place: Place, new: NewAttributes) -> Any:
         """Attributes of what is there, whatever else becomes of it meanwhile."""
+        return self._edited(place, lambda entry: _change(entry.attributes, new))
+
+    def set_xattr(self, place: Place, name: str, value: bytes | None) -> Any:
+        """An extended attribute, likewise. ENODATA where one is to go that is not there."""
+
+        def edit(entry: Any) -> None:
+            if value is not None:
+                entry.extended[XATTR + name] = value
+            elif XATTR + name in entry.extended:
+                del entry.extended[XATTR + name]
+            else:
+                raise failure(errno.ENODATA, f"removal of {name} of {place.path}")
+            entry.attributes.ctime, entry.attributes.ctime_ns = divmod(time.time_ns(), _SECOND)
+
+        return self._edited(place, edit)
+
+    def _edited(self, place: Place, edit: Callable[[Any], None]) -> Any:
         for _ in range(AGAIN):
             before = self._filer.entry(*place)
             entry = Entry()
             entry.CopyFrom(before)
-            _change(entry.attributes, new)
+            edit(entry)
             try:
                 return self._filer.update(place.directory, entry, before)
             except OSError as error:

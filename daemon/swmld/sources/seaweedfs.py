@@ -17,16 +17,17 @@ from urllib.parse import quote
 from swmld.errors import UsageError
 from swmld.sources.connections import TIMEOUT, Connections
 from swmld.sources.errors import failure
-from swmld.sources.interface import LISTED, Attributes, Change, Feature, NewAttributes, Page, Reader
+from swmld.sources.interface import LISTED, Attributes, Change, Feature, NewAttributes, Page, Reader, Room
 from swmld.sources.seaweed_chunks import layout_of
-from swmld.sources.seaweed_entries import Entry, attributes_of, entry_of
+from swmld.sources.seaweed_entries import TOKEN, XATTR, Entry, attributes_of, entry_of, is_xattr
 from swmld.sources.seaweed_filer import FilerClient
+from swmld.sources.seaweed_filers import Address, Filers
 from swmld.sources.seaweed_names import Names
 from swmld.sources.seaweed_reader import SeaweedReader
 from swmld.sources.seaweed_security import Security
 from swmld.sources.seaweed_volumes import Volumes
 from swmld.sources.seaweed_watch import Watch
-from swmld.sources.seaweed_writing import TOKEN, Place, Writing
+from swmld.sources.seaweed_writing import Place, Writing
 from swmld.urls import SourceUrl
 
 GRPC = 10_000
@@ -34,7 +35,7 @@ GRPC = 10_000
 
 
 class SeaweedSource:
-    """The tree at ``url.path`` of the filer at ``url.host``; makes no request before it is asked
+    """The tree at ``url.path`` of the filers at ``url.host``; makes no request before it is asked
     something."""
 
     def __init__(self, url: SourceUrl, *, timeout: float = TIMEOUT, parallel: int = 32) -> None:
@@ -42,17 +43,18 @@ class SeaweedSource:
         ``UsageError`` for what cannot be an address, and for keys that cannot be read."""
         del parallel
         self.name = url.name
-        self.features = Feature.WATCH | Feature.WRITE | Feature.MOVE | Feature.ATTRIBUTES | Feature.SYMLINK
+        self.features = Feature.WATCH | Feature.WRITE | Feature.MOVE | Feature.ATTRIBUTES
+        self.features |= Feature.SYMLINK | Feature.XATTRS
         self._root = f"/{_text(url.path)}" if url.path else ""
-        http, grpc = addresses(url.host)
+        filers = Filers(addresses(url.host))
         security = Security.found()
         secure = url.scheme.endswith("+https")
         tls = security.https(url.options.get("ca", "")) if secure else None
-        self._http, self._security = http, security
+        self._security = security
         self._connections = Connections(timeout=timeout, tls=tls)
-        self._filer = FilerClient(grpc, timeout=timeout, certificates=security.grpc())
-        self._names = Names(self._connections, http, security, self._filer)
-        self._volumes = Volumes(self._filer, self._connections, http, security, timeout)
+        self._filer = FilerClient(filers, timeout=timeout, certificates=security.grpc())
+        self._names = Names(self._connections, security, self._filer)
+        self._volumes = Volumes(self._filer, self._connections, security, timeout)
         self._watch = Watch(self._filer, self._root)
         self.writing = Writing(self._filer, self._connections, security, timeout)
 
@@ -97,14 +99,19 @@ class SeaweedSource:
 
     def _read_through(self, path: bytes, view: memoryview, offset: int, size: int) -> None:
         """Fills ``view`` by the filer's HTTP, of the file that now is at ``path``."""
-        response = self._connections.read(
-            self._http,
-            quote(f"{self._root}/{_text(path)}"),
-            view,
-            offset,
-            whole=not offset and len(view) == size,
-            headers=self._security.filer_headers(),
-            what=_shown(path),
+        filers, target = self._filer.filers, quote(f"{self._root}/{_text(path)}")
+        headers = self._security.filer_headers()
+        whole = not offset and len(view) == size
+        response = filers.ask(
+            lambda number: self._connections.read(
+                filers.addresses[number].http,
+                target,
+                view,
+                offset,
+                whole=whole,
+                headers=headers,
+                what=_shown(path),
+            )
         )
         if response.length != len(view):
             raise failure(errno.EIO, f"read of {_shown(path)} through the filer: it ends too early")
@@ -203,6 +210,33 @@ class SeaweedSource:
         given = replace(attributes, mode=stat.S_IFLNK | 0o777)
         return self._translated(self.writing.make(place, given, link), path)
 
+    def xattrs(self, path: bytes) -> dict[bytes, bytes]:
+        """See ``Source.xattrs``: those that ``weed mount`` shows, too."""
+        directory, _, name = f"{self._root}/{_text(path)}".rstrip("/").rpartition("/")
+        extended = self._filer.entry(directory or "/", name).extended
+        return {key[len(XATTR) :].encode(): value for key, value in extended.items() if is_xattr(key)}
+
+    def room(self) -> Room | None:
+        """See ``Source.room``: the cluster's, as ``weed mount`` shows it; used is what the bucket uses, if it
+        is in one, since the filer gives each a collection of its own."""
+        parts = self._root.split("/")
+        bucket = parts[2] if parts[1:2] == ["buckets"] and len(parts) > 2 else ""
+        size, used = self._filer.statistics(bucket)
+        return Room(size, used) if size else None
+
+    def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
+        """See ``Source.set_xattr``; EBUSY for the filer's root, EILSEQ for names that are not UTF-8, which
+        the filer cannot keep, EPERM for the one that writes are known by."""
+        shown = f"change of {_shown(name)} of {_shown(path)}"
+        place = self._place(path, "change", 0 if self._root else errno.EBUSY, new=False)
+        try:
+            text = name.decode()
+        except UnicodeDecodeError:
+            raise failure(errno.EILSEQ, shown) from None
+        if XATTR + text == TOKEN:
+            raise failure(errno.EPERM, shown)
+        return self._translated(self.writing.set_xattr(place, text, value), path)
+
     def _place(self, path: bytes, what: str, root: int, *, new: bool = True) -> Place:
         """``root``: the error for it, if any. ENOENT for what can be no name; EILSEQ for a new one that is
         not UTF-8, which the filer cannot keep."""
@@ -246,14 +280,17 @@ class SeaweedSource:
         self._connections.close()
 
 
-def addresses(host: str) -> tuple[str, str]:
-    """HOST:PORT of HTTP and of gRPC, of ``HOST:PORT`` or as SeaweedFS writes another port,
-    ``HOST:PORT.GRPC``."""
-    name, _, ports = host.rpartition(":")
-    http, _, grpc = ports.partition(".")
-    if not name or not http.isdigit() or not (grpc or "0").isdigit():
-        raise UsageError(f"source seaweedfs://{host}: expected HOST:PORT of the filer, such as filer:8888")
-    return f"{name}:{http}", f"{name}:{grpc or int(http) + GRPC}"
+def addresses(hosts: str) -> list[Address]:
+    """Of HTTP and of gRPC, of ``HOST:PORT`` or as SeaweedFS writes another port, ``HOST:PORT.GRPC``; several
+    with commas between them."""
+    found = []
+    for host in hosts.split(","):
+        name, _, ports = host.rpartition(":")
+        http, _, grpc = ports.partition(".")
+        if not name or not http.isdigit() or not (grpc or "0").isdigit():
+            raise UsageError(f"source seaweedfs://{hosts}: expected HOST:PORT of filers, such as filer:8888")
+        found.append(Address(f"{name}:{http}", f"{name}:{grpc or int(http) + GRPC}"))
+    return found
 
 
 def _is_same(found: Attributes, expected: Attributes) -> bool:

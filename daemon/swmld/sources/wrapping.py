@@ -15,7 +15,17 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from swmld.sources.interface import LISTED, Attributes, Change, NewAttributes, Page, Reader, Source
+from swmld.sources.interface import (
+    LISTED,
+    ROOT,
+    Attributes,
+    Change,
+    NewAttributes,
+    Page,
+    Reader,
+    Room,
+    Source,
+)
 from swmld.sources.whole import Get, is_plain, whole_of
 
 T = TypeVar("T")
@@ -36,6 +46,9 @@ class Kind(enum.Enum):
     RENAME = "rename"
     CHANGE = "change"
     SYMLINK = "symlink"
+    XATTRS = "xattrs"
+    SET_XATTR = "set_xattr"
+    ROOM = "room"
 
 
 class Clock(Protocol):
@@ -134,6 +147,18 @@ class Wrapper:
     def symlink(self, path: bytes, target: bytes, attributes: Attributes) -> Attributes:
         """See ``Source.symlink``."""
         return self.around(Kind.SYMLINK, path, lambda: self.inner.symlink(path, target, attributes))
+
+    def xattrs(self, path: bytes) -> dict[bytes, bytes]:
+        """See ``Source.xattrs``."""
+        return self.around(Kind.XATTRS, path, lambda: self.inner.xattrs(path))
+
+    def room(self) -> Room | None:
+        """See ``Source.room``."""
+        return self.around(Kind.ROOM, ROOT, self.inner.room)
+
+    def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
+        """See ``Source.set_xattr``."""
+        return self.around(Kind.SET_XATTR, path, lambda: self.inner.set_xattr(path, name, value))
 
     def watch(self, tell: Callable[[Change], None], ready: Callable[[bool], None]) -> None:
         """See ``Source.watch``."""

@@ -35,7 +35,7 @@ from swmld.staging.files import StagedFile, fine_stamps, staged
 from swmld.staging.flushing import Flush
 from swmld.staging.journal import FILLING, Journal
 from swmld.staging.recovery import recover
-from swmld.staging.table import Table
+from swmld.staging.table import Offer, Table
 from swmld.staging.uploads import Uploads
 from swmld.staging.views import Figures, Item
 
@@ -44,7 +44,7 @@ class Staging:
     """``directory`` is its own, one of each source. ``back``: see above; ``limit``: bytes that may wait to be
     uploaded before whoever opens another file to be written waits. ``uploaded`` is told of each new
     generation at the source, before the file stops being staged: its path, what it was shown as until then,
-    and what it is shown as from then on."""
+    and what it is shown as from then on. ``offer``: see ``Table``."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Staging:
         back: bool,
         limit: int,
         uploaded: Callable[[bytes, Attributes, Attributes], None],
+        offer: Offer | None = None,
     ) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._source = source
@@ -67,6 +68,7 @@ class Staging:
         )  # fmt: skip
         self._changes = Changes(source, self._journal, self._table, self.uploads)
         recover(self._table, self._journal, self.uploads)
+        self._table.offer = offer
 
     # ---- what there is
 
@@ -98,6 +100,11 @@ class Staging:
         with self._table.lock:
             file = self._table.files.get(path)
             return again(file.fd, os.O_RDONLY) if file is not None else None
+
+    def reader_of(self, file: StagedFile) -> int | None:
+        """The same of one that is open to be written, whatever it is called."""
+        with self._table.lock:
+            return again(file.fd, os.O_RDONLY) if file.fd >= 0 and not file.aside else None
 
     @property
     def figures(self) -> Figures:
@@ -328,6 +335,17 @@ class Staging:
     def change(self, path: bytes, new: NewAttributes) -> None:
         """Mode, owner, time. EOPNOTSUPP where the source keeps none."""
         self._changes.change(path, new)
+
+    def base(self, path: bytes) -> Attributes | None:
+        """What the source has of a staged file; None: nothing, or it is none."""
+        with self._table.lock:
+            file = self._table.files.get(path)
+            return file.base if file is not None else None
+
+    def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
+        """An extended attribute (None: it goes), at the source at once: what is staged there is uploaded
+        before. What the source says of it."""
+        return self._changes.set_xattr(path, name, value)
 
     def change_open(self, file: StagedFile, new: NewAttributes) -> None:
         """Of one that is open and has no name any more."""

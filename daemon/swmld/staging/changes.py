@@ -160,6 +160,33 @@ class Changes:
             made = self._source.change(path, new)
             self._changed(file, new, made)
 
+    def set_xattr(self, path: bytes, name: bytes, value: bytes | None) -> Attributes:
+        """An extended attribute, at the source: the staged file has none of them."""
+        while True:
+            file = self._table.hold(path)
+            if file is None:
+                return self._source.set_xattr(path, name, value)
+            try:
+                if file.base is None or file.tried:
+                    self._uploads.upload(file)
+                with file.lock:
+                    if file.gone or file.path != path or file.base is None or file.tried:
+                        continue
+                    made = self._source.set_xattr(path, name, value)
+                    self._reattributed(file, made)
+                    return made
+            finally:
+                self._uploads.closed(file)
+
+    def _reattributed(self, file: StagedFile, made: Attributes) -> None:
+        """What the source has of it has other attributes now, and it is as dirty as it was. Another
+        generation than the one that it replaces is somebody else's: the next upload is a conflict."""
+        with self._table.lock:
+            if file.base is None or not _same_bytes(file.base, made, True):
+                return
+            file.base = made
+            self._journal.replaces(file.number, made)
+
     def _changed(self, file: StagedFile, new: NewAttributes, made: Attributes) -> None:
         """Of a file that is open and has not been written yet. A write meanwhile shows by its size, and by
         its time unless that is what was changed: then by the look just before."""

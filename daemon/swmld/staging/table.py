@@ -12,12 +12,28 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from swmld.sources.interface import Attributes
 from swmld.staging.files import StagedFile, shown
 from swmld.staging.journal import Journal, Row
 
 log = logging.getLogger(__name__)
+
+
+class Kept(Protocol):
+    """What somebody makes of a file that is not staged any more; ``mount.keeping.Kept``."""
+
+    def take(self, place: Path) -> None:
+        """It may be had; whatever is left there goes."""
+        ...
+
+    def leave(self) -> None:
+        """It may not."""
+        ...
+
+
+Offer = Callable[[bytes, Attributes, int], Kept | None]
 
 
 class Table:
@@ -36,6 +52,8 @@ class Table:
         """Numbers of those that wait and whose last upload failed."""
         self.stopped = False
         """Nothing is uploaded any more."""
+        self.offer: Offer | None = None
+        """Told of a file that the source has, with path, attributes and descriptor: what it makes of it."""
         self._journal = journal
         self._in: dict[bytes, dict[bytes, StagedFile]] = {}
         self._moving: list[bytes] = []
@@ -183,19 +201,52 @@ class Table:
             self.unqueue(file)
 
     def settle(self, file: StagedFile) -> None:
-        """It is not staged any more if nobody uses it and the source has it, or nobody is to have it."""
+        """It is not staged any more if nobody uses it and the source has it, or nobody is to have it. What
+        the source has is offered to whoever can use it."""
+        kept, base, path = None, None, b""
         with self.lock:
-            if file.users or file.fd < 0:
+            if not self._unused(file):
                 return
-            if not file.gone and file.broken is None and file.dirty:
+            base, path = file.base, file.path
+            if file.gone or file.broken is not None or base is None or self.offer is None:
+                fd = self._end(file)
+            else:
+                fd = -1
+                file.users += 1  # nobody else settles it meanwhile
+        if fd < 0 and base is not None and self.offer is not None:
+            try:
+                kept = self.offer(path, base, file.fd)
+            finally:
+                fd = self._offered(file, base, path, kept)
+            if fd < 0:
                 return
-            fd, file.fd = file.fd, -1
-            self.leave(file)
-            self.unqueue(file)
         if not file.aside:
             self.place(file.number).unlink(missing_ok=True)
             self._journal.remove(file.number)
         os.close(fd)  # frees its blocks, which may take a while
+
+    def _offered(self, file: StagedFile, base: Attributes, path: bytes, kept: Kept | None) -> int:
+        """Its descriptor, to be closed; -1: somebody uses it again."""
+        with self.lock:
+            file.users -= 1
+            unused = self._unused(file)
+            same = unused and not file.gone and file.base == base and file.path == path
+            if kept is not None and same:
+                kept.take(self.place(file.number))
+            elif kept is not None:
+                kept.leave()
+            return self._end(file) if unused else -1
+
+    def _unused(self, file: StagedFile) -> bool:
+        if file.users or file.fd < 0:
+            return False
+        return file.gone or file.broken is not None or not file.dirty
+
+    def _end(self, file: StagedFile) -> int:
+        fd, file.fd = file.fd, -1
+        self.leave(file)
+        self.unqueue(file)
+        return fd
 
     def drop(self, number: int) -> bool:
         """Deletes what was put aside; False: there is no such thing."""

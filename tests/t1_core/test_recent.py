@@ -1,0 +1,122 @@
+"""What is remembered of a source, for how long, and when it is over."""
+
+from __future__ import annotations
+
+import errno
+import queue
+import stat
+import time
+
+import pytest
+from swmld.mount.grace import Grace
+from swmld.mount.lifetimes import Lifetimes
+from swmld.mount.recent import Known, Recent
+from swmld.sources.interface import Attributes, Change
+
+
+def known(ino: int = 1, size: int = 1, nlink: int = 1, asked: int = 1, changes: int = 0) -> Known:
+    return Known(Attributes(stat.S_IFREG | 0o644, size, nlink=nlink, ino=ino), asked, changes)
+
+
+def test_an_answer_from_before_a_change_is_not_kept() -> None:
+    recent = Recent()
+    recent.put(b"d/a", known())
+    recent.forget(Change(b"d/a"))
+    assert recent.get(b"d/a") is None
+    recent.put(b"d/a", known(changes=0))
+    assert recent.get(b"d/a") is None
+    recent.put(b"d/a", known(changes=1))
+    assert recent.get(b"d/a") is not None
+    recent.forget(Change(b"d", tree=True))
+    assert recent.get(b"d/a") is None
+
+
+def test_one_name_of_a_file_speaks_for_all() -> None:
+    recent = Recent()
+    for name in (b"a", b"b"):
+        recent.put(name, known(ino=7, nlink=2))
+    assert recent.get(b"a")
+    assert recent.get(b"b")
+    recent.put(b"a", known(ino=7, nlink=2, size=9, asked=2))
+    assert recent.get(b"b") is None
+    recent.put(b"b", known(ino=7, nlink=2, size=9, asked=3))
+    recent.put(b"other", known(ino=8))
+    recent.forget(Change(b"b"))
+    assert recent.get(b"a") is None
+    assert recent.get(b"other") is not None
+
+
+def test_only_so_many_are_kept() -> None:
+    recent = Recent(most=3)
+    for number in range(5):
+        recent.put(b"%d" % number, known(ino=7, nlink=5))
+    assert [recent.get(b"%d" % number) is not None for number in range(5)] == [False] * 2 + [True] * 3
+    recent.forget(Change(b"4"))
+    assert recent.get(b"2") is None
+
+
+def test_listings_are_of_what_did_not_change_since() -> None:
+    recent = Recent(listed=4)
+    two = [(b"a", known()), (b"b", known())]
+    recent.put_listing(b"d", two, 0)
+    assert recent.listed(b"d") == two
+    for change in (Change(b"d/a"), Change(b"d"), Change(b"", tree=True)):
+        before = recent.changes
+        recent.forget(change)
+        assert recent.listed(b"d") is None
+        recent.put_listing(b"d", two, before)
+        assert recent.listed(b"d") is None, "it is from before the change"
+        recent.put_listing(b"d", two, recent.changes)
+        recent.forget(Change(b"e/a"))
+        recent.forget(Change(b"d/a/deeper"))
+        assert recent.listed(b"d") == two
+    recent.put_listing(b"e", two, recent.changes)
+    recent.put_listing(b"f", two[:1], recent.changes)
+    assert recent.listed(b"d") is None, "there is room for four entries"
+    assert recent.listed(b"e")
+    assert recent.listed(b"f")
+
+
+def test_grace_lasts_from_the_first_failure_on() -> None:
+    now = 100.0
+    grace = Grace(10.0, lambda: now)
+
+    def fail(code: int) -> None:
+        raise OSError(code, "")
+
+    assert grace.lasts
+    with pytest.raises(OSError):
+        grace.asked(lambda: fail(errno.EHOSTUNREACH))
+    now = 109.0
+    with pytest.raises(OSError):
+        grace.asked(lambda: fail(errno.EIO))
+    assert grace.lasts
+    now = 110.0
+    assert not grace.lasts
+    with pytest.raises(OSError):  # that is an answer
+        grace.asked(lambda: fail(errno.ENOENT))
+    assert grace.lasts
+    assert not Grace(0.0).lasts
+
+
+def test_an_end_is_told_once_and_an_answer_gives_another() -> None:
+    told: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    lifetimes = Lifetimes(told.put, most=2)
+
+    def ends(seconds: float) -> Attributes:
+        return Attributes(stat.S_IFREG, expires_ns=time.time_ns() + int(seconds * 1e9))
+
+    lifetimes.note(b"stays", Attributes(stat.S_IFREG))
+    lifetimes.note(b"later", ends(3600))
+    lifetimes.note(b"soon", ends(0.1))
+    assert lifetimes.awaits(b"later")
+    assert lifetimes.awaits(b"soon")
+    assert not lifetimes.awaits(b"stays")
+    lifetimes.note(b"too many", ends(3600))
+    assert not lifetimes.awaits(b"too many")
+    assert told.get(timeout=30) == b"soon"
+    assert lifetimes.over(b"soon")
+    assert not lifetimes.over(b"later")
+    lifetimes.note(b"soon", ends(3600))
+    assert not lifetimes.over(b"soon")
+    assert told.empty()
