@@ -286,7 +286,11 @@ class Daemon:
         stats = FetchStats()
         self._head = self._make_head(stats)
         decider = self._head.head if self._head is not None else None
-        loader = Loader(native, tree, self._cache, self._gate.close_fd, decider=decider)
+        loader = Loader(
+            native, tree, self._cache, self._gate.close_fd, decider=decider,
+            pieces=self._plugins.chunk_size if self._plugins is not None else None,
+            chunk_size=settings.chunk_size,
+        )  # fmt: skip
         self._ahead: NeighbourPrefetch | None = None
         files = OpenFiles(
             native,
@@ -390,8 +394,8 @@ class Daemon:
 
     def _prefetched(self) -> dict[str, int]:
         """For the trace: bytes that were fetched ahead and read, or dropped unread."""
-        own, chunk = self._files.counters, self._settings.chunk_size
-        return {"used_bytes": own.prefetch_used * chunk, "wasted_bytes": own.prefetch_wasted * chunk}
+        own = self._files.counters
+        return {"used_bytes": own.prefetch_used, "wasted_bytes": own.prefetch_wasted}
 
     def _opened(self, nodeid: int, *, prefetched: bool = False, verdict: Verdict | None = None) -> None:
         if self._ahead is None:

@@ -110,14 +110,16 @@ class Finder:
         self._chunk_size = chunk_size
         self._clock = clock
 
-    def acquire(self, identity: Identity, path: bytes, *, opened: bool, level: int) -> CacheFile:
+    def acquire(
+        self, identity: Identity, path: bytes, *, opened: bool, level: int, chunk_size: int = 0
+    ) -> CacheFile:
         """See ``Cache.acquire``; ``path`` is in normal form."""
         self._books.writer.wait_for_room()
         key = key_of(identity)
         with self._memory.stripe(key):
             file = self._find(key, identity, replace=True, opened=opened)
             if file is None:
-                file = self._create(identity, path, level)
+                file = self._create(identity, path, level, chunk_size or self._chunk_size)
                 if not opened:
                     self._unopened.add(key, file.file_id, file.last_used)
             if file.source_path != path:
@@ -178,12 +180,19 @@ class Finder:
         row = self.row(key)
         if row is None or (row.identity != identity and not replace):
             return None
-        file = self._load(row) if row.identity == identity else None
+        file = self._load(row) if row.identity == identity and self._fits(row) else None
         if file is None:
             self._remover.finish([self._remover.retire_row(row)])
         else:
             self._use(key, file, opened)
         return file
+
+    def _fits(self, row: FileRow) -> bool:
+        """Whether what is not there of it can be fetched: a chunk larger than the cache's own, from a start
+        with another chunk size, finds no buffer."""
+        if row.chunk_size <= self._chunk_size:
+            return True
+        return row.present == row.nchunks and not self._any_suspect(row)
 
     def _use(self, key: Key, file: CacheFile, opened: bool) -> None:
         if self._unopened.has(key, file.file_id):
@@ -235,8 +244,8 @@ class Finder:
         self._memory.add(file)
         return file
 
-    def _create(self, identity: Identity, path: bytes, level: int) -> CacheFile:
-        nchunks = chunk_count(identity.size, self._chunk_size)
+    def _create(self, identity: Identity, path: bytes, level: int, chunk_size: int) -> CacheFile:
+        nchunks = chunk_count(identity.size, chunk_size)
         if nchunks > MAX_CHUNKS:
             raise CacheError(f"cache: a file of {nchunks} chunks is too large for it", errno.EFBIG)
         session, now = self._books.session, self._clock()
@@ -251,7 +260,7 @@ class Finder:
             mtime_ns=identity.mtime_ns,
             ctime_ns=identity.ctime_ns,
             path=path,
-            chunk_size=self._chunk_size,
+            chunk_size=chunk_size,
             bytes=0,
             nchunks=nchunks,
             present=0,

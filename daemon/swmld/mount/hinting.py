@@ -40,6 +40,12 @@ LEADING = (".json", ".index", ".pb", ".onnx")
 """Endings of small files that say which large ones are read after them: Hugging Face's index of shards,
 TensorFlow's of a checkpoint's data, a SavedModel's graph, an ONNX graph whose weights are outside."""
 
+READAHEAD = 1 << 20
+"""Bytes that the kernel asks for at once, whatever is wanted of them, of who reads more (``mountpoint``)."""
+
+PASSED_OVER = 16
+"""Chunks of a plan that may be passed over at its beginning, as by who reads several parts at once."""
+
 PAGE = 4096
 """Bytes: the least that a reader is taken to read at a place. The kernel asks for whole pages."""
 
@@ -197,20 +203,29 @@ class Reading:
         self._queue = queue
         self._touched: deque[Range] = deque(maxlen=TOUCHES)
         self._plan: deque[int] = deque()
+        self._behind = -(-2 * READAHEAD // target.file.chunk_size)
+        self._told: dict[int, int] = {}
+        """Chunks that were in a plan, and their places in the latest one; 0: only in earlier ones."""
         self._ahead: set[int] = set()
         """Chunks that were asked for and not read yet."""
+        self._used = self._enough = 0
+        """How many reads were as planned, and with how many the plugin is to be asked again."""
         self._waiting = False
         self._changed = False
         self._again = True
         self.unknown = False
         """It was asked about by its name alone, as its first chunk was not there."""
 
-    def touched(self, offset: int, length: int = PAGE) -> None:
-        """A reader went to this place, from another chunk or to one that is not there."""
+    def touched(self, offset: int, length: int = PAGE, *, stop: int = 0) -> None:
+        """A reader went to this place, from another chunk or to one that is not there. ``stop``: the chunk
+        behind the last one of the read, where its length is not known; 0: it ends where it begins."""
+        size = self.target.file.chunk_size
+        stop = max(stop, offset // size + 1)
+        length = max(length, (stop - 1) * size + 1 - offset)
         self._remember(offset, max(1, min(length, self.target.file.size - offset)))
-        self._ahead.discard(offset // self.target.file.chunk_size)
+        self._ahead.difference_update(range(offset // size, stop))
         self._top_up()
-        if self._asks and not self.target.file.complete:
+        if self._asks and not self.target.file.complete and not self._expected(offset):
             if self._waiting:
                 self._changed = True
             else:
@@ -220,6 +235,20 @@ class Reading:
     def _asks(self) -> bool:
         """Whether there is something to ask: more was read, or the first bytes can be told by now."""
         return self._again or (self.unknown and self.target.file.state(0) is ChunkState.PRESENT)
+
+    def foretold(self, chunk: int) -> bool:
+        """Whether a plan has it, or the kernel reads it ahead of who reads what the plan has: what is
+        fetched after it is the plan's business."""
+        return any(chunk - behind in self._told for behind in range(self._behind + 1))
+
+    def _expected(self, offset: int) -> bool:
+        """Whether a read says nothing new: it was in the plan, of which not much was passed over and less
+        than a quarter was read."""
+        place = self._told.get(offset // self.target.file.chunk_size)
+        if place is None:
+            return False
+        self._used += 1
+        return self._used < self._enough and place <= 2 * self._used + PASSED_OVER
 
     def _remember(self, offset: int, length: int) -> None:
         last = self._touched[-1] if self._touched else None
@@ -241,6 +270,8 @@ class Reading:
         count = self.target.file.nchunks
         wanted = range(count) if hints.whole else self._chunks(hints.ranges)
         self._plan = deque(wanted)
+        self._told = {**dict.fromkeys(self._told, 0), **{chunk: n for n, chunk in enumerate(self._plan)}}
+        self._used, self._enough = 0, len(self._plan) // 4
         self._top_up()
         if self._changed and self._asks:
             self._waiting = self._queue(self)
@@ -251,7 +282,7 @@ class Reading:
         seen: set[int] = set()
         for each in ranges:
             if each.length > 0:
-                for chunk in range(each.offset // size, min(count, (each.end - 1) // size + 1)):
+                for chunk in range(each.offset // size, min(count, (_read_to(each) - 1) // size + 1)):
                     if chunk not in seen:
                         seen.add(chunk)
                         yield chunk
@@ -270,3 +301,10 @@ class Reading:
         """Nobody reads it any more."""
         self.closed = True
         self._plan.clear()
+
+
+def _read_to(part: Range) -> int:
+    """How far the kernel reads of who reads this: in whole requests, the last of which ends behind it."""
+    return part.offset + (
+        -(-part.length // READAHEAD) * READAHEAD if part.length > READAHEAD else part.length
+    )
