@@ -571,6 +571,7 @@ class Daemon:
             log.error("%s", error)
             scope.cancel()
             return
+        self._files.unmounted()
         with trio.move_on_after(0.5):
             await self._down.wait()
             return

@@ -455,6 +455,11 @@ class OpenFiles:
         self._handles[fh] = Handle(file)
         return fh
 
+    def unmounted(self) -> None:
+        """Nobody else can open files by their paths: nobody waits for others to do so."""
+        if self._acts is not None:
+            self._acts.end_barriers()
+
     # ---- the end of opens
 
     async def release(self, fh: int) -> None:
