@@ -279,6 +279,20 @@ def test_what_a_plan_has_and_what_the_kernel_reads_behind_it_is_foretold(
     with_tasks(Lab(file, Plugins(Hints(parts)), window=99), body)
 
 
+def test_who_is_ahead_of_the_plan_does_not_read_as_planned(file: File) -> None:
+    async def body(lab: Lab) -> None:
+        reading = lab.reading()
+        reading.touched(0, 10)
+        await asked(lab, 1)
+        assert lab.asked == [0, 1, 2, 3]
+        reading._behind = 0
+        assert [reading.foretold(chunk) for chunk in (0, 3, 4, 30)] == [True, True, False, False]
+        reading.touched(2 * CHUNK)
+        assert reading.foretold(4)
+
+    with_tasks(Lab(file, Plugins(Hints(whole=True)), window=4), body)
+
+
 def test_a_read_of_several_chunks_has_come_to_all_of_them(file: File) -> None:
     async def body(lab: Lab) -> None:
         reading = lab.reading()

@@ -84,7 +84,7 @@ class Hinting:
         self._native = native
         self._fetcher = fetcher
         self._disk = disk
-        self._window = window
+        self.window = window
         self._bring = bring
         self._send, self._receive = trio.open_memory_channel["Reading"](WAITING)
         self.asked = self.answered = self.dropped = 0
@@ -93,15 +93,15 @@ class Hinting:
         """A file is opened whose reads will be told (``Reading.touched``); None: no plugin knows it.
         ``ask(chunk)`` has a chunk fetched ahead; False: it cannot be now."""
         path = self._path(nodeid)
-        if self._window <= 0 or path is None or not self._plugins.concerns(path):
+        if self.window <= 0 or path is None or not self._plugins.concerns(path):
             return None
-        window = max(1, self._window // target.file.chunk_size)
+        window = max(1, self.window // target.file.chunk_size)
         return Reading(nodeid, path, target, self._fetcher, ask, window, self._queue)
 
     def opened(self, nodeid: int, target: SourceTarget) -> None:
         """A small file is opened, all of which is in the cache: it may say what is read after it."""
         path = self._path(nodeid)
-        if self._window > 0 and path is not None and path.endswith(LEADING) and self._plugins.concerns(path):
+        if self.window > 0 and path is not None and path.endswith(LEADING) and self._plugins.concerns(path):
             self._queue(Reading(nodeid, path, target, self._fetcher, lambda chunk: False, 1, self._queue))
 
     def _path(self, nodeid: int) -> str | None:
@@ -205,7 +205,9 @@ class Reading:
         self._plan: deque[int] = deque()
         self._behind = -(-2 * READAHEAD // target.file.chunk_size)
         self._told: dict[int, int] = {}
-        """Chunks that were in a plan, and their places in the latest one; 0: only in earlier ones."""
+        """Chunks that were in a plan, and their places in the latest one; -1: only in earlier ones."""
+        self._places = 0
+        """Of the latest plan."""
         self._ahead: set[int] = set()
         """Chunks that were asked for and not read yet."""
         self._used = self._enough = 0
@@ -237,9 +239,11 @@ class Reading:
         return self._again or (self.unknown and self.target.file.state(0) is ChunkState.PRESENT)
 
     def foretold(self, chunk: int) -> bool:
-        """Whether a plan has it, or the kernel reads it ahead of who reads what the plan has: what is
-        fetched after it is the plan's business."""
-        return any(chunk - behind in self._told for behind in range(self._behind + 1))
+        """Whether it was asked for as a plan has it, or the kernel reads it ahead of who reads that: what is
+        fetched after it is the plan's business. Who reads what the plan has not come to yet does not read as
+        planned."""
+        reached = self._places - len(self._plan)
+        return any(self._told.get(chunk - behind, reached) < reached for behind in range(self._behind + 1))
 
     def _expected(self, offset: int) -> bool:
         """Whether a read says nothing new: it was in the plan, of which not much was passed over and less
@@ -270,7 +274,8 @@ class Reading:
         count = self.target.file.nchunks
         wanted = range(count) if hints.whole else self._chunks(hints.ranges)
         self._plan = deque(wanted)
-        self._told = {**dict.fromkeys(self._told, 0), **{chunk: n for n, chunk in enumerate(self._plan)}}
+        self._places = len(self._plan)
+        self._told = {**dict.fromkeys(self._told, -1), **{chunk: n for n, chunk in enumerate(self._plan)}}
         self._used, self._enough = 0, len(self._plan) // 4
         self._top_up()
         if self._changed and self._asks:
