@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +24,7 @@ from swmld.api.patterns import PatternsApi
 from swmld.api.rules import RulesApi
 from swmld.api.service import Service
 from swmld.cache.store import Cache
+from swmld.config import live
 from swmld.config.models import Settings
 from swmld.errors import HostError, SwmldError, UsageError
 from swmld.fetch.buffers import BufferPool
@@ -87,8 +88,9 @@ it for prefetch."""
 READAHEAD_KIB = 1024
 
 
-def run(settings: Settings) -> int:
-    """Serve until told to stop; the exit code. Raises SwmldError for what cannot be served."""
+def run(settings: Settings, fixed: Set[str] = frozenset()) -> int:
+    """Serve until told to stop; the exit code. ``fixed``: keys that files cannot change any more. Raises
+    SwmldError for what cannot be served."""
     logs.setup(settings)
     os.umask(0)  # modes are the callers' business, each with its own umask
     _raise_fd_limit()
@@ -98,7 +100,7 @@ def run(settings: Settings) -> int:
     source = _open_source(settings)
     try:
         with contextlib.closing(_open_cache(settings, source)) as cache:
-            return Daemon(settings, source, cache, rules, plugins).run()
+            return Daemon(settings, source, cache, rules, plugins, fixed).run()
     finally:
         os.close(source.fd)
         if source.remote is not None:
@@ -178,8 +180,10 @@ class Daemon:
         cache: Cache,
         rules: tuple[RuleSet, Loaded] | None,
         plugins: Plugins | None,
+        fixed: Set[str],
     ) -> None:
         self._settings = settings
+        self._fixed = fixed
         self._rules = rules
         self._plugins = plugins
         self._source = source
@@ -377,6 +381,7 @@ class Daemon:
         from swmld.head.running import Running
 
         rules, loaded = self._rules
+        loaded.live = self._take_over
         return Running(
             rules, loaded, native=self._native, tree=self._tree, gate=self._gate,
             observer=self._observer, cache=self._cache,
@@ -391,6 +396,23 @@ class Daemon:
         return RulesApi(
             running.head, running.loaded, running.notifier, mount=self._settings.mount, known=running.known
         )
+
+    def _take_over(self, said: Mapping[str, Any]) -> Set[str]:
+        """Settings that changed in the files, as ``head.reload.Live``."""
+        before = self._settings
+        try:
+            after = live.taken_over(before, said, self._fixed)
+        except ValueError as error:
+            log.error("changed settings of the daemon cannot be used: %s", error)
+            return self._fixed
+        if changed := [key for key in live.LIVE if getattr(before, key) != getattr(after, key)]:
+            self._settings = self._service.settings = after
+            logs.set_level(after.log_level)
+            self._cache.set_limits(after.cache_size, self._service.free_floor())
+            self._files.set_readahead(after.readahead_max)
+            self._fetcher.set_prefetch_parallel(after.prefetch_parallel)
+            log.info("changed settings of the daemon are in use: %s", ", ".join(changed))
+        return self._fixed | set(live.LIVE)
 
     def _prefetched(self) -> dict[str, int]:
         """For the trace: bytes that were fetched ahead and read, or dropped unread."""

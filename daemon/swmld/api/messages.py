@@ -58,6 +58,7 @@ class RulesStatus(TypedDict):
     loaded_at: float
     error: str  # why the files as they are now are not in use, a line each problem; "": they are
     error_at: float
+    pending: list[str]  # settings of the daemon that changed in the files and count from its next start on
 
 
 class Lost(TypedDict):

@@ -118,6 +118,7 @@ class RulesApi:
             loaded_at=loaded.at,
             error=loaded.error,
             error_at=loaded.error_at,
+            pending=list(loaded.pending),
         )
 
     def figures(self) -> RuleFigures | None:

@@ -18,7 +18,7 @@ import errno
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -454,6 +454,12 @@ class OpenFiles:
             file.source = source
         self._handles[fh] = Handle(file)
         return fh
+
+    def set_readahead(self, nbytes: int) -> None:
+        """Of the files that are opened from now on."""
+        self._limits = replace(self._limits, max_window=nbytes)
+        if self.hinting is not None:
+            self.hinting.window = nbytes
 
     def unmounted(self) -> None:
         """Nobody else can open files by their paths: nobody waits for others to do so."""
