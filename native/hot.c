@@ -455,7 +455,7 @@ python:
 
 static int read_hot(sw_session *s, struct fuse_in_header *h, struct fuse_read_in *r, size_t len, char *out, int *cached)
 {
-	uint64_t first, stop, chunk;
+	uint64_t first, stop = 0, chunk;
 	struct sw_cfile *f = NULL;
 	struct node *n;
 	int there = 0, answered = 0, crossed = 0, redirect = 0;
@@ -468,8 +468,10 @@ static int read_hot(sw_session *s, struct fuse_in_header *h, struct fuse_read_in
 		there = cfile_has(f, r->offset, r->offset + r->size, &first, &stop);
 		redirect = f->redirect;
 		chunk = r->offset / f->chunk_size;
-		crossed = f->bits && chunk != f->last_chunk;
-		f->last_chunk = chunk;
+		if (stop <= chunk) /* behind the end */
+			stop = chunk + 1;
+		crossed = f->bits && (chunk != f->last_chunk || stop - 1 != f->last_chunk);
+		f->last_chunk = stop - 1;
 	}
 	unlock(s);
 	if (!f)
@@ -478,7 +480,7 @@ static int read_hot(sw_session *s, struct fuse_in_header *h, struct fuse_read_in
 	if (there) {
 		COUNT(s, hot_read);
 		if (crossed)
-			event(s, SW_EV_TOUCH, h->nodeid, r->offset, chunk, chunk + 1);
+			event(s, SW_EV_TOUCH, h->nodeid, r->offset, chunk, stop);
 		answered = read_reply(s, h->unique, f, r->offset, r->size, out) == 0;
 	} else if (!redirect) {
 		park(s, h, r, len, first, stop);

@@ -109,7 +109,7 @@ struct sw_event {
 	uint32_t lost;         /* events dropped before this one because the ring was full */
 	uint64_t nodeid;
 	uint64_t arg;          /* OPENED: the cache file's number; MISS, TOUCH: the first byte that is read */
-	uint64_t chunk;        /* MISS, TOUCH: first chunk; OPENED: the thread that opens */
+	uint64_t chunk;        /* TOUCH: first chunk of the read, MISS: first that is not there; OPENED: the thread that opens */
 	uint64_t stop;         /* one past the last; OPENED: its user */
 };
 int sw_events(sw_session *s, struct sw_event *events, int max);

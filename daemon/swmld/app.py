@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +24,7 @@ from swmld.api.patterns import PatternsApi
 from swmld.api.rules import RulesApi
 from swmld.api.service import Service
 from swmld.cache.store import Cache
+from swmld.config import live
 from swmld.config.models import Settings
 from swmld.errors import HostError, SwmldError, UsageError
 from swmld.fetch.buffers import BufferPool
@@ -89,8 +90,9 @@ it for prefetch."""
 READAHEAD_KIB = 1024
 
 
-def run(settings: Settings) -> int:
-    """Serve until told to stop; the exit code. Raises SwmldError for what cannot be served."""
+def run(settings: Settings, fixed: Set[str] = frozenset()) -> int:
+    """Serve until told to stop; the exit code. ``fixed``: keys that files cannot change any more. Raises
+    SwmldError for what cannot be served."""
     logs.setup(settings)
     os.umask(0)  # modes are the callers' business, each with its own umask
     _raise_fd_limit()
@@ -100,7 +102,7 @@ def run(settings: Settings) -> int:
     source = _open_source(settings)
     try:
         with contextlib.closing(_open_cache(settings, source)) as cache:
-            return Daemon(settings, source, cache, rules, plugins).run()
+            return Daemon(settings, source, cache, rules, plugins, fixed).run()
     finally:
         os.close(source.fd)
         if source.remote is not None:
@@ -180,8 +182,10 @@ class Daemon:
         cache: Cache,
         rules: tuple[RuleSet, Loaded] | None,
         plugins: Plugins | None,
+        fixed: Set[str],
     ) -> None:
         self._settings = settings
+        self._fixed = fixed
         self._rules = rules
         self._plugins = plugins
         self._source = source
@@ -293,8 +297,10 @@ class Daemon:
         decider = self._head.head if self._head is not None else None
         self._keeper = Keeper(self._cache, decider)
         loader = Loader(
-            native, tree, self._cache, self._gate.close_fd, decider=decider, named=self._staging is not None
-        )
+            native, tree, self._cache, self._gate.close_fd, decider=decider, named=self._staging is not None,
+            pieces=self._plugins.chunk_size if self._plugins is not None else None,
+            chunk_size=settings.chunk_size,
+        )  # fmt: skip
         self._ahead: NeighbourPrefetch | None = None
         files = OpenFiles(
             native,
@@ -386,6 +392,7 @@ class Daemon:
         from swmld.head.running import Running
 
         rules, loaded = self._rules
+        loaded.live = self._take_over
         return Running(
             rules, loaded, native=self._native, tree=self._tree, gate=self._gate,
             observer=self._observer, cache=self._cache,
@@ -401,10 +408,27 @@ class Daemon:
             running.head, running.loaded, running.notifier, mount=self._settings.mount, known=running.known
         )
 
+    def _take_over(self, said: Mapping[str, Any]) -> Set[str]:
+        """Settings that changed in the files, as ``head.reload.Live``."""
+        before = self._settings
+        try:
+            after = live.taken_over(before, said, self._fixed)
+        except ValueError as error:
+            log.error("changed settings of the daemon cannot be used: %s", error)
+            return self._fixed
+        if changed := [key for key in live.LIVE if getattr(before, key) != getattr(after, key)]:
+            self._settings = self._service.settings = after
+            logs.set_level(after.log_level)
+            self._cache.set_limits(after.cache_size, self._service.free_floor())
+            self._files.set_readahead(after.readahead_max)
+            self._fetcher.set_prefetch_parallel(after.prefetch_parallel)
+            log.info("changed settings of the daemon are in use: %s", ", ".join(changed))
+        return self._fixed | set(live.LIVE)
+
     def _prefetched(self) -> dict[str, int]:
         """For the trace: bytes that were fetched ahead and read, or dropped unread."""
-        own, chunk = self._files.counters, self._settings.chunk_size
-        return {"used_bytes": own.prefetch_used * chunk, "wasted_bytes": own.prefetch_wasted * chunk}
+        own = self._files.counters
+        return {"used_bytes": own.prefetch_used, "wasted_bytes": own.prefetch_wasted}
 
     def _opened(self, nodeid: int, *, prefetched: bool = False, verdict: Verdict | None = None) -> None:
         if self._ahead is None:
@@ -582,6 +606,7 @@ class Daemon:
             log.error("%s", error)
             scope.cancel()
             return
+        self._files.unmounted()
         with trio.move_on_after(0.5):
             await self._down.wait()
             return

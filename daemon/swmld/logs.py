@@ -45,12 +45,18 @@ def setup(settings: LogSettings) -> None:
         old.stop()
     handler = _QueueHandler(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     root.addHandler(handler)
-    root.setLevel(settings.log_level.upper())
-    # Below warning, libraries describe their own insides.
-    logging.getLogger("swmld").setLevel(settings.log_level.upper())
-    root.setLevel(max(root.level, logging.WARNING))
+    set_level(settings.log_level)
     logging.captureWarnings(True)
     atexit.register(handler.stop)
+
+
+def set_level(level: str) -> None:
+    """The least severe messages that are written from now on."""
+    root = logging.getLogger()
+    root.setLevel(level.upper())
+    # Below warning, libraries describe their own insides.
+    logging.getLogger("swmld").setLevel(level.upper())
+    root.setLevel(max(root.level, logging.WARNING))
 
 
 def facts(record: logging.LogRecord) -> dict[str, Any]:

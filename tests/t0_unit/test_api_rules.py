@@ -220,7 +220,7 @@ async def test_history_is_filtered(head: FakeHead, params: dict[str, Any], ids: 
         ({"action": "cach"}, "action: unknown action 'cach'; did you mean cache?"),
         ({"pid": "7"}, "pid: expected a number from 0 to 2147483648, got '7'"),
         ({"limit": True}, "limit: expected a number from 1 to 1000, got True"),
-        ({"by": "file"}, "by: expected rule, action, job or dataset, got 'file'"),
+        ({"by": "files"}, "by: expected rule, action, job, dataset or file, got 'files'"),
     ],
 )
 def test_what_is_asked_for_wrongly_is_told(params: dict[str, Any], said: str) -> None:
@@ -255,6 +255,9 @@ async def test_history_in_sums(head: FakeHead) -> None:
     assert await sums("rule") == {"all": (3, 70, 10, 40), "images": both, "secret": (1, 0, 0, 0)}
     assert await sums("action") == {
         "prefetch": both, "compress": (2, 0, 0, 0), "notify": (2, 0, 0, 0), "cache": (1, 0, 0, 0)
+    }  # fmt: skip
+    assert await sums("file") == {
+        "a/2.png": (1, 40, 0, 40), "a/1.png": (1, 30, 10, 0), "secret/x": (1, 0, 1, 0)
     }  # fmt: skip
     assert await sums("job", path="a", limit=1) == {"6": (1, 40, 0, 40)}
     assert await sums("job", dataset="secret") == {"5": (1, 0, 1, 0)}
@@ -324,7 +327,9 @@ def test_figures_and_status(head: FakeHead, monkeypatch: pytest.MonkeyPatch) -> 
     head.decide("secret/b")
     answers = answering(head)
     outcomes = {"asked": 9, "fetched": 5, "used": 0, "late": 4, "wasted": 2}
-    assert answers.status() == {"active": 3, "loaded_at": 500.0, "error": "one\ntwo", "error_at": 600.0}
+    assert answers.status() == {
+        "active": 3, "loaded_at": 500.0, "error": "one\ntwo", "error_at": 600.0, "pending": []
+    }  # fmt: skip
     found = values(Snapshot(rules=answers.figures()))
     assert found == {
         "rules": 3,

@@ -166,11 +166,14 @@ def test_answers(arguments: list[str], code: int, said: str, capsys: pytest.Capt
 
 def test_the_daemon_gets_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given: list[Settings] = []
+    kept: list[set[str]] = []
 
-    def serve(settings: Settings) -> int:
+    def serve(settings: Settings, fixed: set[str]) -> int:
         given.append(settings)
+        kept.append(fixed)
         return 7
 
+    monkeypatch.setenv("SWMLD_FREE_FLOOR", "5%")
     fake_app = types.ModuleType("swmld.app")
     fake_app.run = serve  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "swmld.app", fake_app)
@@ -181,9 +184,14 @@ def test_the_daemon_gets_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path:
     arguments = ["--mount", str(tmp_path), "--config", str(config), "--log-level", "error", "--no-native"]
     assert run(arguments) == 7
     assert run([*arguments, "--rules", "/a", "--rules", "/b", "--environment", "test"]) == 7
-    plain = Settings(mount=tmp_path, cache_size=7 << 30, log_level="error", native=False, rules=(Path("/r"),))
+    plain = Settings.model_validate({"mount": tmp_path, "free_floor": "5%"}).model_copy(
+        update={"cache_size": 7 << 30, "log_level": "error", "native": False, "rules": (Path("/r"),)}
+    )
     chosen = plain.model_copy(update={"rules": (Path("/a"), Path("/b")), "environment": "test"})
     assert given == [plain, chosen]
+    # What files cannot change any more.
+    options = {"mount", "log_level", "native", "free_floor"}
+    assert kept == [options, options | {"rules", "environment"}]
 
 
 # --- which daemon ---

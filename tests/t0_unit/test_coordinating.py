@@ -42,6 +42,19 @@ async def test_a_barrier_opens_when_all_have_come_and_then_anew(autojump_clock: 
 
 
 @pytest.mark.trio
+async def test_barriers_end_with_the_mount(autojump_clock: object) -> None:
+    here = coordinator()
+    begun = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for file in (FILE, FILE + 1):
+            nursery.start_soon(here.meet, file, 10, MEET)
+        await trio.sleep(1)
+        here.end_barriers()
+    await here.meet(FILE, 20, MEET)
+    assert (trio.current_time(), here.waiting) == (begun + 1, 0)
+
+
+@pytest.mark.trio
 async def test_a_barrier_ends_at_its_timeout_and_for_the_unknown(autojump_clock: object) -> None:
     here = coordinator()
     begun = trio.current_time()

@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -210,6 +210,29 @@ async def test_changed_settings_of_the_daemon_are_told_once(
     keys = "cache_size, chunk_size, read_only"
     assert warned == [f"changed settings of the daemon count from its next start on: {keys}"]
     assert (loaded.errors, loaded.reloads) == (1, 4)
+
+
+@pytest.mark.trio
+async def test_what_is_taken_over_waits_for_no_start(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    put(path, text("a") + "cache_size: 1GiB\n")
+    _, loaded = first([path], None, also=check, said=said)
+    taken: list[Any] = []
+
+    def live(now: Mapping[str, Any]) -> set[str]:
+        taken.append(now.get("cache_size"))
+        return {"cache_size"}
+
+    loaded.live = live
+    for content, pending in (
+        (text("b") + "cache_size: 2GiB\nread_only: true\n", ("read_only",)),
+        (text("b") + "cache_size: huge\n", ("read_only",)),  # not in use
+        (text("b"), ()),
+    ):
+        put(path, content)
+        await reload._reload(Files([path]), None, FakeHead(), loaded, lambda: 7.0)
+        assert loaded.pending == pending
+    assert taken == ["2GiB", None]
 
 
 @pytest.mark.trio

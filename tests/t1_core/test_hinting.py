@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 from swmld.cache.files import ChunkState
+from swmld.mount import hinting
 from swmld.mount.hinting import Hinting, Reading
 from swmld.plugins.interface import HEAD, NONE, Context, Hints, Range
 
@@ -230,6 +231,79 @@ def test_it_is_asked_again_as_long_as_it_says_so(file: File) -> None:
         assert lab.asked == [1, 9]
 
     with_tasks(Lab(file, Plugins(*answers), window=9), body)
+
+
+def test_what_is_read_as_planned_is_no_reason_to_ask_again(file: File) -> None:
+    async def body(lab: Lab) -> None:
+        reading = lab.reading()
+        reading.touched(0, 10)
+        await asked(lab, 1)
+        for chunk in (1, 2, 4, 3, 5, 6, 7, 8, 9, 10, 11):
+            reading.touched(chunk * CHUNK)
+            await trio.testing.wait_all_tasks_blocked()
+        assert len(lab.plugins.asked) == 1
+        reading.touched(12 * CHUNK)  # a quarter of them
+        await asked(lab, 2)
+
+    with_tasks(Lab(file, Plugins(Hints(whole=True, again=True)), window=99), body)
+
+
+@pytest.mark.parametrize("places", [(45,), (5, 10, 15, 20, 25, 30)])
+def test_who_passes_over_what_is_planned_is_asked_about_again(file: File, places: tuple[int, ...]) -> None:
+    async def body(lab: Lab) -> None:
+        reading = lab.reading()
+        reading.touched(0, 10)
+        await asked(lab, 1)
+        for chunk in places:
+            reading.touched(chunk * CHUNK)
+        await asked(lab, 2)
+
+    with_tasks(Lab(file, Plugins(Hints(whole=True, again=True)), window=99), body)
+
+
+def test_what_a_plan_has_and_what_the_kernel_reads_behind_it_is_foretold(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hinting, "READAHEAD", 4 * CHUNK)
+
+    async def body(lab: Lab) -> None:
+        reading = lab.reading()
+        assert not reading.foretold(3)
+        reading.touched(30 * CHUNK)
+        await asked(lab, 1)
+        # Of who reads more than a request the kernel asks for whole ones.
+        assert lab.asked == [3, 4, 5, 6, 7, 8, 9, 10, 20]
+        assert [chunk for chunk in range(COUNT) if reading.foretold(chunk)] == [*range(3, 19), *range(20, 29)]
+
+    parts = (Range(3 * CHUNK, 4 * CHUNK + 1), Range(20 * CHUNK, 10))
+    with_tasks(Lab(file, Plugins(Hints(parts)), window=99), body)
+
+
+def test_who_is_ahead_of_the_plan_does_not_read_as_planned(file: File) -> None:
+    async def body(lab: Lab) -> None:
+        reading = lab.reading()
+        reading.touched(0, 10)
+        await asked(lab, 1)
+        assert lab.asked == [0, 1, 2, 3]
+        reading._behind = 0
+        assert [reading.foretold(chunk) for chunk in (0, 3, 4, 30)] == [True, True, False, False]
+        reading.touched(2 * CHUNK)
+        assert reading.foretold(4)
+
+    with_tasks(Lab(file, Plugins(Hints(whole=True)), window=4), body)
+
+
+def test_a_read_of_several_chunks_has_come_to_all_of_them(file: File) -> None:
+    async def body(lab: Lab) -> None:
+        reading = lab.reading()
+        reading.touched(0, 10)
+        await asked(lab, 1)
+        assert lab.asked == [0, 1, 2, 3]
+        reading.touched(CHUNK + 500, 10, stop=4)
+        assert lab.asked == [0, 1, 2, 3, 4, 5, 6]
+        assert reading.context(b"", lambda offset, length: b"").touched[-1] == Range(1500, 1501)
+
+    with_tasks(Lab(file, Plugins(Hints(whole=True)), window=4), body)
 
 
 def test_a_plugin_reads_through_the_cache(file: File) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from swmld import documents
 from swmld.plugins import registry
+from swmld.plugins.known import Plugins
 from swmld.plugins.registry import Found, Refused, find
 from swmld.rules import loading, plugged
 from swmld.rules.ruleset import RulesError
@@ -27,6 +28,7 @@ class Mine:
     api: int = {api}
     libraries: tuple = {libraries}
     extensions: tuple = {extensions}
+    chunk_size: int = {chunk_size}
     def framework_name(self): return {name!r}
     def detect(self, path, head): return 1.0
     def hints(self, context): return NONE
@@ -36,7 +38,7 @@ class Mine:
 
 
 def text(name: str = "mine", **changes: Any) -> str:
-    values = {"api": 1, "libraries": (), "extensions": (".mine",), "rules": ""}
+    values = {"api": 1, "libraries": (), "extensions": (".mine",), "chunk_size": 0, "rules": ""}
     return GOOD.format(name=name, **(values | changes))
 
 
@@ -88,6 +90,8 @@ BROKEN = {
     "many.py": (text("w", extensions="('.a',) * 999"), "Mine.extensions: expected at most 256, got 999"),
     "regex.py": (text("r", libraries=("(",)), "Mine.libraries: '(': missing ): ("),
     "dot.py": (text("d", extensions=("mine",)), "Mine.extensions: expected .name in lower case, got 'mine'"),
+    "chunk.py": (text("c", chunk_size=3 << 20), "Mine.chunk_size: expected a power of two, 64KiB to 64MiB"),
+    "every.py": (text("e", chunk_size=1 << 20, extensions=()), "Mine.chunk_size: expected extensions"),
     "yaml.py": (text("y", rules=5), "Mine.default_rules(): expected YAML text of at most"),
     "lacks.py": (text("l").replace("hints", "hint"), "Mine has no method hints"),
     "needs.py": (
@@ -286,3 +290,12 @@ def test_a_plugin_with_wrong_rules_is_not_loaded(directory: Path) -> None:
     assert names(found) == ["b"]
     (problem,) = found.problems
     assert problem.startswith(f"{directory}/a.py: a: plugin a:")
+
+
+def test_chunks_of_files_that_plugins_know_by_their_names(directory: Path) -> None:
+    write(directory, "a.py", text("coarse", chunk_size=1 << 20, extensions=(".mine", ".tar.mine")))
+    write(directory, "b.py", text("fine", chunk_size=1 << 16, extensions=(".fine", ".tar.mine")))
+    write(directory, "c.py", text("usual"))
+    plugins = Plugins(looked(directory))
+    found = [plugins.chunk_size(f"d/x{end}") for end in (".mine", ".FINE", ".tar.mine", ".other", "")]
+    assert found == [1 << 20, 1 << 16, 1 << 16, 0, 0]

@@ -33,6 +33,18 @@ def test_sequential_reader_doubles_its_window() -> None:
     ]
 
 
+def test_smaller_chunks_are_asked_for_as_far_ahead_and_not_after_one_read_of_two() -> None:
+    usual = Limits()
+    assert usual.of(4 * MIB, 4 * MIB) == usual.of(8 * MIB, 4 * MIB) == usual
+    fine = Streams(MIB, 1000 * MIB, usual.of(MIB, 4 * MIB))
+    asked = touch_all(fine, list(range(6)))
+    assert asked == [[], [], [], [], [Span(5, 13)], [Span(13, 22)]]
+    touch_all(fine, list(range(6, 200)))
+    assert len(fine.outstanding) == 128
+    random_reads = Streams(MIB, 1000 * MIB, usual.of(MIB, 4 * MIB))
+    assert not any(touch_all(random_reads, [n for at in range(10, 900, 30) for n in (at, at + 1)]))
+
+
 def test_window_is_bounded_by_chunks_and_bytes() -> None:
     many = streams(1000)
     touch_all(many, list(range(100)))

@@ -193,15 +193,19 @@ def test_a_full_cache_keeps_what_it_can_carry_over(machine: Machine) -> None:
     file.release()
 
 
-def test_another_chunk_size_starts_anew(machine: Machine) -> None:
+@pytest.mark.parametrize(("size", "kept", "missing"), [(2, 1, []), (1, 1, []), (0.5, 0.5, list(range(6)))])
+def test_smaller_chunks_are_kept_and_larger_ones_start_anew(
+    machine: Machine, size: float, kept: float, missing: list[int]
+) -> None:
     cache = machine.open()
     flip_bit(cache, cached(cache, identity(1)), 0)
     cache.close()
-    cache = machine.open(chunk_size=2 * CHUNK)
-    assert cache.verify(refetch=lambda file, chunk: fill(file, [chunk])).bad == 1
+    cache = machine.open(chunk_size=int(size * CHUNK))
+    report = cache.verify(refetch=lambda file, chunk: fill(file, [chunk]))
+    assert (report.bad, report.mended) == (1, int(not missing))
     file = cache.find(identity(1))
     assert file is not None
-    assert (file.chunk_size, file.missing(0, 9)) == (2 * CHUNK, [0, 1])
+    assert (file.chunk_size, file.missing(0, 9)) == (int(kept * CHUNK), missing)
     file.release()
 
 

@@ -100,7 +100,7 @@ def test_it_is_the_same_after_a_restart(machine: Machine, here: Cache) -> None:
     file_id = packed(here, OF, [0, 1, 3], level=5)
     usage = here.usage()
     here.close()
-    again = machine.open()  # another chunk size since: it keeps its own
+    again = machine.open(chunk_size=2 * LARGE)  # another chunk size since: it keeps its own
     assert again.usage()[:2] == usage[:2]
     file = again.acquire(OF, b"f1")
     assert (file.file_id, file.level, file.chunk_size) == (file_id, 5, LARGE)

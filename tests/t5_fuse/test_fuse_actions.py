@@ -406,6 +406,33 @@ def test_readers_wait_until_all_have_come(everywhere: Acting) -> None:
         first.close()
 
 
+BARRIER = """
+rules:
+  - id: meet
+    conditions: [{type: file_context, property: extension, value: .bin}]
+    actions: [{type: coordinate, parameters: {mode: barrier, processes: 2, timeout: 1h}}]
+"""
+
+
+def test_who_waits_at_a_barrier_goes_on_when_the_mount_ends(daemon_mode: str, base: Path) -> None:
+    rules = base / "barrier.yaml"
+    rules.write_text(BARRIER)
+    with Daemon(base, daemon_mode, options=["--rules", str(rules), "--chunk-size", "64KiB"]) as daemon:
+        here = Ruled(daemon, rules)
+        here.make("a.bin")
+        with Opener() as reader:
+            reader.say(daemon.mount / "a.bin")
+            assert reader.silent()
+            stopping = threading.Thread(target=daemon.stop)
+            stopping.start()
+            try:
+                assert reader.hear() == "open"
+                reader.close()
+            finally:
+                stopping.join()
+        assert daemon.process is None
+
+
 def test_one_writer_at_a_time(everywhere: Acting) -> None:
     here = everywhere
     here.make("one/a", "busy/a", "usual/both")

@@ -476,3 +476,31 @@ def rules_of(here: Ruled, name: str) -> list[str]:
     here.read(name)
     found = here.history(path=name)
     return list(found[0]["rules"]) if found else []
+
+
+def test_changed_settings_are_taken_over_or_wait_for_the_next_start(
+    ruled: Callable[..., Ruled], base: Path
+) -> None:
+    """--chunk-size is given on the command line, where files cannot change it."""
+    here = ruled("log_level: warning\nrules: []\n", "--config", str(base / "rules.yaml"))
+    here.make("a", "b", size=CHUNK)
+    here.read("a", "b")
+    here.daemon.expect_log("changed settings of the daemon count from its next start on: engine, read_only")
+
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = here.daemon.status()
+        return found
+
+    live = f"cache_size: {CHUNK}\nlog_level: info\n"
+    here.rules.write_text(live + "read_only: true\nengine: threads\nchunk_size: 1MiB\nrules: []\n")
+    here.until(lambda: status()["rules"]["pending"] == ["engine", "read_only"], "settings do not wait")
+    assert status()["cache"]["limit"] == CHUNK
+    assert "changed settings of the daemon are in use: log_level, cache_size" in here.daemon.log.read_text()
+    here.make("c", size=CHUNK)
+    here.read("c")  # evicts
+    here.until(lambda: status()["cache"]["bytes"] <= 2 * CHUNK, "the cache is larger than it may be")
+    shown = here.daemon.ask("status")
+    assert "changed, from the next start on: engine, read_only" in " ".join(shown.split())
+    here.rules.write_text("rules: []\n")
+    here.until(lambda: not status()["rules"]["pending"], "settings still wait")
+    assert status()["cache"]["limit"] == 100 << 30

@@ -58,6 +58,7 @@ class RulesStatus(TypedDict):
     loaded_at: float
     error: str  # why the files as they are now are not in use, a line each problem; "": they are
     error_at: float
+    pending: list[str]  # settings of the daemon that changed in the files and count from its next start on
 
 
 class Lost(TypedDict):
@@ -289,8 +290,8 @@ class HistoryParams(TypedDict):
 
     ``path``: a file, all below a directory, or a glob. ``rule``: id or title of one that matched. ``job``:
     its first process. ``dataset``: its path, or that of a directory above. ``since`` and ``before``: numbers;
-    only later, only earlier decisions. ``limit``: at most 1000. ``by``: rule, action, job or dataset; sums of
-    all these decisions instead of each of them.
+    only later, only earlier decisions. ``limit``: at most 1000. ``by``: rule, action, job, dataset or file;
+    sums of all these decisions instead of each of them.
     """
 
     path: NotRequired[str]
@@ -352,9 +353,9 @@ class HistoryEntry(TypedDict):
 
 class HistorySum(TypedDict):
     """What decisions come to. ``key``: title of a rule, name of an action, number of a job (0: not known) or
-    path of a dataset. ``last``: the latest decision, seconds since the epoch. ``brought``: of an action or
-    rule, only where something was fetched ahead because of it. ``waiting`` of a job or dataset: with and
-    without any rule; None: not known."""
+    path of a dataset or file. ``last``: the latest decision, seconds since the epoch. ``brought``: of an
+    action or rule, only where something was fetched ahead because of it. ``waiting`` of a job, dataset or
+    file: with and without any rule; None: not known."""
 
     key: str
     decisions: int

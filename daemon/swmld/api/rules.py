@@ -56,7 +56,7 @@ LIMIT = 100
 MOST = 1000
 """Of either in one answer: 400 KB of JSON, which stop the event loop for some milliseconds."""
 
-BY: tuple[By, ...] = ("rule", "action", "job", "dataset")
+BY: tuple[By, ...] = ("rule", "action", "job", "dataset", "file")
 
 NONE = "no rules are in use; start the daemon with --rules PATH"
 
@@ -118,6 +118,7 @@ class RulesApi:
             loaded_at=loaded.at,
             error=loaded.error,
             error_at=loaded.error_at,
+            pending=list(loaded.pending),
         )
 
     def figures(self) -> RuleFigures | None:

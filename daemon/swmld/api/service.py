@@ -230,8 +230,8 @@ class Service:
             open_files=self.files.count,
             known_nodes=c["nodes"],
             **self.observer.counters(),
-            prefetch_used_bytes=own.prefetch_used * self.settings.chunk_size,
-            prefetch_wasted_bytes=own.prefetch_wasted * self.settings.chunk_size,
+            prefetch_used_bytes=own.prefetch_used,
+            prefetch_wasted_bytes=own.prefetch_wasted,
             rules=self.rules.figures(),
             plugins=states(self.plugins),
             plugin_calls=calls(self.plugins),
@@ -252,11 +252,11 @@ class Service:
 
     async def _warmup(self, params: dict[str, Any], progress: Progress) -> WarmupResult:
         paths = [self._below(path) for path in params.get("paths", [])]
-        room = Room(self.cache, await self.disk.call(self._floor))
+        room = Room(self.cache, await self.disk.call(self.free_floor))
         warmup = Warmup(self.native, self.tree, self.gate, self.loader, self.fetcher, self.disk, room)
         return await warmup.run(paths, progress)
 
-    def _floor(self) -> int:
+    def free_floor(self) -> int:
         """Bytes that stay free on the cache's disk; blocks."""
         try:
             disk = os.statvfs(self.settings.cache_dir)

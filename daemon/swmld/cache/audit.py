@@ -53,7 +53,9 @@ class Held(Protocol):
     """What a check needs of the cache; see there."""
 
     def find(self, identity: Identity) -> CacheFile | None: ...
-    def acquire(self, identity: Identity, path: bytes, *, level: int = 0) -> CacheFile: ...
+    def acquire(
+        self, identity: Identity, path: bytes, *, level: int = 0, chunk_size: int = 0
+    ) -> CacheFile: ...
     def reserve(self, nbytes: int) -> None: ...
     def unreserve(self, nbytes: int) -> None: ...
     def pin(self, file_id: int, pinned: bool = True) -> None: ...
@@ -138,7 +140,8 @@ def _verify_file(
     if served:
         # Somebody may read it without the daemon: the good chunks move to a new data file.
         file.condemn(served)
-        new = cache.acquire(file.identity, file.source_path, level=file.level)
+        size = file.chunk_size
+        new = cache.acquire(file.identity, file.source_path, level=file.level, chunk_size=size)
         _keep_as(cache, new.file_id, kept)
         _mend(cache, file, new, served + unserved, report, refetch)
     elif unserved and refetch is not None:
@@ -161,7 +164,7 @@ def _mend(
     refetch: Refetch | None,
 ) -> None:
     try:
-        if new.chunk_size != old.chunk_size:  # another --chunk-size since: nothing to carry over
+        if new.chunk_size != old.chunk_size:  # somebody else has made it anew: nothing to carry over
             return
         for chunk in range(old.nchunks):
             if old.state(chunk) is PRESENT and new.state(chunk) is ABSENT:

@@ -116,14 +116,16 @@ class Finder:
         self.chunk_size = chunk_size
         self._clock = clock
 
-    def acquire(self, identity: Identity, path: bytes, *, opened: bool, level: int) -> CacheFile:
+    def acquire(
+        self, identity: Identity, path: bytes, *, opened: bool, level: int, chunk_size: int = 0
+    ) -> CacheFile:
         """See ``Cache.acquire``; ``path`` is in normal form."""
         self._books.writer.wait_for_room()
         key = key_of(identity)
         with self._memory.stripe(key):
             file = self._find(key, identity, replace=True, opened=opened)
             if file is None:
-                file = self._create(identity, path, level)
+                file = self._create(identity, path, level, chunk_size or self.chunk_size)
                 if not opened:
                     self._unopened.add(key, file.file_id, file.last_used)
             if file.source_path != path:
@@ -141,7 +143,7 @@ class Finder:
             rows = []
             for number in numbers:
                 identity, path = wanted[number]
-                rows.append(self._row(identity, path, chunk_count(identity.size, self.chunk_size), 0))
+                rows.append(self._row(identity, path, 0, self.chunk_size))
             paths = [self._layout.data_path(row.file_id) for row in rows]
             fds = create_data_files(paths, [row.size for row in rows])
             for number, row, data_path, fd in zip(numbers, rows, paths, fds, strict=True):
@@ -178,7 +180,7 @@ class Finder:
             file = self._find(key, identity, replace=True, opened=False)
             new = file is None
             if file is None:
-                file = self._create(identity, path, 0, place)
+                file = self._create(identity, path, 0, self.chunk_size, place)
                 self._unopened.add(key, file.file_id, file.last_used)
                 # Before anybody else can have it: who finds it finds it whole.
                 for chunk, checksum in enumerate(checksums):
@@ -239,12 +241,19 @@ class Finder:
         row = self.row(key)
         if row is None or (row.identity != identity and not replace):
             return None
-        file = self._load(row) if row.identity == identity else None
+        file = self._load(row) if row.identity == identity and self._fits(row) else None
         if file is None:
             self._remover.finish([self._remover.retire_row(row)])
         else:
             self._use(key, file, opened)
         return file
+
+    def _fits(self, row: FileRow) -> bool:
+        """Whether what is not there of it can be fetched: a chunk larger than the cache's own, from a start
+        with another chunk size, finds no buffer."""
+        if row.chunk_size <= self.chunk_size:
+            return True
+        return row.present == row.nchunks and not self._any_suspect(row)
 
     def _use(self, key: Key, file: CacheFile, opened: bool) -> None:
         if self._unopened.has(key, file.file_id):
@@ -297,18 +306,23 @@ class Finder:
         return file
 
     def _create(
-        self, identity: Identity, path: bytes, level: int, place: os.PathLike[str] | None = None
+        self,
+        identity: Identity,
+        path: bytes,
+        level: int,
+        chunk_size: int,
+        place: os.PathLike[str] | None = None,
     ) -> CacheFile:
         """``place``: of a file that is to be its data file; else that is new."""
-        nchunks = chunk_count(identity.size, self.chunk_size)
-        if nchunks > MAX_CHUNKS:
-            raise CacheError(f"cache: a file of {nchunks} chunks is too large for it", errno.EFBIG)
-        row = self._row(identity, path, nchunks, level)
+        row = self._row(identity, path, level, chunk_size)
         data_path = self._layout.data_path(row.file_id)
         fd = take_data_file(data_path, row, place) if place else create_data_file(data_path, row, level)
         return self._made(row, data_path, fd, level)
 
-    def _row(self, identity: Identity, path: bytes, nchunks: int, level: int) -> FileRow:
+    def _row(self, identity: Identity, path: bytes, level: int, chunk_size: int) -> FileRow:
+        nchunks = chunk_count(identity.size, chunk_size)
+        if nchunks > MAX_CHUNKS:
+            raise CacheError(f"cache: a file of {nchunks} chunks is too large for it", errno.EFBIG)
         session, now = self._books.session, self._clock()
         file_id = self.ids.take() | (PACKED if level else 0)
         kept = Kept(protected=self._books.reuse.back(identity, now))
@@ -321,7 +335,7 @@ class Finder:
             mtime_ns=identity.mtime_ns,
             ctime_ns=identity.ctime_ns,
             path=path,
-            chunk_size=self.chunk_size,
+            chunk_size=chunk_size,
             bytes=0,
             nchunks=nchunks,
             present=0,

@@ -81,6 +81,7 @@ class Cache:
             account, limits, self._evictor, free_bytes=self._free_bytes, clock=host.clock
         )
         self._remover.on_room = self._reclaimer.retry_now
+        self._chunk_size = chunk_size
         self._finder = Finder(
             self._books,
             self._memory,
@@ -113,7 +114,8 @@ class Cache:
         ``size_limit``, ``free_floor`` and ``chunk_size`` in bytes. ``UsageError`` if the directory cannot
         be used: another format, another daemon, not writable, no room for the index. A corrupt index is set
         aside with one warning, and the cache starts empty. Files of other sources in the same directory
-        stay as long as there is room; files cached with another chunk size keep theirs.
+        stay as long as there is room; files cached with another chunk size keep theirs,
+        but for those with larger chunks that are not whole.
         """
         host = host or Host()
         layout = Layout(Path(directory))
@@ -158,17 +160,21 @@ class Cache:
 
     # -- finding files ---------------------------------------------------------------------------------
 
-    def acquire(self, identity: Identity, path: bytes, *, opened: bool = True, level: int = 0) -> CacheFile:
+    def acquire(
+        self, identity: Identity, path: bytes, *, opened: bool = True, level: int = 0, chunk_size: int = 0
+    ) -> CacheFile:
         """The cache file of ``identity``, made if need be, pinned until its ``release``. Blocks.
 
         ``path`` is relative to the source's root, for ``ls`` and ``drop_path``. Another generation of the
         same inode is dropped first. ``opened``: for who opens it; if not, and this makes the file, its first
         open is its first use, not a second one that would protect it. ``level``: of zstd, for the chunks of a
-        file that this makes; 0 they are stored as they are. ``CacheError`` where the cache cannot
-        hold it (no room for the file, fd limit, too large for the cache's file system): the source can still
-        be read.
+        file that this makes; 0 they are stored as they are. ``chunk_size``: of a file that this makes, a
+        power of two, if it is less than the cache's own, which it is without. ``CacheError`` where the cache
+        cannot hold it (no room for the file, fd limit, too large for the cache's file system): the source can
+        still be read.
         """
-        return self._finder.acquire(identity, audit.normal(path), opened=opened, level=level)
+        size = min(chunk_size or self._chunk_size, self._chunk_size)
+        return self._finder.acquire(identity, audit.normal(path), opened=opened, level=level, chunk_size=size)
 
     def make_several(self, wanted: Sequence[tuple[Identity, bytes]]) -> list[CacheFile | None]:
         """As ``acquire`` of files that nobody opened yet and of whose inodes nothing is cached: with one look

@@ -85,7 +85,7 @@ DatasetOption = Annotated[
 ByOption = Annotated[
     str | None,
     typer.Option(
-        "--by", metavar="WHAT", help="Show sums by rule, action, job or dataset.", show_default=False
+        "--by", metavar="WHAT", help="Show sums by rule, action, job, dataset or file.", show_default=False
     ),
 ]
 LimitOption = Annotated[int, typer.Option("--limit", metavar="N", help="Show at most N of them.")]

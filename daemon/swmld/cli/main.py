@@ -36,6 +36,7 @@ from swmld.cli import plugin as plugin_command
 from swmld.cli import rules as rules_command
 from swmld.cli.options import setting
 from swmld.cli.text import prose
+from swmld.config import layers
 from swmld.config.models import Settings
 from swmld.errors import SwmldError
 
@@ -156,6 +157,7 @@ def serve(
     options = {key: ctx.params.get(key) for key in Settings.model_fields}
     options |= {"rules": rules or None, "plugins": plugins or None}
     settings = configuring.settled(config, options)[0].settings
+    fixed = {*layers.of_options(options).values, *layers.of_variables(os.environ).values}
     if show_demo:
         places = demo.Places(cache=cache_dir, run=run_dir, state=state_dir)
         demo.run(settings.mount, demo.mode_options(settings.passthrough, settings.native), places)
@@ -165,7 +167,7 @@ def serve(
     preflight.check(settings)
     from swmld import app as daemon
 
-    raise typer.Exit(daemon.run(settings))
+    raise typer.Exit(daemon.run(settings, fixed))
 
 
 def main() -> None:

@@ -91,6 +91,8 @@ def _table(one: Status) -> Table:
     if (rules := one.get("rules")) is not None:
         error = "; the files changed and cannot be used: swmld rules ls" if rules["error"] else ""
         table.add_row("rules", plain(f"{rules['active']} in use{error}"))
+        if pending := rules.get("pending"):
+            table.add_row("settings", plain(f"changed, from the next start on: {', '.join(pending)}"))
     for line in one["fallbacks"]:
         table.add_row("missing", plain(line))
     return table

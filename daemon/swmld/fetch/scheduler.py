@@ -113,6 +113,11 @@ class Fetcher:
 
     # ---- what others call
 
+    def set_prefetch_parallel(self, count: int) -> None:
+        """How many sub-reads prefetch may have at once, from now on."""
+        self._prefetch_parallel = min(count, self._parallel)
+        self._wake()
+
     @property
     def stats(self) -> FetchStats:
         """The counters; the same object each time, its *now* values as of this call."""

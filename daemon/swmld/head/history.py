@@ -87,7 +87,7 @@ class Decided:
     """As ``accounts``, of the rules that have something compressed."""
 
 
-By = Literal["rule", "action", "job", "dataset"]
+By = Literal["rule", "action", "job", "dataset", "file"]
 
 
 @dataclass(slots=True)
@@ -109,8 +109,8 @@ class Sum:
 
 
 def sums(decisions: Iterable[Decided], by: By) -> dict[str, Sum]:
-    """By title of a rule, name of an action, number of a job, or path of a dataset; those with the most bytes
-    asked for come first, then those with the most decisions.
+    """By title of a rule, name of an action, number of a job, or path of a dataset or file; those with the
+    most bytes asked for come first, then those with the most decisions.
 
     A decision counts for each rule and action that has a part in it, but its bytes only for those that have
     something fetched (``fetching``)."""
@@ -133,7 +133,7 @@ def _keys(decided: Decided, by: By) -> tuple[Set[str], Set[str]]:
         return {rule.title for rule in outcome.matched}, _fetching_rules(outcome)
     if by == "action":
         return {each.action for each in outcome.decisions}, {each.action for each in fetching(outcome)}
-    key = {str(decided.job) if by == "job" else decided.dataset}
+    key = {str(decided.job) if by == "job" else decided.path if by == "file" else decided.dataset}
     return key, key
 
 

@@ -18,7 +18,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -42,6 +42,9 @@ DEBOUNCE = 1000
 Said = Callable[[Iterable[Document], str | None], Mapping[str, Any]]
 """What documents say of the daemon, with an environment in use; ``swmld.config.load.said``."""
 
+Live = Callable[[Mapping[str, Any]], Set[str]]
+"""Takes over what files say of the daemon by now, on the loop; the keys that need no restart."""
+
 LINES = 20
 """Of remarks in the log."""
 
@@ -59,7 +62,8 @@ class Loaded:
     """What the rules in use were read from, and how the latest reading went. Times: seconds since the epoch,
     0 never. ``error``: why the files as they are now are not in use, a line each problem; "": they are.
     ``also``: what else the files must pass. ``said``: what they say of the daemon, ``settings`` at its start,
-    and ``pending`` the keys of which they say something else by now."""
+    and ``pending`` the keys of which they say something else by now and that count from the next start on;
+    ``live`` takes over others."""
 
     paths: tuple[Path, ...]
     environment: str | None
@@ -73,6 +77,7 @@ class Loaded:
     said: Said | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     pending: tuple[str, ...] = ()
+    live: Live | None = None
 
 
 def first(
@@ -144,17 +149,20 @@ async def _reload(
     old = head.swap(rules, engine)
     loaded.at, loaded.error, loaded.reloads = clock(), "", loaded.reloads + 1
     announce(rules)
-    _tell_pending(loaded, settings)
+    _settle(loaded, settings)
     await _blocking(lambda: _let_go(old))
     gone = await _blocking(head.review)
     if gone:
         log.info("files that are excluded now left the cache", extra={"files": gone})
 
 
-def _tell_pending(loaded: Loaded, now: Mapping[str, Any]) -> None:
-    """Say in the log which of the daemon's settings are not what it was started with, once each time."""
+def _settle(loaded: Loaded, now: Mapping[str, Any]) -> None:
+    """Take over the daemon's settings that can be, and say in the log of the others which are not what it was
+    started with, once each time."""
     keys = now.keys() | loaded.settings.keys()
-    pending = tuple(sorted(key for key in keys if now.get(key) != loaded.settings.get(key)))
+    live = loaded.live(now) if loaded.live is not None else frozenset()
+    changed = (key for key in keys - live if now.get(key) != loaded.settings.get(key))
+    pending = tuple(sorted(changed))
     if pending and pending != loaded.pending:
         log.warning("changed settings of the daemon count from its next start on: %s", ", ".join(pending))
     loaded.pending = pending

@@ -86,6 +86,10 @@ class Acts:
         if barrier is not None:
             await self._coordinator.meet(nodeid, thread, barrier)
 
+    def end_barriers(self) -> None:
+        """See ``Coordinator``."""
+        self._coordinator.end_barriers()
+
     async def begin_write(self, nodeid: int, thread: int, verdict: Verdict) -> int:
         """Before it is opened for writing; OSError EBUSY."""
         assert verdict.coordinate is not None

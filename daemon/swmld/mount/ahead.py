@@ -17,7 +17,7 @@ import trio
 from swmld.errors import FetchError
 from swmld.fetch.flights import Target
 from swmld.fetch.scheduler import Fetcher
-from swmld.mount import below, shard_index
+from swmld.mount import below
 from swmld.mount.asked import ANY, LEARNED, NEXT_SHARDS, Order, Readers, Wanted, What, orders
 from swmld.mount.awaited import Awaited
 from swmld.mount.deciding import Brought, wants_files
@@ -28,6 +28,7 @@ from swmld.mount.native import Native
 from swmld.mount.target import SourceTarget
 from swmld.mount.tree import Tree
 from swmld.plan.neighbours import Limits
+from swmld.plugins import shard_index
 from swmld.types import FetchClass
 
 if TYPE_CHECKING:

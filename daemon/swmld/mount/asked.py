@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from swmld.fetch.sharing import Terms
 from swmld.mount import below
 from swmld.mount.deciding import fetch_terms
-from swmld.mount.shard_index import MOST_SHARDS
 from swmld.plan.neighbours import Directory, Limits
 from swmld.plan.shards import is_index, next_shards
+from swmld.plugins.interface import MOST_FILES
 
 if TYPE_CHECKING:
     from swmld.rules.verdict import Verdict
@@ -113,7 +113,7 @@ def orders(
         names: list[bytes] = []
         if is_index(name):
             order.index = True
-            order.files = rule.next_files or MOST_SHARDS
+            order.files = rule.next_files or MOST_FILES
         else:
             names = plan.ask(next_shards(listing, name, rule.next_files or NEXT_SHARDS))
         yield order, names

@@ -1,6 +1,7 @@
 """Processes that wait for each other at an open: a barrier until all have come, one writer at a time.
 
-Every wait ends: with what it waits for, at its timeout, or when the open is cancelled. A waiting open holds
+Every wait ends: with what it waits for, at its timeout, when the open is cancelled, or at a barrier when the
+mount is taken away. A waiting open holds
 one of the tasks that answer requests, so only so many may wait; who comes then waits for nobody. Readers that
 are killed meanwhile are let go by C as from any request.
 """
@@ -53,12 +54,13 @@ class Coordinator:
         self._barriers: dict[int, _Barrier] = {}
         self._writing: dict[int, _Writing] = {}
         self.waiting = 0
+        self._ended = False
 
     async def meet(self, nodeid: int, thread: int, rule: Coordinate) -> None:
         """A reader has opened the file: returns when so many processes have, or at the timeout, after which
         the ones that have waited do so no more and the next round begins."""
         process = self._process(thread)
-        if process is None or rule.processes < 2:
+        if process is None or rule.processes < 2 or self._ended:
             return
         barrier = self._barriers.setdefault(nodeid, _Barrier())
         barrier.processes.add(process)
@@ -75,6 +77,13 @@ class Coordinator:
                 self._pass(nodeid, barrier)
         if scope.cancelled_caught:
             log.info("%d of %d processes came to a barrier in time", len(barrier.processes), rule.processes)
+
+    def end_barriers(self) -> None:
+        """The mount is taken away: nobody else can come. Who waits goes on, and who comes still waits for
+        nobody."""
+        self._ended = True
+        for nodeid, barrier in list(self._barriers.items()):
+            self._pass(nodeid, barrier)
 
     def _pass(self, nodeid: int, barrier: _Barrier) -> None:
         barrier.passed.set()

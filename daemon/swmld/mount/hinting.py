@@ -40,6 +40,12 @@ LEADING = (".json", ".index", ".pb", ".onnx")
 """Endings of small files that say which large ones are read after them: Hugging Face's index of shards,
 TensorFlow's of a checkpoint's data, a SavedModel's graph, an ONNX graph whose weights are outside."""
 
+READAHEAD = 1 << 20
+"""Bytes that the kernel asks for at once, whatever is wanted of them, of who reads more (``mountpoint``)."""
+
+PASSED_OVER = 16
+"""Chunks of a plan that may be passed over at its beginning, as by who reads several parts at once."""
+
 PAGE = 4096
 """Bytes: the least that a reader is taken to read at a place. The kernel asks for whole pages."""
 
@@ -78,7 +84,7 @@ class Hinting:
         self._native = native
         self._fetcher = fetcher
         self._disk = disk
-        self._window = window
+        self.window = window
         self._bring = bring
         self._send, self._receive = trio.open_memory_channel["Reading"](WAITING)
         self.asked = self.answered = self.dropped = 0
@@ -87,15 +93,15 @@ class Hinting:
         """A file is opened whose reads will be told (``Reading.touched``); None: no plugin knows it.
         ``ask(chunk)`` has a chunk fetched ahead; False: it cannot be now."""
         path = self._path(nodeid)
-        if self._window <= 0 or path is None or not self._plugins.concerns(path):
+        if self.window <= 0 or path is None or not self._plugins.concerns(path):
             return None
-        window = max(1, self._window // target.file.chunk_size)
+        window = max(1, self.window // target.file.chunk_size)
         return Reading(nodeid, path, target, self._fetcher, ask, window, self._queue)
 
     def opened(self, nodeid: int, target: SourceTarget) -> None:
         """A small file is opened, all of which is in the cache: it may say what is read after it."""
         path = self._path(nodeid)
-        if self._window > 0 and path is not None and path.endswith(LEADING) and self._plugins.concerns(path):
+        if self.window > 0 and path is not None and path.endswith(LEADING) and self._plugins.concerns(path):
             self._queue(Reading(nodeid, path, target, self._fetcher, lambda chunk: False, 1, self._queue))
 
     def _path(self, nodeid: int) -> str | None:
@@ -197,20 +203,31 @@ class Reading:
         self._queue = queue
         self._touched: deque[Range] = deque(maxlen=TOUCHES)
         self._plan: deque[int] = deque()
+        self._behind = -(-2 * READAHEAD // target.file.chunk_size)
+        self._told: dict[int, int] = {}
+        """Chunks that were in a plan, and their places in the latest one; -1: only in earlier ones."""
+        self._places = 0
+        """Of the latest plan."""
         self._ahead: set[int] = set()
         """Chunks that were asked for and not read yet."""
+        self._used = self._enough = 0
+        """How many reads were as planned, and with how many the plugin is to be asked again."""
         self._waiting = False
         self._changed = False
         self._again = True
         self.unknown = False
         """It was asked about by its name alone, as its first chunk was not there."""
 
-    def touched(self, offset: int, length: int = PAGE) -> None:
-        """A reader went to this place, from another chunk or to one that is not there."""
+    def touched(self, offset: int, length: int = PAGE, *, stop: int = 0) -> None:
+        """A reader went to this place, from another chunk or to one that is not there. ``stop``: the chunk
+        behind the last one of the read, where its length is not known; 0: it ends where it begins."""
+        size = self.target.file.chunk_size
+        stop = max(stop, offset // size + 1)
+        length = max(length, (stop - 1) * size + 1 - offset)
         self._remember(offset, max(1, min(length, self.target.file.size - offset)))
-        self._ahead.discard(offset // self.target.file.chunk_size)
+        self._ahead.difference_update(range(offset // size, stop))
         self._top_up()
-        if self._asks and not self.target.file.complete:
+        if self._asks and not self.target.file.complete and not self._expected(offset):
             if self._waiting:
                 self._changed = True
             else:
@@ -220,6 +237,22 @@ class Reading:
     def _asks(self) -> bool:
         """Whether there is something to ask: more was read, or the first bytes can be told by now."""
         return self._again or (self.unknown and self.target.file.state(0) is ChunkState.PRESENT)
+
+    def foretold(self, chunk: int) -> bool:
+        """Whether it was asked for as a plan has it, or the kernel reads it ahead of who reads that: what is
+        fetched after it is the plan's business. Who reads what the plan has not come to yet does not read as
+        planned."""
+        reached = self._places - len(self._plan)
+        return any(self._told.get(chunk - behind, reached) < reached for behind in range(self._behind + 1))
+
+    def _expected(self, offset: int) -> bool:
+        """Whether a read says nothing new: it was in the plan, of which not much was passed over and less
+        than a quarter was read."""
+        place = self._told.get(offset // self.target.file.chunk_size)
+        if place is None:
+            return False
+        self._used += 1
+        return self._used < self._enough and place <= 2 * self._used + PASSED_OVER
 
     def _remember(self, offset: int, length: int) -> None:
         last = self._touched[-1] if self._touched else None
@@ -241,6 +274,9 @@ class Reading:
         count = self.target.file.nchunks
         wanted = range(count) if hints.whole else self._chunks(hints.ranges)
         self._plan = deque(wanted)
+        self._places = len(self._plan)
+        self._told = {**dict.fromkeys(self._told, -1), **{chunk: n for n, chunk in enumerate(self._plan)}}
+        self._used, self._enough = 0, len(self._plan) // 4
         self._top_up()
         if self._changed and self._asks:
             self._waiting = self._queue(self)
@@ -251,7 +287,7 @@ class Reading:
         seen: set[int] = set()
         for each in ranges:
             if each.length > 0:
-                for chunk in range(each.offset // size, min(count, (each.end - 1) // size + 1)):
+                for chunk in range(each.offset // size, min(count, (_read_to(each) - 1) // size + 1)):
                     if chunk not in seen:
                         seen.add(chunk)
                         yield chunk
@@ -270,3 +306,10 @@ class Reading:
         """Nobody reads it any more."""
         self.closed = True
         self._plan.clear()
+
+
+def _read_to(part: Range) -> int:
+    """How far the kernel reads of who reads this: in whole requests, the last of which ends behind it."""
+    return part.offset + (
+        -(-part.length // READAHEAD) * READAHEAD if part.length > READAHEAD else part.length
+    )

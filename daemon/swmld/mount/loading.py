@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -37,7 +38,9 @@ class Loader:
     """Finds or makes the cache file of a node's present generation and opens what it is to be filled from.
 
     ``decider`` is asked about files that nobody opened; who opens one has asked already. ``named``: whole
-    files may be cached that were changed a moment ago, by us, and are told from the next change.
+    files may be cached that were changed a moment ago, by us, and are told from the next change. Files larger
+    than ``chunk_size``, which is the cache's, are made with chunks of ``pieces(path)`` bytes if these are
+    smaller.
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class Loader:
         *,
         decider: Decider | None = None,
         named: bool = False,
+        pieces: Callable[[str], int] | None = None,
+        chunk_size: int = 0,
     ) -> None:
         self._named = named
         self._native = native
@@ -56,6 +61,8 @@ class Loader:
         self._decider = decider
         self._cache = cache
         self._close = close
+        self._pieces = pieces
+        self._chunk_size = chunk_size
 
     def load(self, nodeid: int, *, opened: bool = False, level: int = 0) -> tuple[Entry, SourceTarget | None]:
         """The attributes now, and the target; None when the file is not to be cached. OSError. ``level``: at
@@ -148,17 +155,24 @@ class Loader:
             path = self._native.path(entry.nodeid)
             if opened or self._decider is None:
                 level = packing_level(level, path, entry.size)
-                return self._cache.acquire(entry.identity, path, opened=opened, level=level)
+                return self._acquire(entry, path, opened, level)
             verdict = self._decider.unopened(path, entry.size)
             if verdict is not None and not verdict.cached:
                 return None
             level = packing_level(verdict.level if verdict is not None else 0, path, entry.size)
-            cached = self._cache.acquire(entry.identity, path, opened=False, level=level)
+            cached = self._acquire(entry, path, False, level)
             if verdict is not None:
                 self._decider.caching(verdict, entry.identity, cached.file_id)
             return cached
         except (CacheError, OSError):
             return None
+
+    def _acquire(self, entry: Entry, path: bytes, opened: bool, level: int) -> CacheFile:
+        size = 0
+        if self._pieces is not None and entry.size > self._chunk_size:
+            size = self._pieces(os.fsdecode(path))
+        size = size if size < self._chunk_size else 0
+        return self._cache.acquire(entry.identity, path, opened=opened, level=level, chunk_size=size)
 
     def find_packed(self, entry: Entry) -> CacheFile | None:
         """The cache file of this generation, if its chunks are compressed and all there."""

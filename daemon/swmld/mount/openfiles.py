@@ -18,7 +18,7 @@ import errno
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -428,7 +428,9 @@ class OpenFiles:
         self._by_key[target.key] = file
         cached = target.file
         rule = verdict.prefetch if verdict is not None else None
-        limits = file_limits(verdict, self._limits, cached.chunk_size)
+        limits = file_limits(
+            verdict, self._limits.of(cached.chunk_size, self._whole_limit), cached.chunk_size
+        )
         file.streams = Streams(cached.chunk_size, entry.size, limits)
         sizes = entry.size, cached.chunk_size
         if cached.level:
@@ -459,6 +461,17 @@ class OpenFiles:
             file.source = source
         self._handles[fh] = Handle(file)
         return fh
+
+    def set_readahead(self, nbytes: int) -> None:
+        """Of the files that are opened from now on."""
+        self._limits = replace(self._limits, max_window=nbytes)
+        if self.hinting is not None:
+            self.hinting.window = nbytes
+
+    def unmounted(self) -> None:
+        """Nobody else can open files by their paths: nobody waits for others to do so."""
+        if self._acts is not None:
+            self._acts.end_barriers()
 
     # ---- the end of opens
 
@@ -504,7 +517,7 @@ class OpenFiles:
         if file.reading is not None:
             file.reading.close()
             file.reading = None
-        self.counters.prefetch_wasted += len(file.ahead)
+        self.counters.prefetch_wasted += _length(file.target, file.ahead)
         self._brought(file, wasted=_length(file.target, file.ahead - file.coming))
         file.ahead.clear()
         file.coming.clear()
@@ -559,7 +572,7 @@ class OpenFiles:
             file.last_chunk = chunks[-1]
             self._touch(file, chunks)
             if file.reading is not None:
-                file.reading.touched(offset, size)
+                file.reading.touched(offset, stop - offset, stop=chunks.stop)
         if missing and not target.fills:  # it was whole, and proved damaged
             return None
         if missing:
@@ -684,19 +697,20 @@ class OpenFiles:
             if event.kind is EventKind.MISS:
                 self._native.failed(event.nodeid, event.chunk, 0)
         elif event.kind is EventKind.MISS:
-            self._missed(file, file.target, range(event.chunk, event.stop))
+            self._missed(file, file.target, range(event.chunk, event.stop), event.arg)
         elif event.kind is EventKind.TOUCH:
-            self._touch(file, (event.chunk,))
+            self._touch(file, range(event.chunk, event.stop))
         if file is not None and file.reading is not None and event.kind in (EventKind.MISS, EventKind.TOUCH):
-            file.reading.touched(event.arg)
+            file.reading.touched(event.arg, stop=event.stop)
 
-    def _missed(self, file: OpenFile, target: SourceTarget, chunks: range) -> None:
+    def _missed(self, file: OpenFile, target: SourceTarget, chunks: range, offset: int) -> None:
+        """A read that begins at ``offset`` waits for these, which may be its last ones alone."""
         self.counters.misses += 1
         for chunk in chunks:
             there = target.file.state(chunk) is ChunkState.PRESENT
             if there or not self.fetcher.request(target, chunk, FetchClass.DEMAND):
                 self._native.landed(file.nodeid, chunk)
-        self._touch(file, chunks)
+        self._touch(file, range(min(offset // target.file.chunk_size, chunks.start), chunks.stop))
 
     def _touch(self, file: OpenFile, chunks: Iterable[int]) -> None:
         """Readers went to these chunks: what should be fetched ahead of them is asked for."""
@@ -709,13 +723,14 @@ class OpenFiles:
         for chunk in chunks:
             if chunk in file.ahead:
                 file.ahead.discard(chunk)
-                self.counters.prefetch_used += 1
+                self.counters.prefetch_used += target.file.extent(chunk)[1]
                 self._reached(file, target, chunk)
             if target.file.complete:
                 continue
+            planned = file.reading is not None and file.reading.foretold(chunk)
             dropped = []
             for span in streams.on_touch(chunk, trio.current_time()):
-                dropped += [c for c in _chunks(span) if not self._ahead(file, target, c)]
+                dropped += [c for c in _chunks(span) if planned or not self._ahead(file, target, c)]
             if dropped:
                 streams.on_dropped(dropped)
 

@@ -17,7 +17,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from swmld.types import Span
 
@@ -39,6 +39,8 @@ class Limits:
     ``max_chunks``: 128 MiB is 0.6 s of a 200 MB/s source and 32 parallel reads of 4 MiB, enough to hide 20 ms
     a request many times.
     ``small_file`` in chunks: a file of so few is worth fetching on its first touch at the beginning.
+    ``steps``: from chunk to chunk that confirm a stream: more where chunks are so small that one read has
+    two.
     """
 
     streams: int = 4
@@ -46,6 +48,17 @@ class Limits:
     max_window: int = 128 << 20
     max_chunks: int = 32
     small_file: int = 4
+    steps: int = 1
+
+    def of(self, chunk_size: int, usual: int) -> Limits:
+        """The same in bytes, for a file with chunks smaller than the usual ones."""
+        times = usual // chunk_size
+        if times <= 1:
+            return self
+        return replace(
+            self, first_window=self.first_window * times, max_chunks=self.max_chunks * times,
+            small_file=self.small_file * times, steps=self.steps * times,
+        )  # fmt: skip
 
     def window(self, chunk_size: int) -> int:
         """The largest window in chunks; 0 where ``max_window`` is, else at least 1."""
@@ -80,7 +93,7 @@ class Streams:
         self._chunks = -(-size // chunk_size)
         self._max_window = self._limits.window(chunk_size)
         self._ceiling = self._max_window
-        self._needed = 1
+        self._needed = self._limits.steps
         self._used = 0
         """Asked for and touched since the ceiling last changed."""
         self._wasted = 0
@@ -207,7 +220,7 @@ class Streams:
         if stream.asked or stream.wasted:
             self._shrink()
         elif stream.window:
-            self._needed = max(1, self._needed - 1)
+            self._needed = max(self._limits.steps, self._needed - 1)
 
     def _orphan(self, chunks: set[int]) -> None:
         self._orphans.update(dict.fromkeys(sorted(chunks)))
@@ -218,12 +231,12 @@ class Streams:
     def _shrink(self) -> None:
         self._used = 0
         self._ceiling = max(min(1, self._max_window), self._ceiling // 2)
-        self._needed = min(MAX_CONFIRMATIONS, self._needed + 1)
+        self._needed = min(MAX_CONFIRMATIONS * self._limits.steps, self._needed + 1)
 
     def _grow(self) -> None:
         self._used = 0
         self._ceiling = min(self._max_window, 2 * self._ceiling)
-        self._needed = max(1, self._needed - 1)
+        self._needed = max(self._limits.steps, self._needed - 1)
 
 
 def _spans(chunks: list[int]) -> list[Span]:

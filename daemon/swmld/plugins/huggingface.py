@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 
-from swmld.plugins import arrow_layout, pytorch, safetensors_layout
-from swmld.plugins.interface import API, MOST_FILES, NONE, Context, Hints
+from swmld.plugins import arrow_layout, pytorch, safetensors_layout, shard_index
+from swmld.plugins.interface import API, NONE, Context, Hints
 from swmld.plugins.parquet import Parquet
 from swmld.plugins.parquet_layout import MAGIC
-from swmld.plugins.parsing import LONGEST, Malformed, Pieces, names, parts, sequential, tolerant
+from swmld.plugins.parsing import LONGEST, Pieces, parts, sequential, tolerant
 
 _HUB = re.compile(r"(^|/)(models|datasets|spaces)--[^/]+/(snapshots|blobs)/")
 """huggingface_hub, "Understand caching". Names in a snapshot are links to blobs, and a blob is named by
 its hash: what is opened may have no other name."""
 
 _INDEX = re.compile(r"\.(safetensors|bin)\.index\.json$")
-_MAP = re.compile(rb'"weight_map"\s*:\s*\{')
-_PAIR = re.compile(rb'\s*"[^"\\]*"\s*:\s*("(?:[^"\\]|\\.){0,4096}")\s*([,}])', re.DOTALL)
-"""A tensor, whose name has nothing to be escaped, and a file's name, which may have."""
 _ARROW = (".arrow", ".feather")
-
-
-def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """Numbers in names by their value."""
-    return [
-        (part.isdecimal(), int(part) if part.isdecimal() else 0, part)
-        for part in re.split(r"(\d{1,18})", name)
-    ]
-
-
-def shards(text: bytes) -> tuple[str, ...]:
-    """The files that an index names, in the order of their names, in which loaders read them. Malformed,
-    also where the end is missing: one that is half written names half a model.
-
-    Pair by pair, since json would keep the interpreter lock for 0.1 s with an index of 9 MB.
-    """
-    start = _MAP.search(text)
-    if start is None or not text.lstrip().startswith(b"{"):
-        raise Malformed("no weight_map")
-    tokens: set[bytes] = set()
-    at, end = start.end(), b","
-    while end == b"," and len(tokens) < MOST_FILES and (pair := _PAIR.match(text, at)) is not None:
-        tokens.add(pair[1])
-        at, end = pair.end(), pair[2]
-    if end == b"," and len(tokens) < MOST_FILES:
-        raise Malformed(f"no pair at byte {at} of the weight_map")
-    return names(sorted(map(json.loads, tokens), key=_natural))
 
 
 def _arrow(context: Context) -> Hints:
@@ -94,7 +63,7 @@ class HuggingFace:
         pieces = Pieces(context)
         head = pieces.head()
         if _INDEX.search(context.path.lower()):
-            files = shards(pieces.head(LONGEST))
+            files = shard_index.files(pieces.head(LONGEST))
             return Hints(whole=True, files=files, compressed=False, why=f"an index of {len(files)} shards")
         if head.startswith(arrow_layout.FILE) or arrow_layout.is_stream(head):
             return _arrow(context)

@@ -85,6 +85,10 @@ class Plugin(Protocol):
     ``api`` is ``API``. ``libraries``: what a process of this framework has mapped, as regular expressions
     (RE2) that are searched for in the paths of its mapped files: ``/libtorch_cpu[.]so``. ``extensions``: of
     the files that it may know, in lower case with the dot; it is not asked about others; empty: about all.
+
+    It may have a ``chunk_size``, too: a power of two, 64 KiB to 64 MiB. Large files with its extensions are
+    then fetched and cached in chunks of so many bytes, where the cache's are larger: less is fetched for
+    nothing of formats that are read in pieces here and there.
     """
 
     api: int

@@ -85,6 +85,12 @@ class Plugins:
         """Whether a plugin says that it may know such a file, by the name alone."""
         return bool(self._fitting(path))
 
+    def chunk_size(self, path: str) -> int:
+        """Bytes in which such a file is to be fetched, by its name alone; 0: no plugin says. Any thread."""
+        return min(
+            (each.loaded.chunk_size for each in self._fitting(path) if each.loaded.chunk_size), default=0
+        )
+
     def recall(self, path: str) -> Match | None:
         """As ``framework``, but only from memory."""
         found = self._known.get(path)

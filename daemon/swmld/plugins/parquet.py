@@ -17,6 +17,9 @@ class Parquet:
     api = API
     libraries = ("/libparquet[.]so", "/libarrow[.]so", "/fastparquet/", "/pyarrow/_parquet[.]")
     extensions = (".parquet", ".parq", ".pq")
+    chunk_size = 1 << 20
+    """A column of a row group has a few MB at most: of larger chunks most would be columns that nobody reads.
+    Not less: it is one request to the source, and whole files are read, too."""
 
     def __init__(self) -> None:
         self._layouts: OrderedDict[tuple[int, bytes], Layout] = OrderedDict()

@@ -46,8 +46,8 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """``columns`` and ``groups`` that were read, in the order in which they were met, and the chunks; the
-    row group of the ``last`` one."""
+    """``columns`` and ``groups`` that were read, in the order in which they were met, and the ``chunks`` of
+    which half was; the row group of the ``last`` one."""
 
     columns: tuple[int, ...]
     groups: tuple[int, ...]
@@ -149,7 +149,8 @@ def progress(found: Layout, touched: Sequence[Range], end: int) -> Progress:
     columns = dict.fromkeys(index % found.columns for index in met)
     groups = dict.fromkeys(index // found.columns for index in met)
     last = next(reversed(met), 0) // max(found.columns, 1)
-    return Progress(tuple(columns), tuple(groups), frozenset(met), last)
+    half = frozenset(index for index in met if covered[index] * 2 >= found.chunks[index].length)
+    return Progress(tuple(columns), tuple(groups), half, last)
 
 
 def step(groups: Sequence[int]) -> int:

@@ -64,6 +64,7 @@ class Loaded:
     origin: str
     libraries: tuple[str, ...] = ()
     extensions: tuple[str, ...] = ()
+    chunk_size: int = 0
     rules: str = ""
     templates: str = ""
 
@@ -274,8 +275,17 @@ def loaded(kind: type, origin: str) -> Loaded:
     for word in extensions:
         if not word.startswith(".") or word != word.lower() or "/" in word:
             raise Refused(f"{named}.extensions: expected .name in lower case, got {word!r:.80}")
+    chunk_size = getattr(plugin, "chunk_size", 0)
+    if type(chunk_size) is not int or (chunk_size and not _may_be_chunk(chunk_size)):
+        raise Refused(f"{named}.chunk_size: expected a power of two, 64KiB to 64MiB, got {chunk_size!r:.80}")
+    if chunk_size and not extensions:
+        raise Refused(f"{named}.chunk_size: expected extensions of the files that it is for")
     rules, templates = _yaml(plugin, named, "default_rules"), _yaml(plugin, named, "default_templates")
-    return Loaded(name, plugin, origin, libraries, extensions, rules, templates)
+    return Loaded(name, plugin, origin, libraries, extensions, chunk_size, rules, templates)
+
+
+def _may_be_chunk(size: int) -> bool:
+    return 64 << 10 <= size <= 64 << 20 and not size & (size - 1)
 
 
 _OPTIONS = re2.Options()
