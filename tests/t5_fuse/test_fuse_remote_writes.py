@@ -470,10 +470,13 @@ def test_what_was_written_is_cached_and_not_fetched(
         before = fetched()
         for name, body in data.items():
             assert here.stored(name) == body, name
-            if name != "renamed":
+            if name not in ("renamed", "large"):
                 assert (here / name).read_bytes() == body, name
         assert fetched() == before
         assert (here / "renamed").read_bytes() == data["renamed"]
+        before = fetched()
+        assert (here / "large").read_bytes() == data["large"]
+        assert fetched() == before + len(data["large"]), "it may still be mapped, and be written that way"
         assert "0 bad" in here.daemon.ask("cache", "verify", here.daemon.mount)
 
         # What is written again is another generation, and what others make of it is seen.

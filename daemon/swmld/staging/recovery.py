@@ -45,6 +45,7 @@ def recover(table: Table, journal: Journal, uploads: Uploads) -> None:
 def _take(table: Table, uploads: Uploads, row: Row, fd: int) -> None:
     file = staged(table.directory, row.number, fd, row.path, row.base)
     file.token, file.tried, file.sent, file.made = row.token, bool(row.token), row.sent, row.made
+    file.mapped = True  # perhaps: whoever had it mapped may still be there
     file.filled.set()
     if row.stamp == FILLING or (row.stamp and row.stamp == file.now().text):  # nothing of it was changed
         file.gone = True

@@ -208,12 +208,16 @@ class Table:
             if not self._unused(file):
                 return
             base, path = file.base, file.path
-            if file.gone or file.broken is not None or base is None or self.offer is None:
+            # A mapping may outlive its descriptor, and is written unseen: such bytes are nobody's to keep.
+            useless = file.gone or file.broken is not None or file.mapped
+            if useless or base is None or self.offer is None:
                 fd = self._end(file)
             else:
                 fd = -1
                 file.users += 1  # nobody else settles it meanwhile
-        if fd < 0 and base is not None and self.offer is not None:
+        if fd < 0:
+            assert base is not None
+            assert self.offer is not None
             try:
                 kept = self.offer(path, base, file.fd)
             finally:
@@ -230,8 +234,10 @@ class Table:
         with self.lock:
             file.users -= 1
             unused = self._unused(file)
-            same = unused and not file.gone and file.base == base and file.path == path
+            same = unused and not (file.gone or file.mapped) and file.base == base and file.path == path
             if kept is not None and same:
+                # First: a row without its file, after a kill in between, would be bytes that were lost.
+                self._journal.remove(file.number)
                 kept.take(self.place(file.number))
             elif kept is not None:
                 kept.leave()
