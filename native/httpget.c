@@ -54,6 +54,8 @@ struct job {
 	int fd;
 	int reused;                        /* the connection was idle: the server may have hung up meanwhile */
 	int kept;                          /* the connection can be used again */
+	int summed;                        /* the answer says the sum of its bytes: */
+	uint32_t sum;
 	uint32_t sent, have;               /* bytes of the request, of the headers or the body */
 	char head[HEAD];
 };
@@ -299,6 +301,31 @@ static int is_range(const char *value, size_t n, uint64_t first, uint64_t length
 	return (uint64_t)from == first && (uint64_t)(to - from) + 1 == length;
 }
 
+/* "XXXXXXXX" with the quotes: eight hexadecimal digits. */
+static int is_sum(const char *value, size_t n, uint32_t *sum)
+{
+	uint32_t found = 0;
+
+	if (n != 10 || value[0] != '"' || value[9] != '"')
+		return 0;
+	for (int i = 1; i < 9; i++) {
+		char c = value[i];
+		int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+
+		if (digit < 0)
+			return 0;
+		found = found << 4 | (uint32_t)digit;
+	}
+	*sum = found;
+	return 1;
+}
+
+/* Volumes written by early versions of SeaweedFS have the sum in another form (weed/storage/needle/crc.go). */
+static int same_sum(uint32_t said, uint32_t crc)
+{
+	return said == crc || said == (crc >> 15 | crc << 17) + 0xa282ead8u;
+}
+
 /* 0, or why it is not what was asked for. `head` ends with the line before the empty one. */
 static int understood(struct job *j, const char *head, size_t size)
 {
@@ -332,6 +359,9 @@ static int understood(struct job *j, const char *head, size_t size)
 			value = value_of(line, n, &k);
 			if (ranges++ || !get->partial || !is_range(value, k, get->first, get->length))
 				return -EBADMSG;
+		} else if (get->summed && is_name(line, n, "etag")) {
+			value = value_of(line, n, &k);
+			j->summed = is_sum(value, k, &j->sum);
 		} else if (is_name(line, n, "transfer-encoding")) {
 			return -EBADMSG;
 		} else if (is_name(line, n, "content-encoding")) {
@@ -370,7 +400,7 @@ static void begin(struct sw_gets *b, struct job *j, int fresh)
 	int connected = 1;
 
 	j->sent = j->have = 0;
-	j->kept = 0;
+	j->kept = j->summed = 0;
 	j->fd = fresh ? -1 : take_idle(b->getter, j->get->address);
 	j->reused = j->fd >= 0;
 	if (j->fd < 0) {
@@ -404,6 +434,10 @@ static void whole(struct sw_gets *b, struct job *j)
 	uint64_t done = 0;
 
 	get->crc = sw_crc32c(0, get->buffer, get->length);
+	if (j->summed && !same_sum(j->sum, get->crc)) {
+		end(b, j, -EILSEQ);
+		return;
+	}
 	while (get->fd >= 0 && done < get->length) {
 		ssize_t n = pwrite(get->fd, (char *)get->buffer + done, get->length - done, (off_t)(get->offset + done));
 

@@ -9,6 +9,8 @@
 
 #define LENGTH 110000u
 
+static char with_sum[160], with_old_sum[160], with_other_sum[160]; /* by sums() */
+
 /* What the server does with a request for "/N": sends `head` (the length of its body is LENGTH unless `send` says
  * otherwise), in pieces if so, then hangs up or not. */
 static const struct answer {
@@ -20,6 +22,7 @@ static const struct answer {
 	unsigned silent : 1; /* no answer ever */
 	unsigned hang_up : 1; /* close without an answer */
 	unsigned partial : 1;
+	unsigned summed : 1;
 } answers[] = {
 	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\n\r\n", 0},
 	{"HTTP/1.1 200 OK\r\ncontent-length:110000  \r\nETag: \"x\"\r\nContent-Encoding: identity\r\n\r\n", 0},
@@ -71,6 +74,13 @@ static const struct answer {
 	{"", -ETIMEDOUT, .silent = 1},
 	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\n\r\n", -ETIMEDOUT, .send = LENGTH - 7},
 	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\nHost", -ETIMEDOUT, .send = 1},
+	{with_sum, 0, .summed = 1},
+	{with_old_sum, 0, .summed = 1},
+	{with_other_sum, -EILSEQ, .summed = 1},
+	{with_other_sum, 0},             /* it may mean anything there */
+	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\nETag: \"0123456789\"\r\n\r\n", 0, .summed = 1},
+	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\nETag: \"0123456g\"\r\n\r\n", 0, .summed = 1},
+	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\nETag: 01234567\r\n\r\n", 0, .summed = 1},
 };
 #define ANSWERS ((int)(sizeof answers / sizeof *answers))
 #define LONG_HEAD ANSWERS        /* headers of 5000 bytes */
@@ -196,6 +206,7 @@ static struct sw_get *add(struct set *s, uint32_t address, int number)
 
 	*get = (struct sw_get){.request = request, .address = address, .length = LENGTH, .offset = 4096, .first = 500};
 	get->partial = partial;
+	get->summed = number < ANSWERS && answers[number].summed;
 	get->request_len = (uint32_t)snprintf(request, 64, "GET /%d HTTP/1.1\r\nHost: x\r\n\r\n", number);
 	get->buffer = malloc(LENGTH);
 	get->fd = memfd_create("body", MFD_CLOEXEC);
@@ -270,6 +281,17 @@ static int one(sw_getter *g, uint32_t at, int number, uint64_t limit_ns)
 		EQUAL(size_of(get->fd), 0);
 	set_free(s);
 	return result;
+}
+
+/* The ETags of SeaweedFS: of today, and of volumes that an early version has written. */
+static void sums(void)
+{
+	uint32_t crc = sw_crc32c(0, body, LENGTH), old = (crc >> 15 | crc << 17) + 0xa282ead8u;
+	const char *head = "HTTP/1.1 200 OK\r\nContent-Length: 110000\r\nETag: \"%08x\"\r\n\r\n";
+
+	snprintf(with_sum, sizeof with_sum, head, crc);
+	snprintf(with_old_sum, sizeof with_old_sum, head, old);
+	snprintf(with_other_sum, sizeof with_other_sum, head, crc ^ 1);
 }
 
 static void test_answers(sw_getter *g, uint32_t at)
@@ -477,6 +499,7 @@ int main(void)
 
 	for (size_t i = 0; i < sizeof body; i++)
 		body[i] = (unsigned char)(i * 2654435761u >> 13);
+	sums();
 	strcpy(too_many, "HTTP/1.1 200 OK\r\nX: ");
 	memset(too_many + strlen(too_many), 'x', sizeof too_many - 1 - strlen(too_many));
 	EQUAL(pipe(strayed), 0);

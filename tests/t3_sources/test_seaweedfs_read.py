@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import os
 import random
 import threading
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ from swmld.sources.limiting import Limiting
 from swmld.sources.retrying import Retrying
 from swmld.sources.seaweed_chunks import SHORT, layout_of
 from swmld.sources.seaweedfs import SeaweedSource
+from swmld.sources.whole import whole_of
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -256,3 +260,57 @@ def test_many_chunks_are_asked_for_at_the_open(seaweed: Cluster, source: Seaweed
     del entry.chunks[0]
     seaweed.call("CreateEntry", directory="/read", entry=entry)
     assert _errno(source.open, b"long", attributes) == errno.ESTALE
+
+@contextlib.contextmanager
+def _wire(port: int, *, flips: bool) -> Iterator[str]:
+    """The address of a volume server seen over a line that turns one bit of each body."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            """Not on stderr."""
+
+        def do_GET(self) -> None:
+            given = {"Range": self.headers["Range"]} if "Range" in self.headers else {}
+            asked = urllib.request.Request(f"http://127.0.0.1:{port}{self.path}", headers=given)
+            with urllib.request.urlopen(asked) as answer:
+                body = bytearray(answer.read())
+                body[len(body) // 2] ^= flips
+                self.send_response(answer.status)
+                for name in ("Etag", "Content-Length", "Content-Range"):
+                    if name in answer.headers:
+                        self.send_header(name, answer.headers[name])
+                self.end_headers()
+                self.wfile.write(body)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_bytes_that_are_not_those_of_their_checksum_are_not_taken(
+    seaweed: Cluster, caplog: pytest.LogCaptureFixture, flips: bool
+) -> None:
+    body = os.urandom(110_000)
+    seaweed.put("/read/sum", body)
+    source = seaweed.source("read")
+    reader = _open(source, b"sum")
+    assert _bytes(reader) == body
+    with _wire(seaweed.volume_ports[0], flips=flips) as address:
+        places = source._volumes._places
+        places.update({volume: [address] for volume in places})
+        get = whole_of(reader)
+        assert get is not None
+        assert get.summed
+        assert _bytes(reader) == body
+        assert ("has not the bytes of its checksum" in caplog.text) == flips
+    source.close()

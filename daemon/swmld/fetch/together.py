@@ -208,6 +208,7 @@ class Batch:
             one.request, one.request_len = request, len(get.request)
             one.buffer, one.length = loaded.buffer.address, flight.length
             one.fd, one.offset, one.address = file.fd, flight.offset, address
+            one.summed = get.summed
             self._waiting[number] = loaded, get
         self._batch = self._together.send(gets, len(asked), self._seconds)
         if self._batch == ffi.NULL:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from swmld.cache.checksum import crc32c
 from swmld.sources.connections import Connections, plain_get
 from swmld.sources.errors import failure
 from swmld.sources.seaweed_chunks import Chunk
@@ -23,6 +25,8 @@ from swmld.sources.seaweed_security import Security
 from swmld.sources.whole import Addresses, Get
 
 log = logging.getLogger(__name__)
+
+_SUM = re.compile(r'"[0-9a-f]{8}"')
 
 DOWN = 5.0
 """Seconds that a server that did not answer is asked last."""
@@ -69,7 +73,8 @@ class Volumes:
             if self._down.get(address, 0.0) > now:
                 continue
             lines = self._security.volume_headers(chunk.fid)
-            return Get(*self._addresses.of(address), plain_get(address, f"/{chunk.fid}", lines), chunk.size)
+            request = plain_get(address, f"/{chunk.fid}", lines)
+            return Get(*self._addresses.of(address), request, chunk.size, summed=True)
         return None
 
     def read(self, chunk: Chunk, start: int, view: memoryview) -> None:
@@ -82,6 +87,10 @@ class Volumes:
             )
             if response.length != len(view):
                 raise failure(errno.EIO, f"{chunk.fid} of {address} is shorter than its entry says")
+            if whole and not chunk.flags and not _is_sum(response.text(b"etag"), view):
+                wrong = f"{chunk.fid} of {address} has not the bytes of its checksum"
+                log.warning("%s, asking elsewhere", wrong)
+                raise failure(errno.EIO, wrong)
 
         self._anywhere(chunk.fid, ask)
 
@@ -166,6 +175,15 @@ class Volumes:
         if self._down.get(address, 0.0) < now:
             log.warning("volume server %s does not answer: %s", address, error.strerror)
         self._down[address] = now + DOWN
+
+
+def _is_sum(etag: str, view: memoryview) -> bool:
+    """Whether bytes are those of an answer's ETag, as far as it tells: the CRC-32C of a chunk that is stored
+    as it is. Volumes of early versions have another form of it (weed/storage/needle/crc.go)."""
+    if _SUM.fullmatch(etag) is None:
+        return True
+    crc = crc32c(view)
+    return int(etag[1:-1], 16) in (crc, ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def _worst(errors: list[OSError]) -> OSError:

@@ -31,6 +31,8 @@ class Get:
     request: bytes = field(repr=False)  # there may be a token in it
     length: int
     done: Callable[[float], None] | None = None
+    summed: bool = False
+    """An ETag of eight hexadecimal digits is the CRC-32C of the bytes."""
 
 
 def is_plain(reader: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mounts import Mounted, Peer, pause
@@ -54,12 +54,14 @@ ROWS = [
     Row("again-stat", "names", "lstat of its names", "/s"),
     Row("dropped-stat", "names", "again, the kernel's names dropped", "/s"),
     Row("memory-names", "names", "resident after these", "MiB", 0.5),
+    Row("checkpoint", "write", "1 MiB writes of a new file and fsync", "MB/s", 1.0),
+    Row("checkpoint-back", "back", "the same with --write back", "MB/s", None, 0.8),
     Row("slow-seq", "slow-seq", f"cold-seq, {DELAY_MS:g} ms more, {RATE / 1e6:g} MB/s", "MB/s", 1.0, 0.9),
     Row("slow-small", "slow-small", f"cold-small, {DELAY_MS:g} ms more", "/s", 5.0),
     Row("slow-list", "slow-names", f"cold-list, {DELAY_MS:g} ms more", "/s"),
 ]
-ABSENT = {"checkpoint": "checkpoint save: swmld does not write to a remote source yet"}
-"""Rows of the plan that cannot be measured, and why."""
+BACK = ("--write", "back")
+"""Options of swmld for the rows of the group "back", in which it is alone."""
 
 
 @dataclass
@@ -87,6 +89,8 @@ class Bench:
         """One peer, one group of rows, all its samples."""
         do = VISITS[group.removeprefix("slow-")]
         base = self.rig.base / f"{peer.name}-{group}-{number}"
+        if group == "back":
+            peer = replace(peer, options=BACK)
         with peer.mounted(base, self.inside) as found:
             prefix = "slow" if group.startswith("slow-") else ""
             do(self, found, lambda row, sample: self.taken.add(row, peer.name, sample), prefix)
@@ -100,6 +104,13 @@ class Bench:
         pause(CHECK_SECONDS)
         self.rig.drop()
         return self.load(*args)
+
+    def save(self, file: Path) -> Sample:
+        """A checkpoint: as much as the large file has, written, synced and removed."""
+        self.rig.settle()
+        taken = self.load("write", file, self.rig.sizes.cold, 1)
+        file.unlink()
+        return taken
 
     def raw_load(self, row: str, requests: Path, counted: str) -> None:
         """The same chunks by plain GETs; the best number of connections counts."""
@@ -157,7 +168,15 @@ def _names(bench: Bench, found: Mounted, tell: Tell, prefix: str) -> None:
     _memory(found, "memory-names", tell)
 
 
-VISITS = {"seq": _seq, "small": _small, "names": _names}
+def _write(bench: Bench, found: Mounted, tell: Tell, _: str) -> None:
+    tell("checkpoint", bench.save(found.path / f"save-{found.process.pid}"))
+
+
+def _back(bench: Bench, found: Mounted, tell: Tell, _: str) -> None:
+    tell("checkpoint-back", bench.save(found.path / f"save-{found.process.pid}"))
+
+
+VISITS = {"seq": _seq, "small": _small, "names": _names, "write": _write, "back": _back}
 
 
 def group_of(bench: Bench, group: str, peers: Sequence[Peer], rounds: int) -> None:
@@ -167,7 +186,11 @@ def group_of(bench: Bench, group: str, peers: Sequence[Peer], rounds: int) -> No
     for number in range(rounds):
         for peer in order.sample(sides, len(sides)):
             if peer is not None:
-                bench.visit(peer, group, number)
+                if group != "back" or peer.name == "swmld":
+                    bench.visit(peer, group, number)
+            elif group in ("write", "back"):
+                saved = bench.save(bench.rig.base / "save")
+                bench.taken.add("checkpoint" if group == "write" else "checkpoint-back", RAW, saved)
             elif group.endswith("seq"):
                 bench.raw_load("slow-seq" if bench.inside else "cold-seq", bench.stock.raw_big, "bytes")
             elif group.endswith("small"):

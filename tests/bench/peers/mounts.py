@@ -60,6 +60,7 @@ class Peer:
     cluster: Cluster
     cache_bytes: int
     about: str = ""
+    options: Sequence[str] = ()
 
     def argv(self, mount: Path, cache: Path, base: Path) -> list[str]:
         """The command; it stays in the foreground."""
@@ -127,7 +128,7 @@ class Swmld(Peer):
         argv = [sys.executable, "-m", "swmld.cli", "--mount", str(mount), "--source", source]
         argv += ["--cache-dir", str(cache), "--cache-size", str(self.cache_bytes), "--probe", "off"]
         argv += ["--run-dir", str(base / "run"), "--state-dir", str(base / "state")]
-        return [*argv, "--metrics-address", "off"]
+        return [*argv, "--metrics-address", "off", *self.options]
 
     def version(self) -> str:
         return _said(sys.executable, "-m", "swmld.cli", "--version")
@@ -178,7 +179,7 @@ class JuiceFs(Peer):
 class Rclone(Peer):
     def argv(self, mount: Path, cache: Path, base: Path) -> list[str]:
         endpoint = f"http://127.0.0.1:{self.cluster.s3}"
-        argv = [program("rclone"), "mount", f":s3:{BUCKET}", str(mount), "--config", "", "--read-only"]
+        argv = [program("rclone"), "mount", f":s3:{BUCKET}", str(mount), "--config", ""]
         argv += ["--s3-provider", "SeaweedFS", "--s3-endpoint", endpoint, "--s3-region", REGION]
         argv += ["--s3-access-key-id", KEYS[0], "--s3-secret-access-key", KEYS[1]]
         argv += ["--vfs-cache-mode", "full", "--vfs-cache-max-size", str(self.cache_bytes)]

@@ -38,6 +38,7 @@ def fill(rig: Rig, cluster: Cluster, rows: set[str]) -> Stock:
     if "names" in rows:
         count = rig.sizes.stat
         many = [f"many/{name}" for name in rig.make(files / "many", count, 0, per_dir=count)]
+    (files / "note").write_text("so that there is something\n")
     _copy(rig, cluster, files)
     stock = Stock(files, small, many, rig.base / "big.raw", rig.base / "small.raw")
     for path, names in ((stock.raw_big, ["big"] if "seq" in rows else []), (stock.raw_small, small)):
