@@ -495,7 +495,7 @@ def test_what_does_not_fit_into_the_cache_evicts_nothing(base: Path, cluster: Cl
         assert (here / "read").read_bytes() == content("read", 8 * MIB)
         before = here.daemon.metric("swmld_source_read_bytes_total")
         (here / "large").write_bytes(content("large", 20 * MIB))
-        assert not here.staged()
+        until(lambda: not here.staged(), "it is uploaded and let go")
         assert (here / "read").read_bytes() == content("read", 8 * MIB)
         assert here.daemon.metric("swmld_source_read_bytes_total") == before
         assert (here / "large").read_bytes() == content("large", 20 * MIB)
