@@ -46,34 +46,40 @@ static void path_of(uint64_t file_id, char *path, size_t n)
 	snprintf(path, n, "%02x/%llu", (unsigned)(file_id & 0xff), (unsigned long long)file_id);
 }
 
-/* 1: the cache file's pages are gone now; 0: this file system keeps them (tmpfs). */
-static int drop(int i)
+static int cache_file(int i)
 {
-	struct { uint64_t from, length; } all = {0, SIZE};
-	uint64_t there[5] = {0};
 	char path[64];
 	int fd;
 
 	path_of((uint64_t)i + 1, path, sizeof path);
 	fd = openat(k->data, path, O_RDWR | O_CLOEXEC);
-	CHECK(fd >= 0 && !fdatasync(fd) && !posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+	CHECK(fd >= 0);
+	return fd;
+}
+
+/* How many pages of it are in the page cache; the descriptor is closed. */
+static uint64_t resident(int fd)
+{
+	struct { uint64_t from, length; } all = {0, SIZE};
+	uint64_t there[5] = {0};
+
 	CHECK(!syscall(451, fd, &all, there, 0)); /* cachestat */
 	close(fd);
-	return !there[0];
+	return there[0];
+}
+
+/* 1: the cache file's pages are gone now; 0: this file system keeps them (tmpfs). */
+static int drop(int i)
+{
+	int fd = cache_file(i);
+
+	CHECK(!fdatasync(fd) && !posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+	return !resident(fd);
 }
 
 static int in_page_cache(int i)
 {
-	struct { uint64_t from, length; } all = {0, SIZE};
-	uint64_t there[5] = {0};
-	char path[64];
-	int fd;
-
-	path_of((uint64_t)i + 1, path, sizeof path);
-	fd = openat(k->data, path, O_RDWR | O_CLOEXEC);
-	CHECK(fd >= 0 && !syscall(451, fd, &all, there, 0));
-	close(fd);
-	return there[0] == 2;
+	return resident(cache_file(i)) == 2;
 }
 
 static void begin(void)

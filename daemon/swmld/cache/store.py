@@ -81,7 +81,6 @@ class Cache:
             account, limits, self._evictor, free_bytes=self._free_bytes, clock=host.clock
         )
         self._remover.on_room = self._reclaimer.retry_now
-        self._chunk_size = chunk_size
         self._finder = Finder(
             self._books,
             self._memory,
@@ -173,7 +172,7 @@ class Cache:
         cannot hold it (no room for the file, fd limit, too large for the cache's file system): the source can
         still be read.
         """
-        size = min(chunk_size or self._chunk_size, self._chunk_size)
+        size = min(chunk_size or self.chunk_size, self.chunk_size)
         return self._finder.acquire(identity, audit.normal(path), opened=opened, level=level, chunk_size=size)
 
     def make_several(self, wanted: Sequence[tuple[Identity, bytes]]) -> list[CacheFile | None]:

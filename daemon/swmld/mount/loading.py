@@ -115,9 +115,10 @@ class Loader:
             else:
                 wanted.append((found, verdict))
         loaded: list[tuple[bytes, int, SourceTarget]] = []
-        made = (
-            self._cache.make_several([(found.identity, found.path) for found, _ in wanted]) if wanted else []
-        )
+        made: list[CacheFile | None] = [None] * len(wanted)
+        with contextlib.suppress(CacheError, OSError):  # as ``_cached``: each may be had by itself
+            if wanted:
+                made = self._cache.make_several([(found.identity, found.path) for found, _ in wanted])
         for (found, verdict), cached in zip(wanted, made, strict=True):
             if cached is None:  # ``load_small`` finds what is there of it
                 found.opened.close(self._close)
