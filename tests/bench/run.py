@@ -4,6 +4,7 @@
         [--quick]                 small files, few rounds: two minutes; to see that rows run, not how fast
         [--rows 'warm-*,start']   names or patterns
         [--mode passthrough|native|python]  [--no-fuse-uring]  [--nice -20]
+        [--probe auto]            with the probes attached, as a daemon is run (see probe_cost.py)
         [--dir DIR on the disk under test]
 
 A full run takes half an hour, 26 GB of disk and root. It prints a table and keeps every sample in
@@ -81,9 +82,10 @@ def main() -> int:
     wanted = chosen(args.rows)
     done: list[Result] = []
     with tree.work_dir("swmld-bench-") as base:
-        about = machine(base, mode=args.mode, fuse_uring=args.fuse_uring, quick=args.quick, nice=args.nice)
+        told = ("mode", "fuse_uring", "probe", "quick", "nice")
+        about = machine(base, **{name: getattr(args, name) for name in told})
         print(" ".join(f"{key}={value}" for key, value in about.items()), HEAD, sep="\n", flush=True)
-        options = [] if args.fuse_uring else ["--no-fuse-uring"]
+        options = ["--probe", args.probe, *([] if args.fuse_uring else ["--no-fuse-uring"])]
         rig = Rig(base, args.mode, QUICK if args.quick else Sizes(), args.nice, options)
         ring = "" if args.fuse_uring else "-device"
         path = RESULTS / f"{datetime.now():%Y-%m-%d-%H%M%S}-{args.mode}{ring}.json"
@@ -106,6 +108,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", default="", help="comma-separated names or patterns")
     parser.add_argument("--mode", choices=list(MODES), default="passthrough")
     parser.add_argument("--fuse-uring", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--probe", choices=["off", "auto"], default="off")
     parser.add_argument("--dir", default="/var/tmp", help="on the disk under test (default: /var/tmp)")
     parser.add_argument("--nice", type=int, default=0, help="of readers and daemon; -20 on a busy machine")
     return parser.parse_args()

@@ -85,6 +85,20 @@ def test_chunks_beyond_the_end_are_refused(cache: Cache) -> None:
     file.release()
 
 
+def test_data_files_keep_no_access_times(machine: Machine) -> None:
+    long_ago = (1_000_000_000, 1_000_000_000)
+    plain = machine.base / "plain"
+    plain.write_bytes(b"x")
+    cache = machine.open()
+    file = cache.acquire(identity(1, size=10), b"a")
+    fill(file)
+    for path in (plain, Path(file.path)):
+        os.utime(path, long_ago)
+        path.read_bytes()
+    assert plain.stat().st_atime > 1_000_000_000, "this file system keeps none at all: the test needs another"
+    assert Path(file.path).stat().st_atime == 1_000_000_000
+
+
 def test_an_empty_file_is_complete_at_once(cache: Cache) -> None:
     of = identity(1, size=0)
     file = cache.acquire(of, b"empty")
