@@ -30,6 +30,7 @@ from swmld.errors import FetchError
 from swmld.fetch.flights import Target
 from swmld.fetch.scheduler import Fetcher
 from swmld.fetch.threads import Workers
+from swmld.mount import calls
 from swmld.mount import native as nat
 from swmld.mount.acting import Acts
 from swmld.mount.deciding import Decider, at_once, file_limits, single_writer
@@ -630,12 +631,12 @@ class OpenFiles:
         file = handle.file
         self.counters.writes += 1
         if not self._mirrors_of(file):
-            done = await self._store(lambda: nat.pwrite(handle.fd, data, offset, not handle.uid))
+            done = await self._store(lambda: calls.pwrite(handle.fd, data, offset, not handle.uid))
         else:
             async with file.lock:  # overlapping writes reach all files in one order
-                done = await self._store(lambda: nat.pwrite(handle.fd, data, offset, not handle.uid))
+                done = await self._store(lambda: calls.pwrite(handle.fd, data, offset, not handle.uid))
                 for mirror in self._mirrors_of(file):
-                    await self._disk.call(lambda m=mirror: nat.pwrite(m, data[:done], offset))  # type: ignore[misc]
+                    await self._disk.call(lambda m=mirror: calls.pwrite(m, data[:done], offset))  # type: ignore[misc]
         self.counters.written_bytes += done
         if handle.sync:
             await self._store(lambda: self._writes.sync(file.nodeid, handle.fd, os.fdatasync))
@@ -666,9 +667,9 @@ class OpenFiles:
             self._let_go(file)
 
     async def _truncate(self, file: OpenFile, fd: int, size: int, uid: int) -> None:
-        await self._store(lambda: nat.ftruncate(fd, size, not uid))
+        await self._store(lambda: calls.ftruncate(fd, size, not uid))
         for mirror in self._mirrors_of(file):
-            await self._disk.call(lambda m=mirror: nat.ftruncate(m, size))  # type: ignore[misc]
+            await self._disk.call(lambda m=mirror: calls.ftruncate(m, size))  # type: ignore[misc]
 
     async def flush(self, fh: int) -> None:
         """close(2) of one descriptor; reports what the source's own close would (NFS: all writes)."""
