@@ -38,7 +38,7 @@ from swmld.head import plugged
 from swmld.mount import mountpoint
 from swmld.mount.ahead import NeighbourPrefetch
 from swmld.mount.fuse import Fuse
-from swmld.mount.gate import SourceGate
+from swmld.mount.gate import SourceGate, Store
 from swmld.mount.hinting import Hinting
 from swmld.mount.keeping import Keeper, Kept
 from swmld.mount.listings import Listings
@@ -46,7 +46,7 @@ from swmld.mount.loading import Loader
 from swmld.mount.mountpoint import RemoteSource, SourceDirectory
 from swmld.mount.namespace import Namespace
 from swmld.mount.native import Config, Event, EventKind, Native
-from swmld.mount.openfiles import OpenFiles, Store
+from swmld.mount.openfiles import OpenFiles
 from swmld.mount.remote import RemoteTree
 from swmld.mount.remote_changes import RemoteChanges
 from swmld.mount.remote_names import RemoteNames
@@ -302,21 +302,7 @@ class Daemon:
             chunk_size=settings.chunk_size,
         )  # fmt: skip
         self._ahead: NeighbourPrefetch | None = None
-        files = OpenFiles(
-            native,
-            self._gate,
-            self._disk,
-            self._cache,
-            tree,
-            writes,
-            store,
-            loader,
-            whole_limit=settings.chunk_size,
-            limits=Limits(max_window=settings.readahead_max),
-            on_open=self._opened,
-            decider=decider,
-        )
-        files.fetcher = self._fetcher = Fetcher(
+        self._fetcher = Fetcher(
             self._engine,
             self._pool,
             self._cache,
@@ -330,6 +316,27 @@ class Daemon:
             stats=stats,
             together=self._together,
         )
+        self._hinting: Hinting | None = None
+        if self._plugins is not None:
+            self._hinting = Hinting(
+                self._plugins, native, self._fetcher, self._disk,
+                window=settings.readahead_max, bring=self._bring,
+            )  # fmt: skip
+        files = OpenFiles(
+            native,
+            self._gate,
+            self._disk,
+            tree,
+            writes,
+            store,
+            loader,
+            self._fetcher,
+            whole_limit=settings.chunk_size,
+            limits=Limits(max_window=settings.readahead_max),
+            on_open=self._opened,
+            decider=decider,
+            hinting=self._hinting,
+        )
         watched = remote is not None and Feature.WATCH in remote.features
         learns = settings.neighbours == "auto"
         if learns or decider is not None:
@@ -338,11 +345,6 @@ class Daemon:
                 whole_limit=settings.chunk_size, max_files=settings.neighbours_max_files if learns else 0,
                 fresh=3600.0 if watched or settings.check is not Check.RELAXED else settings.check_interval,
                 brought=decider.brought if decider is not None else None,
-            )  # fmt: skip
-        if self._plugins is not None:
-            files.hinting = Hinting(
-                self._plugins, native, self._fetcher, self._disk,
-                window=settings.readahead_max, bring=self._bring,
             )  # fmt: skip
         self._cache.on_evict = lambda file_id, identity: native.evict(
             native.node_of(identity.dev, identity.ino), file_id
@@ -420,7 +422,7 @@ class Daemon:
             self._settings = self._service.settings = after
             logs.set_level(after.log_level)
             self._cache.set_limits(after.cache_size, self._service.free_floor())
-            self._files.set_readahead(after.readahead_max)
+            self._files.fetching.set_readahead(after.readahead_max)
             self._fetcher.set_prefetch_parallel(after.prefetch_parallel)
             log.info("changed settings of the daemon are in use: %s", ", ".join(changed))
         return self._fixed | set(live.LIVE)
@@ -453,12 +455,12 @@ class Daemon:
         self._opened(event.nodeid, prefetched=True, verdict=verdict)
 
     def _landed(self, target: Target, chunk: int) -> None:
-        self._files.on_landed(target, chunk)
+        self._files.fetching.on_landed(target, chunk)
         if self._ahead is not None:
             self._ahead.on_landed(target, chunk)
 
     def _failed(self, target: Target, chunk: int, code: int) -> None:
-        self._files.on_failed(target, chunk, code)
+        self._files.fetching.on_failed(target, chunk, code)
         if self._ahead is not None:
             self._ahead.on_failed(target, chunk)
 
@@ -519,8 +521,8 @@ class Daemon:
                     inner.start_soon(partial(trio.to_thread.run_sync, uploads, abandon_on_cancel=True))
                 if self._ahead is not None:
                     inner.start_soon(self._ahead.run)
-                if self._files.hinting is not None:
-                    inner.start_soon(self._files.hinting.run)
+                if self._hinting is not None:
+                    inner.start_soon(self._hinting.run)
                 if self._head is not None:
                     inner.start_soon(self._head.run)
                 async with trio.open_nursery() as serving:
@@ -530,8 +532,8 @@ class Daemon:
             self._observer.close()
             if self._plugins is not None:
                 self._plugins.close()
-            if self._files.hinting is not None:
-                self._files.hinting.close()
+            if self._hinting is not None:
+                self._hinting.close()
             self._files.close()
             if self._ahead is not None:
                 self._ahead.close()
