@@ -58,6 +58,7 @@ from swmld.plugins.known import Plugins
 from swmld.sources import opening
 from swmld.sources.interface import ROOT, Attributes, Feature
 from swmld.staging.area import Staging
+from swmld.staging.draining import drain
 from swmld.types import Check
 from swmld.urls import SourceUrl
 
@@ -497,7 +498,8 @@ class Daemon:
                 self._ready(metrics)
                 serving.start_soon(self._housekeeping)
                 await self._down.wait()
-                await self._drain()
+                if self._staging is not None:
+                    await drain(self._staging.uploads)
                 serving.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
 
@@ -580,22 +582,6 @@ class Daemon:
                     return
                 self._stopping = True
                 await self._unmount(scope)
-
-    async def _drain(self) -> None:
-        """What is staged goes to the source; a second signal leaves it for the next start."""
-        if self._staging is None or not (waiting := self._staging.uploads.waiting):
-            return
-        log.info(
-            "%d files are uploaded before the end (signal again to leave them to the next start)",
-            len(waiting),
-        )
-        sdnotify.notify(f"EXTEND_TIMEOUT_USEC={24 * 3600 * 1_000_000}")
-        flush = partial(self._staging.uploads.flush, b"", FOREVER)
-        while left := await trio.to_thread.run_sync(flush, abandon_on_cancel=True):
-            if all(file.refused for file in left):
-                log.error("%d files are refused by the source and stay staged", len(left))
-                return
-            await trio.sleep(1.0)
 
     async def _unmount(self, scope: trio.CancelScope) -> None:
         """The directory is as it was at once; files that are open are served until they are closed."""
