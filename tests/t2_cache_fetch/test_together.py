@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 import trio.testing
-from support.fakes import DiskFile, FakeCache, FakeTarget
+from support.fakes import DiskFile, FakeCache, FakeTarget, check_nothing_left
 from support.webservers import Hostile, respond, unused_port
 from swmld.errors import FetchError
 from swmld.fetch.buffers import BufferPool
@@ -148,12 +148,7 @@ class World:
         await until(lambda: len(self.events) >= count)
 
     def check_nothing_left(self) -> None:
-        stats = self.fetcher.stats
-        assert stats.reads_in_flight == 0
-        assert not any(stats.queued.values())
-        assert not any(stats.in_flight.values())
-        assert (self.pool.lent, self.pool.quarantined, self.pool.stuck) == (0, 0, 0)
-        assert self.cache.reserved == 0
+        check_nothing_left(self.fetcher, self.pool, self.cache)
         assert not any(target.retained for target in self.targets)
 
 
