@@ -25,6 +25,7 @@ from swmld.urls import parse
 from support import gates
 from support.source_conformance import MadeSource
 from support.tree import work_dir
+from support.waiting import until
 
 KEY, SECRET = "key-of-tests", "secret-of-tests"
 """Credentials that no message may show."""
@@ -139,14 +140,13 @@ class Nginx:
         process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
         self._stack.callback(process.wait, 30)
         self._stack.callback(process.send_signal, signal.SIGTERM)
-        from support.seaweed import wait_until
 
         def ready() -> bool:
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", port)) == 0
 
         try:
-            wait_until(ready, "nginx")
+            until(ready, "nginx")
         except BaseException:
             self._stack.close()
             raise

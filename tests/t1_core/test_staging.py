@@ -9,8 +9,9 @@ import os
 from pathlib import Path
 
 import pytest
-from support.source_fakes import Caller, Held, until
+from support.source_fakes import Caller, Held
 from support.staging_kit import Area, On, nothing, open_fds
+from support.waiting import until
 from swmld.sources.interface import Feature
 from swmld.staging.files import StagedFile, fine_stamps
 

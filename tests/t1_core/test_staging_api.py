@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import trio
-from support.source_fakes import Held, until
+from support.source_fakes import Held
 from support.staging_kit import Area, On, nothing
+from support.waiting import until
 from swmld.api import staging as api
 from swmld.api.client import Client
 from swmld.api.control import ControlServer

@@ -7,8 +7,9 @@ import os
 from collections.abc import Callable
 
 import pytest
-from support.source_fakes import Caller, Held, until
+from support.source_fakes import Caller, Held
 from support.staging_kit import Area, On, nothing, open_fds
+from support.waiting import until
 from swmld.sources.interface import Feature, NewAttributes
 from swmld.staging.files import StagedFile
 

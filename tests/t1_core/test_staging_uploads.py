@@ -8,8 +8,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from support.source_fakes import Caller, Held, until
+from support.source_fakes import Caller, Held
 from support.staging_kit import Area, On, at_once, nothing, open_fds
+from support.waiting import until
 from swmld.staging.views import Figures
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
