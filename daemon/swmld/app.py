@@ -494,6 +494,7 @@ class Daemon:
                 mountpoint.widen_readahead(self._settings.mount, READAHEAD_KIB)
                 self._ready(metrics)
                 serving.start_soon(self._housekeeping)
+                serving.start_soon(self._pool.run)
                 await self._down.wait()
                 await self._drain()
                 serving.cancel_scope.cancel()
