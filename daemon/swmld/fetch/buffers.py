@@ -138,11 +138,15 @@ class BufferPool:
             self.trim()
 
     def trim(self) -> None:
-        """Frees what was more than enough since the last call."""
+        """Frees what was more than enough since the last call; with the last of it goes what malloc kept of
+        all that came with fetching."""
+        before = self.allocated
         for size in reversed(self._sizes):
             free = self._free[size]
             while free and self.allocated - size >= self._most_lent:
                 self._release(free.pop(), size)
+        if before and not self.allocated:
+            lib.sw_heap_trim()
         self._most_lent = self.lent
 
     def close(self) -> None:
