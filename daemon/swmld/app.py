@@ -17,6 +17,7 @@ import pyfuse3
 import trio
 
 from swmld import __version__, logs, sdnotify
+from swmld._native import lib
 from swmld.api import http
 from swmld.api import plugins as plugins_api
 from swmld.api.control import ControlServer
@@ -97,6 +98,7 @@ def run(settings: Settings, fixed: Set[str] = frozenset()) -> int:
     logs.setup(settings)
     os.umask(0)  # modes are the callers' business, each with its own umask
     _raise_fd_limit()
+    lib.sw_heap_lean()
     plugins = _find_plugins(settings)
     rules = _read_rules(settings)
     mountpoint.clean_dead(settings.mount)
@@ -497,6 +499,7 @@ class Daemon:
                 mountpoint.widen_readahead(self._settings.mount, READAHEAD_KIB)
                 self._ready(metrics)
                 serving.start_soon(self._housekeeping)
+                serving.start_soon(self._pool.run)
                 await self._down.wait()
                 if self._staging is not None:
                     await drain(self._staging.uploads)
