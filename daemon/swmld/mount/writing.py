@@ -69,11 +69,19 @@ class FileWrites:
     async def adopt(self, file: OpenFile, fd: int, uid: int, pid: int, flags: int) -> int:
         """As ``open``, of a file that was just created and is open as ``fd``, which is taken over."""
 
+        taken = False
+
         async def write() -> int:
+            nonlocal taken
             async with file.lock:
+                taken = True  # it closes what it cannot enter
                 return await self._enter(file, fd, uid, os.O_RDWR | flags & os.O_DSYNC)
 
-        return await self._one_writer(file.nodeid, uid, pid, write)
+        try:
+            return await self._one_writer(file.nodeid, uid, pid, write)
+        finally:
+            if not taken:
+                await self._close_writable(file.nodeid, fd)
 
     async def close(self, handle: Handle) -> None:
         """The kernel closed this handle, which may be a reader's."""
