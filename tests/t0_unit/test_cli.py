@@ -28,6 +28,7 @@ from swmld.cli.stats import flat, quantile
 from swmld.cli.text import printable, prose
 from swmld.config import Settings, mount_name
 from swmld.errors import UsageError
+from swmld.head.reload import Loaded
 from swmld.mount.mountpoint import FSTYPE, MountInfo
 from typer.main import get_command
 
@@ -167,10 +168,12 @@ def test_answers(arguments: list[str], code: int, said: str, capsys: pytest.Capt
 def test_the_daemon_gets_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given: list[Settings] = []
     kept: list[set[str]] = []
+    seen: list[Loaded | None] = []
 
-    def serve(settings: Settings, fixed: set[str]) -> int:
+    def serve(settings: Settings, fixed: set[str], watched: Loaded | None) -> int:
         given.append(settings)
         kept.append(fixed)
+        seen.append(watched)
         return 7
 
     monkeypatch.setenv("SWMLD_FREE_FLOOR", "5%")
@@ -185,13 +188,21 @@ def test_the_daemon_gets_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert run(arguments) == 7
     assert run([*arguments, "--rules", "/a", "--rules", "/b", "--environment", "test"]) == 7
     plain = Settings.model_validate({"mount": tmp_path, "free_floor": "5%"}).model_copy(
-        update={"cache_size": 7 << 30, "log_level": "error", "native": False, "rules": (Path("/r"),)}
+        update={"cache_size": 7 << 30, "log_level": "error", "native": False, "rules": (Path("/r"), config)}
     )
-    chosen = plain.model_copy(update={"rules": (Path("/a"), Path("/b")), "environment": "test"})
+    chosen = plain.model_copy(update={"rules": (Path("/a"), Path("/b"), config), "environment": "test"})
     assert given == [plain, chosen]
     # What files cannot change any more.
     options = {"mount", "log_level", "native", "free_floor"}
     assert kept == [options, options | {"rules", "environment"}]
+    assert seen == [None, None]  # it is watched with the rules
+    config.write_text("cache_size: 7GiB\n")
+    assert run(arguments) == 7
+    assert given[2].rules == ()
+    assert seen[2] is not None
+    assert (seen[2].paths, seen[2].settings, seen[2].ruled) == ((config,), {"cache_size": "7GiB"}, False)
+    assert run([*arguments[:2], "--config", "off"]) == 7
+    assert seen[3] is None
 
 
 # --- which daemon ---
