@@ -469,9 +469,9 @@ class OpenFiles:
             self.hinting.window = nbytes
 
     def unmounted(self) -> None:
-        """Nobody else can open files by their paths: nobody waits for others to do so."""
+        """Nobody else can open files by their paths: nobody waits for others at an open."""
         if self._acts is not None:
-            self._acts.end_barriers()
+            self._acts.end_waits()
 
     # ---- the end of opens
 
