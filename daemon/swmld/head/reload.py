@@ -39,6 +39,9 @@ EVERY = 5.0
 """Seconds between two looks at files whose changes nobody tells."""
 DEBOUNCE = 1000
 """Milliseconds for which changes are gathered at most; they are told after 50 without another."""
+REPLACED = 0.5
+"""Seconds in which a file that went away, or became empty, may come back."""
+
 Said = Callable[[Iterable[Document], str | None], Mapping[str, Any]]
 """What documents say of the daemon, with an environment in use; ``swmld.config.load.said``."""
 
@@ -127,11 +130,26 @@ async def watch(
         async with contextlib.aclosing(_changes(list(files.directories), every)) as changes:
             async for changed in changes:
                 now = await _blocking(lambda: Files(paths))
+                if _being_replaced(loaded.seen, now):
+                    await _pause()
+                    now = await _blocking(lambda: Files(paths))
                 # A file that was written twice within a tick of its clock looks as it was.
                 if now.state != loaded.seen or changed & {str(path) for path in now.found}:
                     await _reload(now, environment, head, loaded, clock)
                 if now.directories != files.directories:
                     break
+
+
+def _being_replaced(seen: State, now: Files) -> bool:
+    """Whether a file went away, or became empty: as between the two steps of an editor that renames the old
+    one or truncates it, and of a shell's ``>``. Taken as it is then, its rules would be gone for a moment."""
+    sizes = {str(path): size for path, size in now.sizes.items()}
+    before = {name: size for name, _, _, size, *_ in (each for each in seen if len(each) > 2)}  # no problems
+    return any(size != "0" and not sizes.get(name) for name, size in before.items())
+
+
+async def _pause() -> None:
+    await trio.sleep(REPLACED)
 
 
 async def _reload(
