@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from typing import Any
 import pytest
 import swmld
 import trio
+from rich.console import Console
+from rich.text import Text
 from swmld import demo as sample
 from swmld.api.control import ControlServer
 from swmld.api.messages import METHODS
@@ -25,7 +28,7 @@ from swmld.cli import daemon, man, preflight
 from swmld.cli import demo as demo_command
 from swmld.cli.main import app, run
 from swmld.cli.stats import flat, quantile
-from swmld.cli.text import printable, prose
+from swmld.cli.text import printable, prose, put
 from swmld.config import Settings, mount_name
 from swmld.errors import UsageError
 from swmld.head.reload import Loaded
@@ -724,6 +727,21 @@ def test_the_demo_takes_directories(
 def test_names_are_safe_to_print() -> None:
     assert printable(ODD_NAME) == r"bad\udcff\n\x1b[31m"
     assert printable("plain é 漢") == "plain é 漢"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("short", "short\n"),
+        ("  is in /a/b.yaml:3, by one; of", "  is in\n      /a/b.yaml:3,\n      by one; of\n"),
+        ("a word of twenty-one characters", "a word of\n    twenty-one\n    characters\n"),
+    ],
+)
+def test_a_long_line_is_broken_between_words_in_a_terminal_alone(line: str, shown: str) -> None:
+    for terminal, expected in ((True, shown), (False, line + "\n")):
+        file = io.StringIO()
+        put(Console(file=file, width=20, force_terminal=terminal, color_system=None), Text(line))
+        assert "".join(f"{each.rstrip()}\n" for each in file.getvalue().splitlines()) == expected
 
 
 def test_prose_joins_lines_but_not_examples() -> None:
