@@ -1,6 +1,7 @@
-/* buffers.c: aligned memory for O_DIRECT and io_uring. */
+/* buffers.c: aligned memory for O_DIRECT and io_uring, and what malloc keeps. */
 #include "swml.h"
 
+#include <malloc.h>
 #include <sys/mman.h>
 
 void *sw_buffer_alloc(size_t n)
@@ -14,4 +15,16 @@ void sw_buffer_free(void *p, size_t n)
 {
 	if (p)
 		munmap(p, n);
+}
+
+/* glibc gives each of the first 8 threads a core an arena of its own, which keeps what it ever held. The threads here
+ * that use malloc hold Python's lock nearly always, and do not wait for each other's arenas. */
+void sw_heap_lean(void)
+{
+	mallopt(M_ARENA_MAX, 2);
+}
+
+void sw_heap_trim(void)
+{
+	malloc_trim(0);
 }

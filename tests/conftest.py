@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -127,8 +127,9 @@ def daemon_mode(request: pytest.FixtureRequest) -> str:
 class _Shared:
     """One daemon a module and mode; started again where a test ended it."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, options: Sequence[str]) -> None:
         self._mode = mode
+        self._options = options
         self._stack = ExitStack()
         self._tree: Tree | None = None
 
@@ -138,7 +139,7 @@ class _Shared:
         if self._tree is None:
             base = self._stack.enter_context(tree.work_dir())
             self._tree = self._stack.enter_context(
-                tree.backend(self._mode, base, options=["--chunk-size", "64KiB"])
+                tree.backend(self._mode, base, options=["--chunk-size", "64KiB", *self._options])
             )
         return self._tree
 
@@ -154,7 +155,7 @@ class _Shared:
 @pytest.fixture(scope="module", params=tree.modes())
 def shared(request: pytest.FixtureRequest) -> Iterator[_Shared]:
     tree.require_mode(request.param)
-    shared = _Shared(request.param)
+    shared = _Shared(request.param, getattr(request.module, "SHARED_OPTIONS", ()))
     yield shared
     shared.close()
 
@@ -163,7 +164,8 @@ def shared(request: pytest.FixtureRequest) -> Iterator[_Shared]:
 def fs(shared: _Shared) -> Iterator[Tree]:
     """A fresh directory, made through the mount, in a daemon that the module's tests share.
 
-    Its chunks are the smallest: files are cached whole up to 64 KiB and in parts above.
+    Its chunks are the smallest: files are cached whole up to 64 KiB and in parts above. A module's
+    ``SHARED_OPTIONS`` are for the daemon as well.
     """
     whole = shared.tree()
     name = f"t{next(_numbers)}"

@@ -17,6 +17,7 @@ import pyfuse3
 import trio
 
 from swmld import __version__, logs, sdnotify
+from swmld._native import lib
 from swmld.api import http
 from swmld.api import plugins as plugins_api
 from swmld.api.control import ControlServer
@@ -38,7 +39,7 @@ from swmld.head import plugged
 from swmld.mount import mountpoint
 from swmld.mount.ahead import NeighbourPrefetch
 from swmld.mount.fuse import Fuse
-from swmld.mount.gate import SourceGate
+from swmld.mount.gate import SourceGate, Store
 from swmld.mount.hinting import Hinting
 from swmld.mount.keeping import Keeper, Kept
 from swmld.mount.listings import Listings
@@ -46,7 +47,7 @@ from swmld.mount.loading import Loader
 from swmld.mount.mountpoint import RemoteSource, SourceDirectory
 from swmld.mount.namespace import Namespace
 from swmld.mount.native import Config, Event, EventKind, Native
-from swmld.mount.openfiles import OpenFiles, Store
+from swmld.mount.openfiles import OpenFiles
 from swmld.mount.remote import RemoteTree
 from swmld.mount.remote_changes import RemoteChanges
 from swmld.mount.remote_names import RemoteNames
@@ -58,6 +59,7 @@ from swmld.plugins.known import Plugins
 from swmld.sources import opening
 from swmld.sources.interface import ROOT, Attributes, Feature
 from swmld.staging.area import Staging
+from swmld.staging.draining import drain
 from swmld.types import Check
 from swmld.urls import SourceUrl
 
@@ -96,6 +98,7 @@ def run(settings: Settings, fixed: Set[str] = frozenset(), watched: Loaded | Non
     logs.setup(settings)
     os.umask(0)  # modes are the callers' business, each with its own umask
     _raise_fd_limit()
+    lib.sw_heap_lean()
     plugins = _find_plugins(settings)
     rules = _read_rules(settings)
     mountpoint.clean_dead(settings.mount)
@@ -306,21 +309,7 @@ class Daemon:
             chunk_size=settings.chunk_size,
         )  # fmt: skip
         self._ahead: NeighbourPrefetch | None = None
-        files = OpenFiles(
-            native,
-            self._gate,
-            self._disk,
-            self._cache,
-            tree,
-            writes,
-            store,
-            loader,
-            whole_limit=settings.chunk_size,
-            limits=Limits(max_window=settings.readahead_max),
-            on_open=self._opened,
-            decider=decider,
-        )
-        files.fetcher = self._fetcher = Fetcher(
+        self._fetcher = Fetcher(
             self._engine,
             self._pool,
             self._cache,
@@ -334,6 +323,27 @@ class Daemon:
             stats=stats,
             together=self._together,
         )
+        self._hinting: Hinting | None = None
+        if self._plugins is not None:
+            self._hinting = Hinting(
+                self._plugins, native, self._fetcher, self._disk,
+                window=settings.readahead_max, bring=self._bring,
+            )  # fmt: skip
+        files = OpenFiles(
+            native,
+            self._gate,
+            self._disk,
+            tree,
+            writes,
+            store,
+            loader,
+            self._fetcher,
+            whole_limit=settings.chunk_size,
+            limits=Limits(max_window=settings.readahead_max),
+            on_open=self._opened,
+            decider=decider,
+            hinting=self._hinting,
+        )
         watched = remote is not None and Feature.WATCH in remote.features
         learns = settings.neighbours == "auto"
         if learns or decider is not None:
@@ -342,11 +352,6 @@ class Daemon:
                 whole_limit=settings.chunk_size, max_files=settings.neighbours_max_files if learns else 0,
                 fresh=3600.0 if watched or settings.check is not Check.RELAXED else settings.check_interval,
                 brought=decider.brought if decider is not None else None,
-            )  # fmt: skip
-        if self._plugins is not None:
-            files.hinting = Hinting(
-                self._plugins, native, self._fetcher, self._disk,
-                window=settings.readahead_max, bring=self._bring,
             )  # fmt: skip
         self._cache.on_evict = lambda file_id, identity: native.evict(
             native.node_of(identity.dev, identity.ino), file_id
@@ -420,7 +425,7 @@ class Daemon:
             self._settings = self._service.settings = after
             logs.set_level(after.log_level)
             self._cache.set_limits(after.cache_size, self._service.free_floor())
-            self._files.set_readahead(after.readahead_max)
+            self._files.fetching.set_readahead(after.readahead_max)
             self._fetcher.set_prefetch_parallel(after.prefetch_parallel)
             log.info("changed settings of the daemon are in use: %s", ", ".join(changed))
         return self._fixed | set(live.LIVE)
@@ -453,12 +458,12 @@ class Daemon:
         self._opened(event.nodeid, prefetched=True, verdict=verdict)
 
     def _landed(self, target: Target, chunk: int) -> None:
-        self._files.on_landed(target, chunk)
+        self._files.fetching.on_landed(target, chunk)
         if self._ahead is not None:
             self._ahead.on_landed(target, chunk)
 
     def _failed(self, target: Target, chunk: int, code: int) -> None:
-        self._files.on_failed(target, chunk, code)
+        self._files.fetching.on_failed(target, chunk, code)
         if self._ahead is not None:
             self._ahead.on_failed(target, chunk)
 
@@ -494,8 +499,10 @@ class Daemon:
                 mountpoint.widen_readahead(self._settings.mount, READAHEAD_KIB)
                 self._ready(metrics)
                 serving.start_soon(self._housekeeping)
+                serving.start_soon(self._pool.run)
                 await self._down.wait()
-                await self._drain()
+                if self._staging is not None:
+                    await drain(self._staging.uploads)
                 serving.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
 
@@ -519,8 +526,8 @@ class Daemon:
                     inner.start_soon(partial(trio.to_thread.run_sync, uploads, abandon_on_cancel=True))
                 if self._ahead is not None:
                     inner.start_soon(self._ahead.run)
-                if self._files.hinting is not None:
-                    inner.start_soon(self._files.hinting.run)
+                if self._hinting is not None:
+                    inner.start_soon(self._hinting.run)
                 if self._head is not None:
                     inner.start_soon(self._head.run)
                 if (watched := self._watched) is not None:
@@ -534,8 +541,8 @@ class Daemon:
             self._observer.close()
             if self._plugins is not None:
                 self._plugins.close()
-            if self._files.hinting is not None:
-                self._files.hinting.close()
+            if self._hinting is not None:
+                self._hinting.close()
             self._files.close()
             if self._ahead is not None:
                 self._ahead.close()
@@ -582,22 +589,6 @@ class Daemon:
                     return
                 self._stopping = True
                 await self._unmount(scope)
-
-    async def _drain(self) -> None:
-        """What is staged goes to the source; a second signal leaves it for the next start."""
-        if self._staging is None or not (waiting := self._staging.uploads.waiting):
-            return
-        log.info(
-            "%d files are uploaded before the end (signal again to leave them to the next start)",
-            len(waiting),
-        )
-        sdnotify.notify(f"EXTEND_TIMEOUT_USEC={24 * 3600 * 1_000_000}")
-        flush = partial(self._staging.uploads.flush, b"", FOREVER)
-        while left := await trio.to_thread.run_sync(flush, abandon_on_cancel=True):
-            if all(file.refused for file in left):
-                log.error("%d files are refused by the source and stay staged", len(left))
-                return
-            await trio.sleep(1.0)
 
     async def _unmount(self, scope: trio.CancelScope) -> None:
         """The directory is as it was at once; files that are open are served until they are closed."""

@@ -15,7 +15,8 @@ from swmld.cache.checksum import crc32c
 from swmld.cache.files import ChunkState
 from swmld.cache.packed import Sealed
 from swmld.errors import CacheFull
-from swmld.fetch.buffers import Buffer
+from swmld.fetch.buffers import Buffer, BufferPool
+from swmld.fetch.scheduler import Fetcher
 from swmld.fetch.sharing import Terms
 
 T = TypeVar("T")
@@ -47,6 +48,16 @@ class FakeCache:
     def unreserve(self, nbytes: int) -> None:
         self.reserved -= nbytes
         assert self.reserved >= 0
+
+
+def check_nothing_left(fetcher: Fetcher, pool: BufferPool, cache: FakeCache) -> None:
+    """No read, flight, buffer or reservation is left over."""
+    stats = fetcher.stats
+    assert stats.reads_in_flight == 0
+    assert not any(stats.queued.values())
+    assert not any(stats.in_flight.values())
+    assert (pool.lent, pool.quarantined, pool.stuck) == (0, 0, 0)
+    assert cache.reserved == 0
 
 
 class ChunkMap:

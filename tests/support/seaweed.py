@@ -17,7 +17,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,7 @@ from swmld.sources.seaweedfs import SeaweedSource
 from swmld.urls import parse
 
 from support import gates
-
-SECONDS = 60.0
-"""For the cluster to be ready; 2 to 4 are usual on an idle machine."""
+from support.waiting import until
 
 DIRECTORY, SYMLINK = 1 << 31, 1 << 27
 """Kinds of files in Go's os.FileMode."""
@@ -60,15 +58,6 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def wait_until(done: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
-    """Returns when it is so. ``TimeoutError`` says what was not."""
-    deadline = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds} s: {what}")
-        time.sleep(0.02)
 
 
 def _states(pid: int) -> set[str]:
@@ -140,7 +129,7 @@ class Cluster:
             ]
         self._run("server", ["server", *options])
         self._channel = self._stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{self.filer + 10_000}"))
-        wait_until(self._ready, f"SeaweedFS, see {self.directory}")
+        until(self._ready, f"SeaweedFS, see {self.directory}")
 
     def _volume(self, number: int, port: int) -> None:
         options = [
@@ -218,7 +207,7 @@ class Cluster:
                 return False
             return True
 
-        wait_until(ready, name)
+        until(ready, name)
         return port
 
     @contextlib.contextmanager
@@ -238,7 +227,7 @@ class Cluster:
                 env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         try:
-            wait_until(lambda: os.path.ismount(at) or process.poll() is not None, "weed mount")
+            until(lambda: os.path.ismount(at) or process.poll() is not None, "weed mount")
             assert process.poll() is None, (cache / "log").read_text(errors="replace")[-2000:]
             yield at
         finally:
@@ -259,7 +248,7 @@ class Cluster:
         process.send_signal(signal.SIGSTOP)
         try:
             # One thread may go on answering for a moment after the signal was sent.
-            wait_until(lambda: _states(process.pid) <= {"T"}, "stopped")
+            until(lambda: _states(process.pid) <= {"T"}, "stopped")
             yield
         finally:
             process.send_signal(signal.SIGCONT)

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from swmld.sources.interface import ROOT, Change, Feature
 
 from support.source_kit import (
-    PATIENCE,
     MadeSource,
     content,
     covers,
@@ -26,6 +25,7 @@ from support.source_kit import (
     together,
     unless_gone,
 )
+from support.waiting import PATIENCE
 
 
 class Bytes:

@@ -6,13 +6,11 @@ import errno
 import os
 import stat
 import threading
-import time
 from collections.abc import Callable
 
 from swmld.sources.interface import LISTED, ROOT, Attributes, Change, Feature, Page, ReadOnly
 
-PATIENCE = 30.0
-"""Seconds after which something that should happen has not: no measure, only an end."""
+from support.waiting import PATIENCE
 
 
 class FakeClock:
@@ -204,11 +202,3 @@ class Caller(threading.Thread):
         """The errno that it ended with; None: it returned."""
         error = self.ended().error
         return error.errno if isinstance(error, OSError) else None
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Waits for what another thread is about to do."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it has not come to that"
-        time.sleep(0.0005)

@@ -13,10 +13,10 @@ from typing import TypeVar
 import pytest
 from swmld.sources.interface import ROOT, Attributes, Change, Page, Reader, Source, generation_ns
 
+from support.waiting import PATIENCE
+
 T = TypeVar("T")
 
-PATIENCE = 30.0
-"""Seconds that anything here may take before it counts as hung: no measure, only an end."""
 
 GONE = {errno.ESTALE, errno.ENOENT}
 """What reading a generation that is no more may give, besides its own bytes."""

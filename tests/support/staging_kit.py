@@ -20,7 +20,7 @@ from swmld.staging.files import StagedFile
 from swmld.staging.flushing import Flush
 from swmld.staging.views import Item
 
-from support.source_fakes import PATIENCE
+from support.waiting import PATIENCE
 
 LIMIT = 1 << 30
 

@@ -14,7 +14,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -25,6 +25,7 @@ from swmld.urls import parse
 from support import gates
 from support.source_conformance import MadeSource
 from support.tree import work_dir
+from support.waiting import until
 
 KEY, SECRET = "key-of-tests", "secret-of-tests"
 """Credentials that no message may show."""
@@ -139,14 +140,13 @@ class Nginx:
         process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
         self._stack.callback(process.wait, 30)
         self._stack.callback(process.send_signal, signal.SIGTERM)
-        from support.seaweed import wait_until
 
         def ready() -> bool:
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", port)) == 0
 
         try:
-            wait_until(ready, "nginx")
+            until(ready, "nginx")
         except BaseException:
             self._stack.close()
             raise
@@ -308,3 +308,34 @@ def respond(
             request.close_connection = True
 
     return answer
+
+
+def parts_of(content: bytes, always: dict[str, str]) -> Callable[..., Answer]:
+    """Makes answers to requests for a range: 206 with the body and the headers that ``change(first, last)``
+    makes of it, and headers that ``always`` go with them. With a ``length`` the connection ends where the
+    body does, though as much was said as was asked for."""
+
+    def partly(
+        change: Callable[[int, int], tuple[bytes, dict[str, str]]], length: int | None = None
+    ) -> Answer:
+        def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+            if request.command == "HEAD":
+                respond(200, content, always)(request)
+                return
+            first, last = map(int, request.headers["Range"].removeprefix("bytes=").split("-"))
+            body, headers = change(first, last)
+            headers = {**always, "Content-Range": f"bytes {first}-{last}/{len(content)}", **headers}
+            respond(206, body, headers, length=None if length is None else last + 1 - first)(request)
+
+        return answer
+
+    return partly
+
+
+def check_message(error: OSError, path: str, secrets: Iterable[str] = ()) -> None:
+    """What a message must be: one short line with the path, nothing secret."""
+    text = str(error)
+    assert path in text
+    assert len(text.splitlines()) == 1
+    assert len(text) < 200
+    assert not any(secret in text for secret in secrets)

@@ -113,3 +113,19 @@ def test_pure_rooms_are_pure(room: str) -> None:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 tops.add(node.module.split(".")[0])
         assert tops <= allowed, path
+
+
+def test_every_module_is_found_in_the_readme() -> None:
+    """And every one that is named there exists."""
+    text = (DAEMON / "README.md").read_text().partition("## Modules, room by room")[2]
+    rooms = re.split(r"^- \*\*([a-z]+)\*\*:", text, flags=re.MULTILINE)[1:]
+    named = {
+        room: re.findall(r"`([a-z_0-9]+)`", words)
+        for room, words in zip(rooms[::2], rooms[1::2], strict=True)
+    }
+    found = {
+        room.name: sorted(path.stem for path in room.glob("*.py") if path.stem != "__init__")
+        for room in PACKAGE.iterdir()
+        if (room / "__init__.py").exists()
+    }
+    assert {room: sorted(modules) for room, modules in named.items()} == found

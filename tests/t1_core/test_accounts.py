@@ -16,7 +16,8 @@ from swmld.cache.files import ChunkState
 from swmld.mount.ahead import NeighbourPrefetch
 from swmld.mount.asked import ANY, Order, Wanted, What
 from swmld.mount.awaited import Awaited
-from swmld.mount.openfiles import OpenFile, OpenFiles
+from swmld.mount.fetching import Fetching
+from swmld.mount.opens import Counters, OpenFile
 from swmld.plan.readahead import Limits, Streams
 from swmld.types import FetchClass
 
@@ -298,30 +299,28 @@ class Opened:
 
     def __init__(self) -> None:
         self.ledger, self.fetcher = Ledger(), Fetcher()
-        nothing = cast(Any, None)
-        self.files = OpenFiles(
-            cast(Any, Native()), nothing, nothing, nothing, nothing, nothing, nothing, nothing,
-            whole_limit=CHUNK, limits=Limits(), on_open=nothing, decider=cast(Any, self),
+        self.fetching = Fetching(
+            cast(Any, Native()), cast(Any, self.fetcher), Counters(),
+            whole_limit=CHUNK, limits=Limits(), decider=cast(Any, self),
         )  # fmt: skip
-        self.files.fetcher = cast(Any, self.fetcher)
         self.brought, self.watches = self.ledger, False
         self.target = Target(File(1))
         streams = Streams(CHUNK, SIZE, Limits(max_window=0))
         self.file = OpenFile(1, target=cast(Any, self.target), streams=streams, decision=DECISION)
-        self.files._by_key[1] = self.file
+        self.fetching._by_key[1] = self.file
 
     def ahead(self, chunk: int) -> None:
-        self.files._ahead(self.file, cast(Any, self.target), chunk)
+        self.fetching.ahead(self.file, cast(Any, self.target), chunk)
 
     def touch(self, chunk: int) -> None:
         if chunk not in self.target.file.present:
             self.fetcher.request(self.target, chunk, FetchClass.DEMAND)
-        self.files._touch(self.file, (chunk,))
+        self.fetching.touch(self.file, (chunk,))
 
     def land(self, number: int) -> None:
         if (found := self.fetcher.end(number)) is not None:
             self.target.file.present.add(found[1])
-            self.files.on_landed(cast(Any, found[0]), found[1])
+            self.fetching.on_landed(cast(Any, found[0]), found[1])
 
     def fail(self, number: int, late: bool) -> None:
         if (found := self.fetcher.end(number)) is not None:
@@ -329,7 +328,7 @@ class Opened:
             if late and on_late is not None:
                 on_late(target, chunk)
             else:
-                self.files.on_failed(cast(Any, target), chunk, 5)
+                self.fetching.on_failed(cast(Any, target), chunk, 5)
 
     def do(self, steps: Iterable[tuple[Any, ...]]) -> Counter[str]:
         async def run() -> None:
@@ -342,7 +341,7 @@ class Opened:
 
     def close(self) -> None:
         if self.file.target is not None:
-            self.files._drop_target(self.file)
+            self.fetching.drop(self.file)
 
 
 CHUNKS = st.integers(0, COUNT - 1)

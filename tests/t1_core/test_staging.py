@@ -6,40 +6,16 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.source_fakes import Caller, Held, until
-from support.staging_kit import Area, On, no_waiting_for_disks, nothing, open_fds
+from support.source_fakes import Caller, Held
+from support.staging_kit import Area, On, nothing, open_fds
+from support.waiting import until
 from swmld.sources.interface import Feature
 from swmld.staging.files import StagedFile, fine_stamps
 
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
-    no_waiting_for_disks(monkeypatch)
-
-
-@pytest.fixture(params=["through", "back"])
-def area(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Area]:
-    area = Area(tmp_path, back=request.param == "back")
-    yield area
-    area.close()
-
-
-@pytest.fixture
-def through(tmp_path: Path) -> Iterator[Area]:
-    area = Area(tmp_path, back=False)
-    yield area
-    area.close()
-
-
-@pytest.fixture
-def back(tmp_path: Path) -> Iterator[Area]:
-    area = Area(tmp_path, back=True)
-    yield area
-    area.close()
+pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
 
 
 @pytest.fixture

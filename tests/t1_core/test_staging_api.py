@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import trio
-from support.source_fakes import Held, until
-from support.staging_kit import Area, On, no_waiting_for_disks, nothing
+from support.source_fakes import Held
+from support.staging_kit import Area, On, nothing
+from support.waiting import until
 from swmld.api import staging as api
 from swmld.api.client import Client
 from swmld.api.control import ControlServer
@@ -27,16 +28,7 @@ from swmld.errors import UsageError
 Call = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
-    no_waiting_for_disks(monkeypatch)
-
-
-@pytest.fixture
-def back(tmp_path: Path) -> Iterator[Area]:
-    area = Area(tmp_path, back=True)
-    yield area
-    area.close()
+pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
 
 
 def below(given: object) -> bytes:

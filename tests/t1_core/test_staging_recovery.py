@@ -9,29 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.staging_kit import Area, On, no_waiting_for_disks, nothing, open_fds
+from support.staging_kit import Area, On, nothing, open_fds
 from swmld.sources.interface import Attributes
 from swmld.staging.journal import Journal, Moved, Row, boot_id
 from swmld.staging.recovery import LOST, UNFINISHED
 
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
-    no_waiting_for_disks(monkeypatch)
-
-
-@pytest.fixture(params=["through", "back"])
-def area(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Area]:
-    area = Area(tmp_path, back=request.param == "back")
-    yield area
-    area.close()
-
-
-@pytest.fixture
-def back(tmp_path: Path) -> Iterator[Area]:
-    area = Area(tmp_path, back=True)
-    yield area
-    area.close()
+pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
 
 
 def power_cut(area: Area, monkeypatch: pytest.MonkeyPatch) -> None:

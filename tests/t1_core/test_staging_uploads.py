@@ -5,32 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.source_fakes import Caller, Held, until
-from support.staging_kit import Area, On, at_once, no_waiting_for_disks, nothing, open_fds
+from support.source_fakes import Caller, Held
+from support.staging_kit import Area, On, at_once, nothing, open_fds
+from support.waiting import until
 from swmld.staging.views import Figures
 
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
-    no_waiting_for_disks(monkeypatch)
-
-
-@pytest.fixture
-def through(tmp_path: Path) -> Iterator[Area]:
-    area = Area(tmp_path, back=False)
-    yield area
-    area.close()
-
-
-@pytest.fixture
-def back(tmp_path: Path) -> Iterator[Area]:
-    area = Area(tmp_path, back=True)
-    yield area
-    area.close()
+pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
 
 
 # ---- order

@@ -16,7 +16,7 @@ import trio.testing
 from support import gates
 from swmld.fetch import engine as engine_module
 from swmld.fetch import threads
-from swmld.fetch.buffers import BufferPool
+from swmld.fetch.buffers import REST, BufferPool
 from swmld.fetch.engine import Engine, make_engine
 from swmld.fetch.threads import ThreadEngine
 
@@ -371,6 +371,35 @@ def test_without_a_ring_auto_takes_threads_and_says_so(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     with pytest.raises(PermissionError):
         make_engine("uring")
+
+
+def test_a_pool_gives_back_what_nobody_used() -> None:
+    pool = BufferPool(4, 1 << 20)
+    burst = [pool.try_get() for _ in range(4)]
+    for buffer in burst:
+        assert buffer is not None
+        pool.put(buffer)
+    small = pool.try_get(100)  # makes way for one of the four
+    assert small is not None
+    used = (3 << 20) + small.size
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pool.run)
+            await trio.sleep(REST + 0.1)
+            assert pool.allocated == used, "used since the last look"
+            await trio.sleep(REST)
+            assert pool.allocated == small.size
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    buffer = pool.try_get()
+    assert buffer is not None
+    buffer.view[-1] = 1
+    for kept in (small, buffer):
+        pool.put(kept)
+    pool.close()
+    assert pool.allocated == 0
 
 
 def test_pool_budget_and_classes() -> None:

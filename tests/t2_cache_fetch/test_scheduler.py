@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from support.fakes import FakeCache, FakeEngine, FakeFile, FakeOffload, FakeTarget
+from support.fakes import FakeCache, FakeEngine, FakeFile, FakeOffload, FakeTarget, check_nothing_left
 from swmld.cache.files import ChunkState
 from swmld.errors import FetchError
 from swmld.fetch.buffers import BufferPool
@@ -65,12 +65,7 @@ class World:
         return list(dict.fromkeys(order))
 
     def check_nothing_left(self) -> None:
-        stats = self.fetcher.stats
-        assert stats.reads_in_flight == 0
-        assert not any(stats.queued.values())
-        assert not any(stats.in_flight.values())
-        assert (self.pool.lent, self.pool.quarantined, self.pool.stuck) == (0, 0, 0)
-        assert self.cache.reserved == 0
+        check_nothing_left(self.fetcher, self.pool, self.cache)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 import trio.testing
-from support.fakes import DiskFile, FakeCache, FakeTarget
+from support.fakes import DiskFile, FakeCache, FakeTarget, check_nothing_left
 from support.webservers import Hostile, respond, unused_port
 from swmld.errors import FetchError
 from swmld.fetch.buffers import BufferPool
@@ -42,6 +42,7 @@ class FileReader:
     """A file that its server gives at ``path``; ``read``, the long way, gives ``own``, or raises."""
 
     plain = True
+    in_one = False
 
     def __init__(self, server: str, path: str, size: int) -> None:
         self.size = size
@@ -148,12 +149,7 @@ class World:
         await until(lambda: len(self.events) >= count)
 
     def check_nothing_left(self) -> None:
-        stats = self.fetcher.stats
-        assert stats.reads_in_flight == 0
-        assert not any(stats.queued.values())
-        assert not any(stats.in_flight.values())
-        assert (self.pool.lent, self.pool.quarantined, self.pool.stuck) == (0, 0, 0)
-        assert self.cache.reserved == 0
+        check_nothing_left(self.fetcher, self.pool, self.cache)
         assert not any(target.retained for target in self.targets)
 
 
@@ -187,6 +183,24 @@ async def test_files_land(server: Hostile) -> None:
         assert world.fetcher.stats.flights[DEMAND, Result.LANDED] >= 20
         assert sum(world.fetcher.stats.bytes.values()) == sum(target.file.size for target in targets)
         assert len(server.asked) == 60
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(("in_one", "reads"), [(True, 3), (False, 4 + 4 + 1)])
+async def test_chunks_of_a_source_that_gives_them_in_one(server: Hostile, in_one: bool, reads: int) -> None:
+    world = World(server)
+    target = world.target(1, 2 * CHUNK + 70_001)
+    reader = target.reader
+    assert isinstance(reader, FileReader)
+    reader.plain = target.plain = False
+    reader.in_one = in_one
+    async with world.running():
+        for chunk in range(3):
+            assert world.fetcher.request(target, chunk, PREFETCH)
+        await world.ended(3)
+        world.check_nothing_left()
+        assert target.content == reader.own[: target.file.size]
+    assert reader.reads == reads
 
 
 @pytest.mark.trio

@@ -8,7 +8,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from support.source_fakes import Caller, Failing, FakeClock, FakeSource, Held, until
+from support.source_fakes import Caller, Failing, FakeClock, FakeSource, Held
+from support.waiting import until
 from swmld.sources.counting import Counting, Outcome
 from swmld.sources.directory import DirectorySource
 from swmld.sources.errors import Busy

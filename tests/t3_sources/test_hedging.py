@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.source_fakes import PATIENCE, Caller, Failing, FakeClock, FakeSource, PatientClock, until
+from support.source_fakes import Caller, Failing, FakeClock, FakeSource, PatientClock
+from support.waiting import PATIENCE, until
 from swmld.sources.budgets import Budget
 from swmld.sources.hedging import ENOUGH, RECENT, Delays, Hedging
 from swmld.sources.interface import Cut, Reader

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.source_fakes import Caller, FakeClock, FakeSource, PatientClock, until
+from support.source_fakes import Caller, FakeClock, FakeSource, PatientClock
+from support.waiting import until
 from swmld.sources.errors import Busy
 from swmld.sources.injecting import HANG, Fault, Injecting, Odds
 from swmld.sources.interface import Cut, Reader

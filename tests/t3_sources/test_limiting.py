@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.source_fakes import Caller, Failing, FakeClock, FakeSource, Held, PatientClock, until
+from support.source_fakes import Caller, Failing, FakeClock, FakeSource, Held, PatientClock
+from support.waiting import until
 from swmld.sources.budgets import Rate
 from swmld.sources.interface import Reader
 from swmld.sources.limiting import Limiting

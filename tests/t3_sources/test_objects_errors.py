@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
 from support.source_kit import failing, names_of, part
-from support.webservers import KEY, SECRET, Answer, Hostile, respond, unused_port
+from support.webservers import KEY, SECRET, Answer, Hostile, check_message, parts_of, respond, unused_port
 from swmld.sources.errors import Busy
 from swmld.sources.interface import ROOT, Attributes, Source
 from swmld.sources.opening import open_source
@@ -50,33 +50,8 @@ def source(hostile: Hostile, credentials: None) -> Iterator[Source]:
     source.close()
 
 
-def line_of(error: OSError, path: str) -> None:
-    """What a message must be: one line with the path, nothing secret."""
-    text = str(error)
-    assert path in text
-    assert len(text.splitlines()) == 1
-    assert len(text) < 200
-    assert not any(word in text for word in (KEY, SECRET, HUSH, "Authorization", "Signature"))
-
-
-def range_of(request: object) -> tuple[int, int]:
-    first, last = request.headers["Range"].removeprefix("bytes=").split("-")  # type: ignore[attr-defined]
-    return int(first), int(last)
-
-
-def partly(change: Callable[[int, int], tuple[bytes, dict[str, str]]], length: int | None = None) -> Answer:
-    """206 with the body and the headers that ``change`` makes of the range asked for."""
-
-    def answer(request: object) -> None:
-        first, last = range_of(request)
-        body, headers = change(first, last)
-        headers = {**HEADERS, "Content-Range": f"bytes {first}-{last}/{len(BODY)}", **headers}
-        said = None if length is None else last + 1 - first
-        respond(206, body, headers, length=said)(request)  # type: ignore[arg-type]
-
-    return answer
-
-
+line_of = partial(check_message, secrets=(KEY, SECRET, HUSH, "Authorization", "Signature"))
+partly = parts_of(BODY, HEADERS)
 RIGHT = partly(lambda first, last: (BODY[first : last + 1], {}))
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from support.seaweed import DIRECTORY, Cluster, wait_until
+from support.seaweed import DIRECTORY, Cluster
+from support.waiting import until
 from swmld.sources.interface import Change
 from swmld.sources.seaweedfs import SeaweedSource
 
@@ -24,8 +25,8 @@ class Watched:
         self._thread.start()
         self.until(lambda: self.ready == [True], "ready")
 
-    def until(self, done: object, what: str) -> None:
-        wait_until(done, f"{what}: {self.told} {self.ready}", 30)  # type: ignore[arg-type]
+    def until(self, done: Callable[[], bool], what: str) -> None:
+        until(done, lambda: f"{what}: {self.told} {self.ready}")
 
     def has(self, *changes: Change) -> None:
         self.until(lambda: set(changes) <= set(self.told), str(changes))

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.seaweed import DIRECTORY, MESSAGES, Cluster, wait_until
+from support.seaweed import DIRECTORY, MESSAGES, Cluster
 from support.source_kit import content, failing, read_all
 from support.source_writes import write
+from support.waiting import until
 from swmld.sources import seaweed_filer
 from swmld.sources.errors import failure
 from swmld.sources.interface import Attributes, Change, NewAttributes
@@ -138,7 +139,7 @@ def test_changes_are_told_to_others(seaweed: Cluster, source: SeaweedSource, roo
         source.change(b"d/moved", NewAttributes(mode=0o600))
         source.remove(b"d/moved")
         source.remove_dir(b"d")
-        wait_until(lambda: told[-1:] == [Change(b"d", tree=True)] and len(told) > 6, f"told: {told}", 30)
+        until(lambda: told[-1:] == [Change(b"d", tree=True)] and len(told) > 6, f"told: {told}", 30)
         paths = [change.path for change in told]
         assert paths[:2] == [b"file", b"file"]
         assert paths.count(b"d/moved") >= 3
@@ -161,7 +162,7 @@ def test_replaced_chunks_go_and_the_file_stays_itself(
     assert extended.pop("xattr-user.swmld.token")
     assert extended == {"xattr-user.kept": b"kept"}
     assert _stored(seaweed, _fids(seaweed, f"/{root}/file")) == [True, True]
-    wait_until(lambda: _stored(seaweed, old) == [False, False], "the old chunks are deleted", 30)
+    until(lambda: _stored(seaweed, old) == [False, False], "the old chunks are deleted", 30)
 
 
 def test_all_names_of_a_file_are_written(seaweed: Cluster, source: SeaweedSource, root: str) -> None:

@@ -6,13 +6,13 @@ import errno
 import http.server
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from support.source_kit import failing, listed, names_of, part, read_all
-from support.webservers import Answer, Hostile, respond, unused_port
+from support.webservers import Answer, Hostile, check_message, parts_of, respond, unused_port
 from swmld.errors import UsageError
 from swmld.sources.errors import Busy
 from swmld.sources.interface import ROOT, Attributes, Source
@@ -49,30 +49,8 @@ def source(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> Iterator[Source
     source.close()
 
 
-def line_of(error: OSError, path: str) -> None:
-    """What a message must be: one line with the path, nothing secret."""
-    text = str(error)
-    assert path in text
-    assert len(text.splitlines()) == 1
-    assert len(text) < 200
-    assert HUSH not in text
-
-
-def partly(change: Callable[[int, int], tuple[bytes, dict[str, str]]], length: int | None = None) -> Answer:
-    """206 with the body and the headers that ``change`` makes of the range asked for."""
-
-    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
-        if request.command == "HEAD":
-            respond(200, BODY, HEADERS)(request)
-            return
-        first, last = map(int, request.headers["Range"].removeprefix("bytes=").split("-"))
-        body, headers = change(first, last)
-        headers = {**HEADERS, "Content-Range": f"bytes {first}-{last}/{len(BODY)}", **headers}
-        respond(206, body, headers, length=None if length is None else last + 1 - first)(request)
-
-    return answer
-
-
+line_of = partial(check_message, secrets=(HUSH,))
+partly = parts_of(BODY, HEADERS)
 RIGHT = partly(lambda first, last: (BODY[first : last + 1], {}))
 
 

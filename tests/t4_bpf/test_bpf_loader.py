@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from support import gates, kernel, posix
 from support.mount import LIVE, Daemon
 from support.probes import PAGE, Watched
+from support.waiting import until
 from support.watchdog import watchdog
 from swmld.observe import programs
 
@@ -97,10 +97,11 @@ def test_daemon_killed_while_it_loads_leaves_nothing(
         children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
         daemon.kill9()
         posix.umount(daemon.mount)
-        deadline = time.monotonic() + kernel.GONE
-        while any(Path(f"/proc/{child}").exists() for child in children):
-            assert time.monotonic() < deadline, f"still there: {children}"
-            time.sleep(0.05)
+        until(
+            lambda: not any(Path(f"/proc/{child}").exists() for child in children),
+            f"still there: {children}",
+            kernel.GONE,
+        )
 
 
 CHOICES = [("ebpf", "btf"), ("auto", "btf"), ("fuse", "fuse"), ("off", "off")]

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import gates, posix, tree
 from support.mount import Daemon
 from support.probes import QUICK, Watched, probing
 from support.slowfs import SlowFs
+from support.waiting import until
 
 CHUNK = 64 << 10
 DELAY = 50  # milliseconds: what the source takes for one read
-LIMIT = 60.0
 FILES = 20  # each one read from the first open on; more than waiting.FEW
 
 AHEAD = """
@@ -44,14 +43,6 @@ def slow(compiled: Path) -> Iterator[tuple[Watched, SlowFs]]:
             Watched(daemon) as seen,
         ):
             yield seen, source
-
-
-def until(done: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + LIMIT
-    while not (found := done()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-    return found
 
 
 def test_readers_wait_less_than_before(slow: tuple[Watched, SlowFs]) -> None:

@@ -1,7 +1,7 @@
 """What changes behind the mount, and what changes through it: who sees it, and when.
 
-Behind the mount the promise is close-to-open with the default check interval: an open more than a second
-after the change sees the new file, whatever is cached and whoever still holds the old one open.
+Behind the mount the promise is close-to-open: an open later than the check interval after the change sees the
+new file, whatever is cached and whoever still holds the old one open. All but one test have a short interval.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from support import posix
 from support.tree import Tree
 
 SIZE = 300_000
-INTERVAL = 1.0  # seconds: the default check_interval
-LATER = 1.2  # the change is promised to show after INTERVAL; the rest is for the clock's steps
+SHORT = "100ms"
+SHARED_OPTIONS = ["--check-interval", SHORT]
+LATER = 0.13  # seconds: the change is promised to show after 0.1; the rest is for the clock's steps
+DEFAULT = 1.2  # the same of the default interval, a second
 
 
 def content(generation: int, size: int = SIZE) -> bytes:
     return random.Random(generation).randbytes(size)
 
 
-def later() -> None:
+def later(seconds: float = LATER) -> None:
     """Let the check interval pass: the promise is about time, so there is no event to wait for."""
-    time.sleep(LATER)
+    time.sleep(seconds)
 
 
 def overwrite(path: Path, data: bytes) -> None:
@@ -117,6 +119,14 @@ def test_the_next_open_sees_a_change(fs: Tree) -> None:
     assert seen_right(fs, wanted) == dict.fromkeys(CHANGES, True)
 
 
+def test_an_open_after_the_default_interval_sees_a_change(own: Callable[..., Tree]) -> None:
+    fs = own()
+    files_for_all_changes(fs)
+    wanted = {name: change(fs.source / name) for name, change in CHANGES.items()}
+    later(DEFAULT)
+    assert seen_right(fs, wanted) == dict.fromkeys(CHANGES, True)
+
+
 def test_the_next_open_sees_a_change_while_a_reader_holds_the_old(fs: Tree) -> None:
     files_for_all_changes(fs)
     readers = {name: os.open(fs / name, os.O_RDONLY) for name in CHANGES}
@@ -198,7 +208,7 @@ def test_a_name_looked_for_before_it_was_made(fs: Tree) -> None:
 @pytest.fixture
 def quick_names(own: Callable[..., Tree]) -> Tree:
     """Names are looked up again as often as contents: a directory is not opened, so its name may be kept."""
-    return own(options=["--metadata-timeout", "1s"])
+    return own(options=[*SHARED_OPTIONS, "--metadata-timeout", SHORT])
 
 
 def test_another_kind_of_file_under_the_same_name(quick_names: Tree) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import pages
 from support.mount import Daemon
-from support.source_fakes import until
+from support.waiting import until
 
 COUNT, SIZE = 60, 20_000
 FORESEEN, AHEAD = 8, 16  # native/follow.c: TRUST and AHEAD

@@ -7,13 +7,13 @@ import hashlib
 import mmap
 import os
 import random
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.mount import MODES, Daemon, swmld
 from support.posix import fails
+from support.waiting import until
 from support.webfiles import WebFiles
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -39,13 +39,6 @@ def fill(path: Path, size: int, seed: int) -> bytes:
 def refused(code: int, function: Callable[[], object]) -> None:
     with fails(code):
         function()
-
-
-def until(done: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 @pytest.fixture

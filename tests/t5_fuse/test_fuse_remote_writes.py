@@ -20,12 +20,10 @@ import pytest
 from support import posix
 from support.mount import MODES, Daemon
 from support.posix import fails
-from support.seaweed import Cluster, wait_until
+from support.seaweed import Cluster
+from support.waiting import until
 
 MIB = 1 << 20
-SECONDS = 30.0
-"""Until something that is to come counts as never coming."""
-until = partial(wait_until, seconds=SECONDS)
 
 
 @pytest.fixture(scope="module")

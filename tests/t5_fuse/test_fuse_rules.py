@@ -6,7 +6,6 @@ import json
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from support.mount import Daemon
 from support.slowfs import SlowFs
 from support.tree import Tree
+from support.waiting import until
 from swmld.api.client import Client
 from swmld.mount.below import DIRECTORIES
 
@@ -57,10 +57,7 @@ class Ruled:
         return {entry["path"] for entry in self.entries() if entry["pinned"]}
 
     def until(self, done: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + LIMIT
-        while not done():
-            assert time.monotonic() < deadline, f"{what}: {self.cached()}\n{self.daemon.tail()}"
-            time.sleep(0.02)
+        until(done, lambda: f"{what}: {self.cached()}\n{self.daemon.tail()}")
 
     def history(self, **filters: Any) -> list[dict[str, Any]]:
         decisions: list[dict[str, Any]] = self.daemon.call("history", **filters)["decisions"]

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -20,10 +20,9 @@ import pytest
 from support.mount import MODES, Daemon
 from support.posix import fails
 from support.seaweed import SYMLINK, Cluster
+from support.waiting import until
 
 MIB = 1 << 20
-SEEN_SECONDS = 30.0
-"""A change is promised within two; a loaded machine under test gets more before it counts as never."""
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +36,6 @@ def mounted(base: Path, port: int, below: str, mode: str = "passthrough", *optio
     base.mkdir(exist_ok=True)
     url = f"seaweedfs://127.0.0.1:{port}/{below}"
     return Daemon(base, mode, source=None, options=["--source", url, *options])
-
-
-def until(done: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + SEEN_SECONDS
-    while not done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def content(name: str, size: int) -> bytes:

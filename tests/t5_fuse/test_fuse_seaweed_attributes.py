@@ -10,18 +10,16 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
 from support.mount import MODES, Daemon
 from support.posix import fails
-from support.seaweed import Cluster, wait_until
+from support.seaweed import Cluster
+from support.waiting import until
 
 _tries = itertools.count()
-
-until = partial(wait_until, seconds=30.0)
 
 
 @pytest.fixture(scope="module")

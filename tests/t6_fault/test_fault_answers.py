@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from support.mount import Daemon, swmld
 from support.posix import fails
-from support.seaweed import Cluster, wait_until
+from support.seaweed import Cluster
+from support.waiting import until
 from support.webfiles import Fault, WebFiles
 
 SIZE = 300_000
@@ -107,7 +108,7 @@ def test_a_file_that_goes_between_list_and_read(base: Path, web: WebFiles) -> No
             (daemon.mount / "file").read_bytes()
         assert counted(daemon, "absent") + counted(daemon, "stale") >= 1
         (web.root / "file").write_bytes(DATA[::-1])
-        wait_until(lambda: _read(daemon.mount / "file") == DATA[::-1], "it is there again", 30)
+        until(lambda: _read(daemon.mount / "file") == DATA[::-1], "it is there again", 30)
 
 
 def _read(path: Path) -> bytes:
@@ -145,7 +146,7 @@ def test_clocks_that_are_apart(base: Path) -> None:
     with Cluster() as cluster:
         cluster.put("/skew/.made", b"")
         with mounted(base, f"seaweedfs://127.0.0.1:{cluster.filer}/skew") as daemon:
-            wait_until(lambda: "tells of its changes" in daemon.log_text(), "the filer is listened to", 30)
+            until(lambda: "tells of its changes" in daemon.log_text(), "the filer is listened to", 30)
             for ahead in (86_400, -86_400):
                 name = f"by {ahead}"
                 at = int(time.time()) + ahead
@@ -154,7 +155,7 @@ def test_clocks_that_are_apart(base: Path) -> None:
                     if body[:1] != b"1":
                         cluster.call("DeleteEntry", directory="/skew", name=name, is_delete_data=True)
                     cluster.create("/skew", name, content=body, attributes=times)
-                    wait_until(lambda b=body, n=name: _read(daemon.mount / n) == b, "it is shown", 30)  # type: ignore[misc]
+                    until(lambda b=body, n=name: _read(daemon.mount / n) == b, "it is shown", 30)  # type: ignore[misc]
                 assert (daemon.mount / name).stat().st_mtime == at
                 (daemon.mount / name).write_bytes(b"ours")
                 assert cluster.entry(f"/skew/{name}").content == b"ours"

@@ -18,6 +18,7 @@ from support import posix
 from support.mount import Daemon
 from support.slowfs import SlowFs
 from support.tree import work_dir
+from support.waiting import until
 
 CHUNK = 65_536
 MIB = 1 << 20
@@ -284,14 +285,13 @@ def test_cached_files_survive_the_daemon(daemon: Callable[..., Daemon], base: Pa
 
 def flushed(daemon: Daemon) -> None:
     """Wait until the index on disk has every chunk: rows are written in groups, some 50 ms late."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
+
+    def written() -> bool:
         with contextlib.closing(sqlite3.connect(f"file:{daemon.cache}/index.db?mode=ro", uri=True)) as db:
-            chunks = db.execute("select count(*) from chunks").fetchone()[0]
-        if chunks >= len(NAMES) * 6:
-            return
-        time.sleep(0.02)
-    raise AssertionError("the index was not written within 10 s")
+            chunks: int = db.execute("select count(*) from chunks").fetchone()[0]
+        return chunks >= len(NAMES) * 6
+
+    until(written, "the index is written")
 
 
 def test_dead_mount_is_cleaned(daemon: Callable[..., Daemon]) -> None:

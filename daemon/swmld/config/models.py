@@ -145,7 +145,8 @@ class Settings(BaseModel):
     )
     sub_read: Annotated[int, size(4 * KIB, 64 * MIB, power_of_two=True)] = Field(
         default=MIB,
-        description="Size of one request to the source; larger chunks are fetched in parallel parts.",
+        description="Size of one request to the source; larger chunks are fetched in parallel parts "
+        "(SeaweedFS: each stored chunk is one request).",
     )
     fetch_timeout: Annotated[float, duration(0.1, 86400)] = Field(
         default=60.0, description="Time after which a read of a source that does not answer fails with EIO."

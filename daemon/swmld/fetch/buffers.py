@@ -22,6 +22,9 @@ SIZE_CLASSES = (64 << 10, 256 << 10, 1 << 20, 4 << 20)
 """Bytes. Four times apart: a 110 KiB file takes 256 KiB instead of a whole chunk, at most 4 sizes to
 search."""
 
+REST = 2.0
+"""Seconds that free memory is kept for the next burst of fetches."""
+
 
 class Buffer:
     """``size`` bytes at a multiple of ``ALIGNMENT``. ``view`` is the memory; valid until the pool frees
@@ -74,6 +77,7 @@ class BufferPool:
         self.budget = count * self._largest
         self.allocated = 0
         self.lent = 0
+        self._most_lent = 0  # since the last ``trim``
         self.quarantined = 0
         self.stuck = 0
         self._free: dict[int, list[Buffer]] = {s: [] for s in self._sizes}
@@ -94,6 +98,7 @@ class BufferPool:
         buffer = free.pop() if free else self._allocate(size)
         if buffer is not None:
             self.lent += size
+            self._most_lent = max(self._most_lent, self.lent)
         return buffer
 
     def has_room(self, nbytes: int, spare: int = 0) -> bool:
@@ -125,6 +130,24 @@ class BufferPool:
             self._take_back(buffer)
         else:
             self._tell()
+
+    async def run(self) -> None:
+        """Gives memory back that nobody has used for a while, until cancelled."""
+        while True:
+            await trio.sleep(REST)
+            self.trim()
+
+    def trim(self) -> None:
+        """Frees what was more than enough since the last call; with the last of it goes what malloc kept of
+        all that came with fetching."""
+        before = self.allocated
+        for size in reversed(self._sizes):
+            free = self._free[size]
+            while free and self.allocated - size >= self._most_lent:
+                self._release(free.pop(), size)
+        if before and not self.allocated:
+            lib.sw_heap_trim()
+        self._most_lent = self.lent
 
     def close(self) -> None:
         """Free the idle buffers. One that the kernel may still write to is left mapped on purpose: unmapping

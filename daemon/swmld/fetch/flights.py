@@ -34,6 +34,7 @@ from swmld.fetch.sharing import Group, Terms
 from swmld.fetch.stats import FetchStats, Result
 from swmld.fetch.threads import Offload
 from swmld.sources.interface import Reader
+from swmld.sources.whole import in_one
 from swmld.types import FetchClass
 
 log = logging.getLogger(__name__)
@@ -195,7 +196,9 @@ class Carrier:
     def step(self, flight: Flight) -> int:
         """Bytes of one sub-read."""
         terms = flight.terms
-        return self._sub_read if terms is None or terms.request is None else terms.request
+        if terms is not None and terms.request is not None:
+            return terms.request
+        return max(flight.length, 1) if in_one(flight.target.reader) else self._sub_read
 
     def parts(self, flight: Flight) -> int:
         """Sub-reads that it takes."""
@@ -253,8 +256,8 @@ class Carrier:
         flight.target.release()
 
     async def _at_once(self, flight: Flight, buffer: Buffer) -> Sealed:
-        """All of a small file of a remote source, in one call in a thread: the hand-overs between loop and
-        threads would cost more than its bytes."""
+        """All that one request to a remote source brings, in one call in a thread: the hand-overs between
+        loop, threads and ring would cost more than a small file's bytes."""
         try:
             return await self._offload.call(partial(_at_once, self._cache, flight, buffer), buffer)
         except CacheError as error:

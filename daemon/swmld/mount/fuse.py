@@ -181,15 +181,15 @@ class Fuse(pyfuse3.Operations):
 
     @_translated
     async def read(self, fh: int, offset: int, size: int) -> bytes:
-        return await self._files.read(fh, offset, size)
+        return await self._files.reads.read(fh, offset, size)
 
     @_translated
     async def write(self, fh: int, offset: int, data: bytes) -> int:
-        return await self._files.write(fh, offset, data)
+        return await self._files.writes.write(fh, offset, data)
 
     @_translated
     async def flush(self, fh: int) -> None:
-        await self._files.flush(fh)
+        await self._files.writes.flush(fh)
 
     @_translated
     async def release(self, fh: int) -> None:
@@ -197,7 +197,7 @@ class Fuse(pyfuse3.Operations):
 
     @_translated
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._files.fsync(fh, datasync)
+        await self._files.writes.fsync(fh, datasync)
 
     # ---- directories
 

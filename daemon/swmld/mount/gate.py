@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -42,6 +42,12 @@ UNREACHABLE = NOBODY | {errno.EIO}
 def as_read(code: int) -> int:
     """The errno that programs get for one of the source: reads of files fail with EIO (read(2))."""
     return errno.EIO if code in NOBODY else code
+
+
+class Store(Protocol):
+    """Runs what writes, in a worker thread: ``SourceGate.call``, or something without its time limit."""
+
+    async def __call__(self, function: Callable[[], T], discard: Callable[[T], None] | None = None) -> T: ...
 
 
 class SourceGate:

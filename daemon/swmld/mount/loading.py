@@ -175,6 +175,12 @@ class Loader:
         size = size if size < self._chunk_size else 0
         return self._cache.acquire(entry.identity, path, opened=opened, level=level, chunk_size=size)
 
+    def drop(self, nodeid: int) -> None:
+        """What is cached of its file goes; who reads it goes on."""
+        entry = self._native.cached_entry(nodeid)
+        if entry is not None:
+            self._cache.drop_inode(entry.dev, entry.ino)
+
     def find_packed(self, entry: Entry) -> CacheFile | None:
         """The cache file of this generation, if its chunks are compressed and all there."""
         with contextlib.suppress(CacheError):

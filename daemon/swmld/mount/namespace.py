@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from swmld.cache.store import Cache
-from swmld.mount import native as nat
+from swmld.mount import calls
 from swmld.mount.gate import UNREACHABLE, SourceGate
-from swmld.mount.native import Entry, Native
+from swmld.mount.native import ROOT, Entry, Native
 
 T = TypeVar("T")
 
@@ -94,11 +94,11 @@ class Namespace:
 
         def run(fd: int) -> None:
             if uid is not None or gid is not None:
-                nat.chown(fd, uid, gid)
+                calls.chown(fd, uid, gid)
             if mode is not None:
-                nat.chmod(fd, stat.S_IMODE(mode))
+                calls.chmod(fd, stat.S_IMODE(mode))
             if atime_ns is not None or mtime_ns is not None:
-                nat.utimens(fd, atime_ns, mtime_ns)
+                calls.utimens(fd, atime_ns, mtime_ns)
 
         await self._on_node(nodeid, run)
 
@@ -140,7 +140,7 @@ class Namespace:
         def run() -> tuple[Entry, int]:
             keep = flags & (os.O_EXCL | os.O_TRUNC | os.O_SYNC | os.O_DSYNC)
             with self._directory(parent) as d:
-                fd = nat.create(
+                fd = calls.create(
                     d, name, os.O_RDWR | keep, self._mode(d, mode, caller), caller.uid, caller.gid
                 )
                 try:
@@ -164,18 +164,20 @@ class Namespace:
         return await self._make(
             parent,
             name,
-            lambda d: nat.mknod(d, name, self._mode(d, mode, caller), rdev, caller.uid, caller.gid),
+            lambda d: calls.mknod(d, name, self._mode(d, mode, caller), rdev, caller.uid, caller.gid),
         )
 
     async def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Entry:
         """A directory."""
         return await self._make(
-            parent, name, lambda d: nat.mkdir(d, name, self._mode(d, mode, caller), caller.uid, caller.gid)
+            parent, name, lambda d: calls.mkdir(d, name, self._mode(d, mode, caller), caller.uid, caller.gid)
         )
 
     async def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Entry:
         """A symbolic link to ``target``."""
-        return await self._make(parent, name, lambda d: nat.symlink(target, d, name, caller.uid, caller.gid))
+        return await self._make(
+            parent, name, lambda d: calls.symlink(target, d, name, caller.uid, caller.gid)
+        )
 
     async def link(self, nodeid: int, parent: int, name: bytes) -> Entry:
         """One more name of a file."""
@@ -183,7 +185,7 @@ class Namespace:
         def run(d: int) -> None:
             fd = self._native.open_source(nodeid, os.O_PATH)
             try:
-                nat.link(fd, d, name)
+                calls.link(fd, d, name)
             finally:
                 os.close(fd)
 
@@ -229,7 +231,7 @@ class Namespace:
             with self._directory(old[0]) as d1, self._directory(new[0]) as d2:
                 gone = None if flags & RENAME_EXCHANGE else self._last_name(d2, new[1])
                 with self._unlinking(*new):
-                    nat.renameat2(d1, old[1], d2, new[1], flags)
+                    calls.renameat2(d1, old[1], d2, new[1], flags)
                     self._native.renamed(old, new, bool(flags & RENAME_EXCHANGE))
             self._drop(gone)
 
@@ -326,7 +328,7 @@ class Namespace:
             if name == b".":
                 return self._native.getattr(listing.nodeid)
             if name == b"..":
-                up = self._native.parent(listing.nodeid)[0] if listing.nodeid != nat.ROOT else nat.ROOT
+                up = self._native.parent(listing.nodeid)[0] if listing.nodeid != ROOT else ROOT
                 return self._native.getattr(up)
             return self._native.lookup(listing.nodeid, name, ref=False)
         return None

@@ -1,4 +1,4 @@
-"""What Python says to ``native/``: thin, typed, and the one place where ``-errno`` becomes ``OSError``.
+"""What Python says to a session of ``native/``: thin and typed; ``-errno`` becomes ``OSError``.
 
 Calls marked *blocking* touch the source and belong in a worker thread; cffi releases the GIL around each.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from swmld._native import ffi, lib
+from swmld.mount.calls import must as _must
 from swmld.mount.quick import address, held
 from swmld.sources.interface import Attributes, birth_ns, generation_ns
 from swmld.types import Check, Identity
@@ -121,12 +122,6 @@ class Config:
 _cached_entry, _path, _parent = held("sw_cached_entry"), held("sw_path"), held("sw_parent")
 _try_complete, _child_complete = held("sw_try_complete"), held("sw_child_complete")
 _told_old, _events, _landed = held("sw_told_old"), held("sw_events"), held("sw_landed")
-
-
-def _must(result: int) -> int:
-    if result < 0:
-        raise OSError(-result, os.strerror(-result))
-    return result
 
 
 def _entry(e: Any) -> Entry:
@@ -538,60 +533,3 @@ class Native:
 def hot_node(fh: int) -> int:
     """The node of a file handle that C made (``SW_HOT_FH`` in native/internal.h)."""
     return fh & ~(1 << 63)
-
-
-def pwrite(fd: int, data: bytes | memoryview, offset: int, keep_setid: bool = False) -> int:
-    """Blocking. Writes all of it; bytes written, OSError when none were. Unless ``keep_setid``, the source
-    clears setuid and setgid bits, as for an unprivileged writer."""
-    return _must(lib.sw_pwrite(fd, ffi.from_buffer(data), len(data), offset, keep_setid))
-
-
-def ftruncate(fd: int, size: int, keep_setid: bool = False) -> None:
-    """Blocking. ``keep_setid`` as for ``pwrite``."""
-    _must(lib.sw_ftruncate(fd, size, keep_setid))
-
-
-def renameat2(olddir: int, old: bytes, newdir: int, new: bytes, flags: int) -> None:
-    """Blocking. rename(2) with RENAME_NOREPLACE, RENAME_EXCHANGE and so on."""
-    _must(lib.sw_renameat2(olddir, old, newdir, new, flags))
-
-
-def create(directory: int, name: bytes, flags: int, mode: int, uid: int, gid: int) -> int:
-    """Blocking. openat(2) with O_CREAT as the caller; the new descriptor."""
-    return _must(lib.sw_create(directory, name, flags, mode, uid, gid))
-
-
-def mknod(directory: int, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> None:
-    """Blocking. mknodat(2) as the caller."""
-    _must(lib.sw_mknod(directory, name, mode, rdev, uid, gid))
-
-
-def mkdir(directory: int, name: bytes, mode: int, uid: int, gid: int) -> None:
-    """Blocking. mkdirat(2) as the caller."""
-    _must(lib.sw_mkdir(directory, name, mode, uid, gid))
-
-
-def symlink(target: bytes, directory: int, name: bytes, uid: int, gid: int) -> None:
-    """Blocking. symlinkat(2) as the caller."""
-    _must(lib.sw_symlink(target, directory, name, uid, gid))
-
-
-def link(fd: int, directory: int, name: bytes) -> None:
-    """Blocking. A new name for the inode of an O_PATH descriptor."""
-    _must(lib.sw_link(fd, directory, name))
-
-
-def chown(fd: int, uid: int | None, gid: int | None) -> None:
-    """Blocking. On an O_PATH descriptor; None leaves as is."""
-    _must(lib.sw_chown(fd, 0xFFFFFFFF if uid is None else uid, 0xFFFFFFFF if gid is None else gid))
-
-
-def chmod(fd: int, mode: int) -> None:
-    """Blocking. On an O_PATH descriptor."""
-    _must(lib.sw_chmod(fd, mode))
-
-
-def utimens(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
-    """Blocking. On an O_PATH descriptor; None leaves as is."""
-    omit = -(1 << 63)
-    _must(lib.sw_utimens(fd, omit if atime_ns is None else atime_ns, omit if mtime_ns is None else mtime_ns))

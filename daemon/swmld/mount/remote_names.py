@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from swmld.mount.capacity import Capacity
-from swmld.mount.gate import UNREACHABLE, SourceGate
+from swmld.mount.gate import UNREACHABLE, SourceGate, Store
 from swmld.mount.namespace import LISTING_BATCH, Caller
 from swmld.mount.native import ROOT, Entry, Native
-from swmld.mount.openfiles import Store
 from swmld.mount.recent import LISTED, Known
 from swmld.mount.remote import RemoteTree
 from swmld.mount.remote_changes import RemoteChanges

@@ -22,7 +22,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from swmld.sources.errors import failure, refusal
 from swmld.sources.http1 import Connection, Ended, Head, Late, Sent, Wrong
@@ -44,7 +44,7 @@ _TOLD = 1 << 20
 
 _RANGE = re.compile(rb"bytes (\d+)-(\d+)/(\d+|\*)")
 
-
+T = TypeVar("T")
 Check = Callable[[Mapping[bytes, bytes]], None]
 
 
@@ -95,13 +95,11 @@ class Connections:
         object, so no range is asked for. ``what``: for messages, else the target without its query."""
 
         def body(connection: Connection, head: Head) -> int:
-            length = _length(head, len(view), offset, whole)
-            connection.fill(view[:length])
-            return length
+            return receive_range(connection, head, view, offset, whole=whole)
 
         asked = dict(headers or {})
         if not whole:
-            asked["Range"] = f"bytes={offset}-{offset + len(view) - 1}"
+            asked["Range"] = range_of(view, offset)
         return self._get(address, target, asked, timeout, what, body)
 
     def get(
@@ -196,23 +194,30 @@ class Connections:
     ) -> Response:
         method, target = asked
         what = f"{method} {what or target.partition('?')[0]} of {address}"
-        request = _request(method, address, target, headers)
+        request = request_of(method, address, target, headers)
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+
+        def talk(connection: Connection) -> Response:
+            head = connection.ask(request, deadline, sent)
+            if head.status not in good:
+                connection.kept = connection.skip(head)
+                raise refused(head, what)
+            if head.text(b"content-encoding") not in ("", "identity"):
+                raise Wrong("in an encoding that was not asked for")
+            length = body(connection, head)
+            connection.kept = connection.reusable(head)
+            return Response(head.status, head.headers, length)
+
+        return self._talk(address, deadline, what, talk)
+
+    def _talk(self, address: str, deadline: float, what: str, talk: Callable[[Connection], T]) -> T:
+        """One request and its answer, made by ``talk``, which says by ``Connection.kept`` whether another may
+        follow; once more on a new connection where a kept one was dead."""
         fresh = False
         while True:
             connection, reused = self._take(address, deadline, what, fresh)
-            kept = False
             try:
-                head = connection.ask(request, deadline, sent)
-                if head.status not in good:
-                    kept = connection.skip(head)
-                    told = {"retry_after": head.text(b"retry-after"), "location": head.text(b"location")}
-                    raise refusal(head.status, what, **told)
-                if head.text(b"content-encoding") not in ("", "identity"):
-                    raise Wrong("in an encoding that was not asked for")
-                length = body(connection, head)
-                kept = connection.reusable(head)
-                return Response(head.status, head.headers, length)
+                return talk(connection)
             except Ended:
                 if not reused:
                     raise self._unreachable(what, "ended before it answered") from None
@@ -224,7 +229,7 @@ class Connections:
             except Late:
                 raise failure(errno.ETIMEDOUT, what) from None
             finally:
-                self._give(connection, kept)
+                self._give(connection)
 
     def _take(self, address: str, deadline: float, what: str, fresh: bool) -> tuple[Connection, bool]:
         with self._lock:
@@ -234,6 +239,7 @@ class Connections:
             while idle and not fresh:
                 connection = idle.pop()
                 if time.monotonic() - connection.since < IDLE:
+                    connection.kept = False
                     return connection, True
                 self._open.discard(connection)
                 connection.close()
@@ -247,14 +253,14 @@ class Connections:
             self._open.add(connection)
             closed = self._closed
         if closed:
-            self._give(connection, False)
+            self._give(connection)
             raise self._unreachable(what, "closed")
         return connection, False
 
-    def _give(self, connection: Connection, kept: bool) -> None:
+    def _give(self, connection: Connection) -> None:
         with self._lock:
             idle = self._idle.setdefault(connection.address, [])
-            if kept and not self._closed and len(idle) < KEPT:
+            if connection.kept and not self._closed and len(idle) < KEPT:
                 connection.since = time.monotonic()
                 idle.append(connection)
                 return
@@ -287,13 +293,33 @@ class Connections:
 
 def plain_get(address: str, target: str, headers: Mapping[str, str]) -> bytes:
     """The request that ``Connections.read`` makes of a whole object."""
-    return _request("GET", address, target, headers)
+    return request_of("GET", address, target, headers)
 
 
-def _request(method: str, address: str, target: str, headers: Mapping[str, str]) -> bytes:
+def request_of(method: str, address: str, target: str, headers: Mapping[str, str]) -> bytes:
+    """A request up to its body."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     request = f"{method} {target} HTTP/1.1\r\nHost: {address}\r\nAccept-Encoding: identity\r\n{lines}\r\n"
     return request.encode("latin-1")
+
+
+def range_of(view: memoryview, offset: int) -> str:
+    """The header that asks for as much from ``offset`` on."""
+    return f"bytes={offset}-{offset + len(view) - 1}"
+
+
+def refused(head: Head, what: str) -> OSError:
+    """What is raised for an answer with this head."""
+    return refusal(head.status, what, retry_after=head.text(b"retry-after"), location=head.text(b"location"))
+
+
+def receive_range(
+    connection: Connection, head: Head, view: memoryview, offset: int, *, whole: bool = False
+) -> int:
+    """Bytes received: as many as the view has from ``offset`` on, or up to the end; ``Wrong``."""
+    length = _length(head, len(view), offset, whole)
+    connection.fill(view[:length])
+    return length
 
 
 def _length(head: Head, wanted: int, offset: int, whole: bool) -> int:

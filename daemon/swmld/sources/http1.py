@@ -84,13 +84,14 @@ class Head:
 
 
 class Connection:
-    """One connection, of one thread at a time."""
+    """One connection, of one thread at a time. ``since`` and ``kept`` are its owner's: when it was put aside
+    last, and whether it is of use after what was asked on it."""
 
     def __init__(self, address: str, tls: ssl.SSLContext | None, deadline: float) -> None:
         """Connects. ``OSError`` (also of TLS) where that fails, ``TimeoutError`` where it takes too long."""
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
-        self.address, self.since = address, 0.0
+        self.address, self.since, self.kept = address, 0.0, False
         left = min(deadline - time.monotonic(), CONNECT_TIMEOUT)
         if left <= 0:
             raise TimeoutError
@@ -112,21 +113,24 @@ class Connection:
         self._rest = self._buffer[:0]
         self._whole = True
 
-    def ask(self, request: bytes, deadline: float, sent: Sent | None = None) -> Head:
-        """Sends it and receives the headers of the answer. ``Ended`` where the server had hung up."""
+    def ask(self, request: bytes, deadline: float, sent: Sent | bytes | memoryview | None = None) -> Head:
+        """Sends it, perhaps with a body, and receives the headers of the answer. ``Ended`` where the server
+        had hung up."""
         self._deadline = deadline
         self._wait_for()
         self._whole = False
         try:
             self._socket.sendall(request, socket.MSG_MORE if sent and self._plain else 0)
-            if sent is not None:
+            if isinstance(sent, Sent):
                 self._send(sent)
+            elif sent is not None:
+                self._send_memory(memoryview(sent))
             self._whole = True
         except (BlockingIOError, TimeoutError):
             raise Late from None
         except OSError as error:
-            if sent is not None and error.errno not in _HUNG_UP and not isinstance(error, ssl.SSLError):
-                # Of the file.
+            of_file = error.errno not in _HUNG_UP and not isinstance(error, ssl.SSLError)
+            if isinstance(sent, Sent) and of_file:
                 raise
             # A server that does not want all of it may have said why.
             if sent is None:
@@ -165,6 +169,11 @@ class Connection:
                 here, count = False, min(wanted, len(_ZEROS))
                 self._socket.sendall(_ZEROS[:count])
             done += count
+
+    def _send_memory(self, body: memoryview) -> None:
+        for first in range(0, len(body), _PIECE):
+            self._wait_for()
+            self._socket.sendall(body[first : first + _PIECE])
 
     def fill(self, view: memoryview) -> None:
         """The next ``len(view)`` bytes of the body."""

@@ -41,6 +41,9 @@ _ZEROS = memoryview(bytes(1 << 16))
 class SeaweedReader:
     """See ``Reader``."""
 
+    in_one = True
+    """See ``whole.in_one``: a stored chunk is one request."""
+
     def __init__(
         self,
         path: str,

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from swmld.errors import UsageError
-from swmld.sources.connections import Connections, Response, _length
-from swmld.sources.errors import Moved, failure, refusal
-from swmld.sources.http1 import Connection, Ended, Head, Late, Wrong
+from swmld.sources.connections import Connections, Response, range_of, receive_range, refused, request_of
+from swmld.sources.errors import Moved, failure
+from swmld.sources.http1 import Connection, Head, Wrong
 from swmld.urls import SourceUrl
 
 AUTHORIZATION = "SWMLD_HTTP_AUTHORIZATION"
@@ -63,9 +63,7 @@ class _Connections(Connections):
 
         def body(connection: Connection, head: Head) -> int:
             if head.status != 200:
-                length = _length(head, len(view), offset, whole=False)
-                connection.fill(view[:length])
-                return length
+                return receive_range(connection, head, view, offset)
             if head.length is None:
                 raise Wrong("its length is not said")
             if head.length < offset + len(view):
@@ -78,7 +76,7 @@ class _Connections(Connections):
                 raise _Cut(Response(200, head.headers, len(view)))
             return len(view)
 
-        asked = {**headers, "Range": f"bytes={offset}-{offset + len(view) - 1}"}
+        asked = {**headers, "Range": range_of(view, offset)}
         try:
             return self._get(address, target, asked, None, what, body)
         except _Cut as cut:
@@ -86,30 +84,17 @@ class _Connections(Connections):
 
     def head(self, address: str, target: str, headers: Mapping[str, str], what: str) -> Response:
         """HEAD. Errors as ``Connections.get``."""
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        asked = f"HEAD {target} HTTP/1.1\r\nHost: {address}\r\nAccept-Encoding: identity\r\n{lines}\r\n"
-        what, deadline, fresh = f"HEAD {what} of {address}", time.monotonic() + self._timeout, False
-        while True:
-            connection, reused = self._take(address, deadline, what, fresh)
-            kept = False
-            try:
-                head = connection.ask(asked.encode("latin-1"), deadline)
-                kept = connection.reusable(head)
-                if head.status != 200:
-                    told = {"retry_after": head.text(b"retry-after"), "location": head.text(b"location")}
-                    raise refusal(head.status, what, **told)
-                return Response(head.status, head.headers, 0)
-            except Ended:
-                if not reused:
-                    raise self._unreachable(what, "ended before it answered") from None
-                self._drop(address)
-                fresh = True
-            except Wrong as error:
-                raise failure(errno.EIO, f"{what}: {error}") from None
-            except Late:
-                raise failure(errno.ETIMEDOUT, what) from None
-            finally:
-                self._give(connection, kept)
+        asked = request_of("HEAD", address, target, headers)
+        what, deadline = f"HEAD {what} of {address}", time.monotonic() + self._timeout
+
+        def talk(connection: Connection) -> Response:
+            head = connection.ask(asked, deadline)
+            connection.kept = connection.reusable(head)
+            if head.status != 200:
+                raise refused(head, what)
+            return Response(head.status, head.headers, 0)
+
+        return self._talk(address, deadline, what, talk)
 
 
 class Requests:

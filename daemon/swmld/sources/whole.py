@@ -47,6 +47,13 @@ def whole_of(reader: Any) -> Get | None:
     return found
 
 
+def in_one(reader: Any) -> bool:
+    """Whether what is wanted of a reader is best asked for with one ``read``, however long it is: a server
+    that stores it in one piece is quicker with one request for all than with several for parts, and can say
+    the checksum of all. Loop-safe."""
+    return bool(getattr(reader, "in_one", False))
+
+
 class Addresses:
     """Where servers are, by HOST:PORT as they are called. Any thread."""
 

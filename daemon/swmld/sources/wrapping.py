@@ -26,7 +26,7 @@ from swmld.sources.interface import (
     Room,
     Source,
 )
-from swmld.sources.whole import Get, is_plain, whole_of
+from swmld.sources.whole import Get, in_one, is_plain, whole_of
 
 T = TypeVar("T")
 
@@ -177,6 +177,7 @@ class WrappedReader:
         self.path = path
         self.size = inner.size
         self.plain = source.passes and is_plain(inner)
+        self.in_one = in_one(inner)
         self._source = source
 
     def within(self, length: int, offset: int) -> int:

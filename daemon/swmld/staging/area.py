@@ -16,7 +16,7 @@ All calls block and may be made from any thread. Paths are the source's.
 
 Inside: ``files`` (one file, and whether it has changed), ``table`` (by name, in line, put aside), ``journal``
 (the same on the disk), ``uploads`` (turns, tries, tokens), ``flushing`` (waiting for them), ``changes`` (of
-names and attributes), ``recovery``, ``disk`` (calls), ``views`` (for people).
+names and attributes), ``recovery``, ``draining`` (before the end), ``disk`` (calls), ``views`` (for people).
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from rig import memory
 from support import posix
-from support.seaweed import Cluster, wait_until, weed
+from support.seaweed import Cluster, weed
+from support.waiting import until
 from support.watchdog import watchdog
 
 READY = 60.0  # seconds to be mounted
@@ -104,7 +105,7 @@ class Peer:
                 raise RuntimeError(f"{self.name} ended: {found.log.read_text(errors='replace')[-2000:]}")
             return str(found.path) in posix.mounts() and bool(os.listdir(found.path))
 
-        wait_until(ready, f"{self.name} mounted", READY)
+        until(ready, f"{self.name} mounted", READY)
 
 
 def end(process: subprocess.Popen[bytes], mount: Path) -> None:
@@ -166,7 +167,7 @@ class JuiceFs(Peer):
 
     def _wait(self, found: Mounted) -> None:
         # .config is there in every mount of it, so an empty one is seen as well.
-        wait_until(
+        until(
             lambda: found.process.poll() is None and (found.path / ".config").exists(),
             "juicefs mounted",
             READY,
