@@ -92,9 +92,9 @@ it for prefetch."""
 READAHEAD_KIB = 1024
 
 
-def run(settings: Settings, fixed: Set[str] = frozenset()) -> int:
-    """Serve until told to stop; the exit code. ``fixed``: keys that files cannot change any more. Raises
-    SwmldError for what cannot be served."""
+def run(settings: Settings, fixed: Set[str] = frozenset(), watched: Loaded | None = None) -> int:
+    """Serve until told to stop; the exit code. ``fixed``: keys that files cannot change any more.
+    ``watched``: the settings' file, where there are no rules. Raises SwmldError for what cannot be served."""
     logs.setup(settings)
     os.umask(0)  # modes are the callers' business, each with its own umask
     _raise_fd_limit()
@@ -105,7 +105,7 @@ def run(settings: Settings, fixed: Set[str] = frozenset()) -> int:
     source = _open_source(settings)
     try:
         with contextlib.closing(_open_cache(settings, source)) as cache:
-            return Daemon(settings, source, cache, rules, plugins, fixed).run()
+            return Daemon(settings, source, cache, rules, plugins, fixed, watched).run()
     finally:
         os.close(source.fd)
         if source.remote is not None:
@@ -186,10 +186,14 @@ class Daemon:
         rules: tuple[RuleSet, Loaded] | None,
         plugins: Plugins | None,
         fixed: Set[str],
+        watched: Loaded | None,
     ) -> None:
         self._settings = settings
         self._fixed = fixed
         self._rules = rules
+        self._watched = watched
+        if watched is not None:
+            watched.live = self._take_over
         self._plugins = plugins
         self._source = source
         self._cache = cache
@@ -408,7 +412,7 @@ class Daemon:
     def _rules_api(self) -> RulesApi:
         running = self._head
         if running is None:
-            return RulesApi(None, None, None, mount=self._settings.mount, known=_nothing)
+            return RulesApi(None, self._watched, None, mount=self._settings.mount, known=_nothing)
         return RulesApi(
             running.head, running.loaded, running.notifier, mount=self._settings.mount, known=running.known
         )
@@ -416,11 +420,7 @@ class Daemon:
     def _take_over(self, said: Mapping[str, Any]) -> Set[str]:
         """Settings that changed in the files, as ``head.reload.Live``."""
         before = self._settings
-        try:
-            after = live.taken_over(before, said, self._fixed)
-        except ValueError as error:
-            log.error("changed settings of the daemon cannot be used: %s", error)
-            return self._fixed
+        after = live.taken_over(before, said, self._fixed)
         if changed := [key for key in live.LIVE if getattr(before, key) != getattr(after, key)]:
             self._settings = self._service.settings = after
             logs.set_level(after.log_level)
@@ -530,6 +530,10 @@ class Daemon:
                     inner.start_soon(self._hinting.run)
                 if self._head is not None:
                     inner.start_soon(self._head.run)
+                if (watched := self._watched) is not None:
+                    from swmld.head import reload
+
+                    inner.start_soon(reload.watch, watched.paths, watched.environment, None, watched)
                 async with trio.open_nursery() as serving:
                     yield serving
                 inner.cancel_scope.cancel()

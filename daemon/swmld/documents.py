@@ -125,6 +125,12 @@ def read(path: Path, **limits: int) -> Document:
     return parse(str(path), text, **limits)
 
 
+def _by_tabs(text: bytes, line: int) -> bool:
+    """Whether a line is indented by tabs, which YAML does not have."""
+    row = b"".join(text.split(b"\n")[line - 1 : line])
+    return b"\t" in row[: len(row) - len(row.lstrip())]
+
+
 def parse(
     name: str,
     text: bytes,
@@ -144,7 +150,8 @@ def parse(
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 0)
-        document.complain(line, "", f"not YAML: {error.problem or error.context}", column)
+        said = "expected spaces before this, got a tab" if _by_tabs(text, line) else error.problem
+        document.complain(line, "", f"not YAML: {said or error.context}", column)
     except (yaml.YAMLError, UnicodeError) as error:
         document.complain(1, "", f"not YAML: {str(error).splitlines()[0]}")
     except _TooDeep:

@@ -16,7 +16,7 @@ from swmld.mount import mountpoint
 
 MIB = 1 << 20
 NONE = FreeFloor(1.0, 0)
-RULES = RulesStatus(active=3, loaded_at=1.0, error="", error_at=0.0, pending=[])
+RULES = RulesStatus(ruled=True, active=3, loaded_at=1.0, error="", error_at=0.0, pending=[])
 
 
 def state(**given: Any) -> Health:

@@ -66,9 +66,9 @@ def snapshot() -> Snapshot:
         open_files=18,
         known_nodes=19,
         rules=RuleFigures(
+            25,
             23,
             24,
-            25,
             {"images": 26},
             {("images", "late"): 31},
             {("images", "raw"): 32},

@@ -328,7 +328,7 @@ def test_figures_and_status(head: FakeHead, monkeypatch: pytest.MonkeyPatch) -> 
     answers = answering(head)
     outcomes = {"asked": 9, "fetched": 5, "used": 0, "late": 4, "wasted": 2}
     assert answers.status() == {
-        "active": 3, "loaded_at": 500.0, "error": "one\ntwo", "error_at": 600.0, "pending": []
+        "ruled": True, "active": 3, "loaded_at": 500.0, "error": "one\ntwo", "error_at": 600.0, "pending": []
     }  # fmt: skip
     found = values(Snapshot(rules=answers.figures()))
     assert found == {

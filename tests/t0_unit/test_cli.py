@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from typing import Any
 import pytest
 import swmld
 import trio
+from rich.console import Console
+from rich.text import Text
 from swmld import demo as sample
 from swmld.api.control import ControlServer
 from swmld.api.messages import METHODS
@@ -25,9 +28,10 @@ from swmld.cli import daemon, man, preflight
 from swmld.cli import demo as demo_command
 from swmld.cli.main import app, run
 from swmld.cli.stats import flat, quantile
-from swmld.cli.text import printable, prose
+from swmld.cli.text import printable, prose, put
 from swmld.config import Settings, mount_name
 from swmld.errors import UsageError
+from swmld.head.reload import Loaded
 from swmld.mount.mountpoint import FSTYPE, MountInfo
 from typer.main import get_command
 
@@ -167,10 +171,12 @@ def test_answers(arguments: list[str], code: int, said: str, capsys: pytest.Capt
 def test_the_daemon_gets_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given: list[Settings] = []
     kept: list[set[str]] = []
+    seen: list[Loaded | None] = []
 
-    def serve(settings: Settings, fixed: set[str]) -> int:
+    def serve(settings: Settings, fixed: set[str], watched: Loaded | None) -> int:
         given.append(settings)
         kept.append(fixed)
+        seen.append(watched)
         return 7
 
     monkeypatch.setenv("SWMLD_FREE_FLOOR", "5%")
@@ -185,13 +191,21 @@ def test_the_daemon_gets_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert run(arguments) == 7
     assert run([*arguments, "--rules", "/a", "--rules", "/b", "--environment", "test"]) == 7
     plain = Settings.model_validate({"mount": tmp_path, "free_floor": "5%"}).model_copy(
-        update={"cache_size": 7 << 30, "log_level": "error", "native": False, "rules": (Path("/r"),)}
+        update={"cache_size": 7 << 30, "log_level": "error", "native": False, "rules": (Path("/r"), config)}
     )
-    chosen = plain.model_copy(update={"rules": (Path("/a"), Path("/b")), "environment": "test"})
+    chosen = plain.model_copy(update={"rules": (Path("/a"), Path("/b"), config), "environment": "test"})
     assert given == [plain, chosen]
     # What files cannot change any more.
     options = {"mount", "log_level", "native", "free_floor"}
     assert kept == [options, options | {"rules", "environment"}]
+    assert seen == [None, None]  # it is watched with the rules
+    config.write_text("cache_size: 7GiB\n")
+    assert run(arguments) == 7
+    assert given[2].rules == ()
+    assert seen[2] is not None
+    assert (seen[2].paths, seen[2].settings, seen[2].ruled) == ((config,), {"cache_size": "7GiB"}, False)
+    assert run([*arguments[:2], "--config", "off"]) == 7
+    assert seen[3] is None
 
 
 # --- which daemon ---
@@ -713,6 +727,21 @@ def test_the_demo_takes_directories(
 def test_names_are_safe_to_print() -> None:
     assert printable(ODD_NAME) == r"bad\udcff\n\x1b[31m"
     assert printable("plain é 漢") == "plain é 漢"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("short", "short\n"),
+        ("  is in /a/b.yaml:3, by one; of", "  is in\n      /a/b.yaml:3,\n      by one; of\n"),
+        ("a word of twenty-one characters", "a word of\n    twenty-one\n    characters\n"),
+    ],
+)
+def test_a_long_line_is_broken_between_words_in_a_terminal_alone(line: str, shown: str) -> None:
+    for terminal, expected in ((True, shown), (False, line + "\n")):
+        file = io.StringIO()
+        put(Console(file=file, width=20, force_terminal=terminal, color_system=None), Text(line))
+        assert "".join(f"{each.rstrip()}\n" for each in file.getvalue().splitlines()) == expected
 
 
 def test_prose_joins_lines_but_not_examples() -> None:

@@ -133,7 +133,8 @@ def test_a_file_has_settings_and_rules(write: Write, tmp_path: Path) -> None:
     assert (one.cache_size, one.rules) == (GIB, (more, path)), "a file is on top of what is named beside it"
     assert list(rules(path)) == ["images"]
     plain = settled(write("plain.yaml", "cache_size: 1GiB\nrules: [/a]\n"))
-    assert plain.settings.rules == (Path("/a"),)
+    assert plain.settings.rules == (Path("/a"), tmp_path / "plain.yaml"), "watched with the rules it names"
+    assert settled(write("alone.yaml", "cache_size: 1GiB\n")).settings.rules == ()
     (tmp_path / "d").mkdir()
     assert settled(tmp_path / "d", rules=["/a"]).settings.rules == (tmp_path / "d", Path("/a"))
 

@@ -49,9 +49,34 @@ async def test_barriers_end_with_the_mount(autojump_clock: object) -> None:
         for file in (FILE, FILE + 1):
             nursery.start_soon(here.meet, file, 10, MEET)
         await trio.sleep(1)
-        here.end_barriers()
+        here.end()
     await here.meet(FILE, 20, MEET)
     assert (trio.current_time(), here.waiting) == (begun + 1, 0)
+
+
+@pytest.mark.trio
+async def test_who_waits_to_write_is_refused_when_the_mount_ends(autojump_clock: object) -> None:
+    here, refused = coordinator(), []
+    begun = trio.current_time()
+
+    async def write(thread: int) -> None:
+        with pytest.raises(OSError, match="busy") as caught:
+            await here.begin_write(FILE, thread, WRITE)
+        refused.append((caught.value.errno, trio.current_time()))
+
+    first = await here.begin_write(FILE, 10, WRITE)
+    async with trio.open_nursery() as nursery:
+        for thread in (20, 30):
+            nursery.start_soon(write, thread)
+        await trio.sleep(1)
+        here.end()
+    await write(40)
+    assert refused == [(errno.EBUSY, begun + 1)] * 3
+    assert here.waiting == 0
+    assert await here.begin_write(FILE, 11, WRITE) == first  # who writes already may open it again
+    here.end_write(FILE, first)
+    here.end_write(FILE, first)
+    assert await here.begin_write(FILE, 20, WRITE) == 2  # and when nobody does, whoever comes
 
 
 @pytest.mark.trio

@@ -323,6 +323,36 @@ async def test_a_directory_gets_and_loses_files_and_directories(tmp_path: Path) 
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("named", ["file", "directory"])
+@pytest.mark.parametrize("step", ["renamed", "truncated"])
+async def test_an_editor_in_the_middle_of_its_work_takes_no_rules_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, named: str
+) -> None:
+    """The pause is when it does the rest."""
+    path = tmp_path / "rules" / "r.yaml"
+    path.parent.mkdir()
+    put(path, text("a"))
+    pauses = 0
+
+    async def pause() -> None:
+        nonlocal pauses
+        pauses += 1
+        path.write_text(text("b"))
+
+    monkeypatch.setattr(reload, "_pause", pause)
+    async with watching(path.parent if named == "directory" else path) as it:
+        await it.until(lambda: path.parent.stat().st_ino in watched())
+        if step == "renamed":
+            path.rename(path.with_name("r.yaml~"))
+        else:
+            path.write_text("")
+        await it.uses("b")
+        assert pauses == 1
+        assert [] not in it.head.sets
+        assert it.loaded.errors == 0
+
+
+@pytest.mark.trio
 async def test_other_files_of_the_directory_do_not_matter(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     put(path, text("a"))

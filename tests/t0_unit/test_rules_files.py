@@ -283,12 +283,30 @@ def test_every_error_is_told_at_once_at_its_place() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("rules:\n- id: a b\n  priority: high\n", ["2:7: id", "3:13: priority"]),
+        ("rules:\n- priority: high\n\n", ["2:13: priority", "2:3: rules: id"]),
+        ("rules:\n- {}\n- threshold: 3\n", ["2:3: rules: id", "3:3: rules: id", "3:14: threshold"]),
+    ],
+)
+def test_a_rule_that_cannot_be_made_hides_no_other_error_in_it(text: str, said: list[str]) -> None:
+    more = "  conditions: [sizze > 1]\n  actions: [{type: cach}]\n"
+    last = text.count("\n")
+    inside = [f"{last + 1}:16: conditions: unknown property", f"{last + 2}:20: type: unknown action 'cach'"]
+    told = problems(text + more)
+    for one in (*said, *inside):
+        assert sum(line.startswith(f"F:{one}") for line in told) == 1, (one, told)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
         ("rules: 3\n", "F:1:8: rules: expected a list, got '3'"),
         ("rules: [3]\n", "F:1:9: rules: expected keys with values (id, name, description, priority,"),
         ("templates: [{id: t}]\n", "F:1:13: templates: rules: expected a value, got nothing"),
         ("frameworks: []\n", "F:1:13: frameworks: expected names with keys and values, got a list"),
         ("environments: {a: 1}\n", "F:1:19: a: expected keys with values, got '1'"),
         ("settings: []\n", "F:1:11: settings: expected keys with values, got a list"),
+        ("rules:\n\t- id: a\n", "F:2:1: not YAML: expected spaces before this, got a tab"),
         ("a: b: c\n", "F:1:5: not YAML: mapping values are not allowed in this context"),
         ("- a\n", "F:1: expected keys with values"),
         ("rules: []\nrules: []\n", "F:2:1: rules: given twice, first in line 1"),

@@ -185,6 +185,31 @@ def test_a_window_goes_with_the_reader(file: File) -> None:
     with_tasks(Lab(file, Plugins(Hints(whole=True)), window=4), body)
 
 
+def test_a_window_begins_small_and_grows_while_the_reader_waits(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hinting, "FIRST", 3 * CHUNK)
+
+    async def body(lab: Lab) -> None:
+        file.present.add(0)
+        reading = lab.reading()
+        reading.touched(0, 10)
+        await asked(lab, 1)
+        assert lab.asked == [1, 2, 3]
+        file.present |= {1, 2}
+        reading.touched(CHUNK, stop=3)  # both were there in time
+        assert lab.asked == [1, 2, 3, 4, 5]
+        reading.touched(3 * CHUNK, stop=5)  # two that are on their way
+        assert lab.asked == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+        for chunk in (40, 45):  # nor is it stuck where the plan is passed over
+            reading.touched(chunk * CHUNK)
+        assert lab.asked[-1] == 11
+        reading.touched(46 * CHUNK, stop=50)
+        assert len(lab.asked) - 4 == 8  # never more than the window ahead
+
+    with_tasks(Lab(file, Plugins(Hints(whole=True)), window=8), body)
+
+
 def test_ranges_become_chunks_once_each_and_in_their_order(file: File) -> None:
     ranges = (Range(30_500, 600), Range(0, 1), Range(30_900, 200), Range(49_990, 5000), Range(5, 0))
 

@@ -433,6 +433,37 @@ def test_who_waits_at_a_barrier_goes_on_when_the_mount_ends(daemon_mode: str, ba
         assert daemon.process is None
 
 
+ONE_WRITER = """
+rules:
+  - id: one
+    conditions: [{type: file_context, property: extension, value: .bin}]
+    actions: [{type: coordinate, parameters: {mode: single_writer, timeout: 1h}}]
+"""
+
+
+def test_who_waits_to_write_is_refused_when_the_mount_ends(daemon_mode: str, base: Path) -> None:
+    """The first writer keeps the file, and closes it as usual."""
+    rules = base / "one.yaml"
+    rules.write_text(ONE_WRITER)
+    with Daemon(base, daemon_mode, options=["--rules", str(rules), "--chunk-size", "64KiB"]) as daemon:
+        here = Ruled(daemon, rules)
+        here.make("a.bin")
+        with Opener("r+b") as first, Opener("r+b") as second:
+            first.open(daemon.mount / "a.bin")
+            second.say(daemon.mount / "a.bin")
+            assert second.silent()
+            stopping = threading.Thread(target=daemon.stop)
+            stopping.start()
+            try:
+                assert second.hear() == "Device or resource busy"
+                assert stopping.is_alive()
+                first.close()
+            finally:
+                first.process.kill()
+                stopping.join()
+        assert daemon.process is None
+
+
 def test_one_writer_at_a_time(everywhere: Acting) -> None:
     here = everywhere
     here.make("one/a", "busy/a", "usual/both")

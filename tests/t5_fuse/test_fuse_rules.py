@@ -501,3 +501,48 @@ def test_changed_settings_are_taken_over_or_wait_for_the_next_start(
     here.rules.write_text("rules: []\n")
     here.until(lambda: not status()["rules"]["pending"], "settings still wait")
     assert status()["cache"]["limit"] == 100 << 30
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside-rules", "alone"])
+def test_a_file_of_settings_alone_is_read_again(daemon_mode: str, base: Path, beside: bool) -> None:
+    """Without rules, and beside those that ``--rules`` names, which stay."""
+    path, rules = base / "settings.yaml", base / "r.yaml"
+    path.write_text("cache_size: 1GiB\n")
+    rules.write_text(EXCLUDE)
+    options = ["--config", str(path), "--chunk-size", "64KiB", *(["--rules", str(rules)] * beside)]
+    with Daemon(base, daemon_mode, options=options) as daemon:
+        here = Ruled(daemon, rules)
+        daemon.expect_log("cannot be used, the old ones stay|count from its next start on")
+
+        def limit() -> int:
+            found: int = daemon.status()["cache"]["limit"]
+            return found
+
+        def errors() -> float:
+            found: float = daemon.stats()["rules_reload_errors_total"]
+            return found
+
+        def health() -> str:
+            found: str = daemon.call("health")["rules"]
+            return found
+
+        usual = "valid" if beside else "none"
+        assert (limit(), errors(), health()) == (1 << 30, 0, usual)
+        path.write_text("cache_size: 2GiB\n")
+        here.until(lambda: limit() == 2 << 30, "the file is not read again")
+        # One that says less than it may, one with what does not go together, one that is not YAML.
+        for number, wrong in enumerate(("cache_size: huge\n", "cache_size: 1KiB\n", "cache_size: {{\n"), 1):
+            path.write_text("log_level: debug\n" + wrong)
+            here.until(lambda: errors() == number, "the error is not counted")  # noqa: B023
+            assert (limit(), health()) == (2 << 30, "kept-old")
+            assert str(path) in daemon.status()["rules"]["error"]
+            shown = " ".join(daemon.ask("status").split())
+            assert ("swmld rules ls" if beside else f"settings changed and cannot be used: {path}") in shown
+        path.write_text("cache_size: 3GiB\nread_only: true\n")
+        here.until(lambda: limit() == 3 << 30, "what is mended is not taken over")
+        assert (health(), daemon.status()["rules"]["pending"]) == (usual, ["read_only"])
+        path.write_text("rules:\n  - {id: new, conditions: [size > 0], actions: [{type: exclude}]}\n")
+        here.until(lambda: limit() == 100 << 30, "the default does not count again")
+        active = ["no-scratch", "new"] if beside else []
+        assert [rule["title"] for rule in daemon.call("rules")["rules"]] == active
+        assert daemon.status()["rules"]["pending"] == ([] if beside else ["rules"])

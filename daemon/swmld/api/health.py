@@ -39,7 +39,11 @@ def health_of(
     if disk[0] != "ok":
         problems.append(f"{disk[1]}: nothing more is cached")
     if rules is not None and rules["error"]:
-        problems.append("the rules files changed and cannot be used: swmld rules ls")
+        problems.append(
+            "the rules files changed and cannot be used: swmld rules ls"
+            if rules["ruled"]
+            else "the configuration changed and cannot be used: swmld status"
+        )
     problems += staged
     return Health(
         status="down" if unserved else "degraded" if problems else "ok",
@@ -50,8 +54,14 @@ def health_of(
         source="failing" if source_down else "ok",
         cache_disk=disk[0],
         probe=probe,
-        rules="none" if rules is None else "kept-old" if rules["error"] else "valid",
+        rules=_rules_state(rules),
     )
+
+
+def _rules_state(rules: RulesStatus | None) -> Literal["none", "valid", "kept-old"]:
+    if rules is not None and rules["error"]:
+        return "kept-old"
+    return "valid" if rules is not None and rules["ruled"] else "none"
 
 
 def why_unserved(mount: Path, mount_id: int) -> str:

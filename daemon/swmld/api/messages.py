@@ -52,8 +52,9 @@ class CacheUsage(TypedDict):
 
 
 class RulesStatus(TypedDict):
-    """How it stands with the rules. Times: seconds since the epoch, 0 never."""
+    """How it stands with the files of rules and settings. Times: seconds since the epoch, 0 never."""
 
+    ruled: bool  # False: no rules are in use, the files have settings of the daemon alone
     active: int
     loaded_at: float
     error: str  # why the files as they are now are not in use, a line each problem; "": they are
@@ -130,7 +131,7 @@ class Status(TypedDict):
     uptime: float  # seconds
     cache: CacheUsage
     fallbacks: list[str]  # one line for each feature that is missing, and what is used instead
-    rules: NotRequired[RulesStatus | None]  # None: the daemon was given none
+    rules: NotRequired[RulesStatus | None]  # None: the daemon was given no files
     health: NotRequired[Health]
     staged: NotRequired[StagedStatus | None]  # None: a directory, or read-only
     watched: NotRequired[bool | None]  # whether the source tells of its changes; None: a directory

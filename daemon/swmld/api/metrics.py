@@ -34,14 +34,14 @@ class RuleFigures:
     ``waiting``: seconds a byte by (title, before or after); ``events``: by name; ``notifications``: by (how,
     result)."""
 
-    active: int
-    decisions: int
     reload_errors: int
-    applied: Mapping[str, int]
-    brought: Mapping[tuple[str, str], int]
-    compressed: Mapping[tuple[str, str], int]
-    events: Mapping[str, int]
-    notifications: Mapping[tuple[str, str], int]
+    active: int = 0
+    decisions: int = 0
+    applied: Mapping[str, int] = field(default_factory=dict)
+    brought: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    compressed: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    events: Mapping[str, int] = field(default_factory=dict)
+    notifications: Mapping[tuple[str, str], int] = field(default_factory=dict)
     waited: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     waiting: Mapping[tuple[str, str], float] = field(default_factory=dict)
 

@@ -79,7 +79,8 @@ class Told(Protocol):
 
 
 class RulesApi:
-    """Answers for ``head``; None: the daemon was given no rules.
+    """Answers for ``head``; None: the daemon was given no rules. ``loaded``: how it stands with the files,
+    those of its settings where there are no rules; None: it was given none.
 
     ``mount``: paths of clients may begin with it. ``known(path)``: what is known of the file at ``path``,
     from the mount's root; raises OSError or UsageError for one that is not there.
@@ -110,11 +111,12 @@ class RulesApi:
 
     def status(self) -> RulesStatus | None:
         """For ``status``."""
-        if self._head is None or self._loaded is None:
-            return None
         loaded = self._loaded
+        if loaded is None:
+            return None
         return RulesStatus(
-            active=len(self._head.engine.rules),
+            ruled=self._head is not None,
+            active=len(self._head.engine.rules) if self._head is not None else 0,
             loaded_at=loaded.at,
             error=loaded.error,
             error_at=loaded.error_at,
@@ -122,10 +124,12 @@ class RulesApi:
         )
 
     def figures(self) -> RuleFigures | None:
-        """For ``metrics.Snapshot``; None: the daemon was given no rules."""
+        """For ``metrics.Snapshot``; None: the daemon was given neither rules nor a configuration."""
         head, told = self._head, self._told
-        if head is None or self._loaded is None:
+        if self._loaded is None:
             return None
+        if head is None:
+            return RuleFigures(reload_errors=self._loaded.errors)
         return RuleFigures(
             active=len(head.engine.rules),
             decisions=head.history.decisions,

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +23,8 @@ from swmld.head.rulesfiles import Files
 from swmld.values import FALSE_WORDS
 
 if TYPE_CHECKING:
+    from swmld.config.models import Settings
+    from swmld.head.reload import Loaded
     from swmld.rules.ruleset import RuleSet
 
 DEFAULT = Path("/etc/swmld")
@@ -92,19 +95,35 @@ def settled(
     more: dict[str, Any] = {}
     if anywhere and not any("mount" in layer.values for layer in (*files, *given)):
         more["mount"] = "/"
-    if found.ruled and found.path is not None:
-        more["rules"] = _paths(found.path, [*files, *reversed(given)])
+    rules = _named([*files, *reversed(given)])
+    if found.path is not None and (found.ruled or rules):
+        # Watched with the rules also where it has settings alone.
+        more["rules"] = [found.path, *rules] if found.path.is_dir() else [*rules, found.path]
     resolved = resolve(files, options, variables, more)
     if found.ruled and found.path is not None and resolved.origins["rules"] == "default":
         resolved = replace(resolved, origins={**resolved.origins, "rules": str(found.path)})
     return resolved, found
 
 
-def _paths(config: Path, given: Sequence[layers.Layer]) -> list[Any]:
-    """The paths of rules: a directory counts before those that are named beside it, a file after them."""
+def _named(given: Sequence[layers.Layer]) -> list[Any]:
+    """The paths of rules that the topmost layer names: a directory that is the configuration counts before
+    them, a file after them."""
     named: Any = next((layer.values["rules"] for layer in reversed(given) if "rules" in layer.values), [])
-    others = named if isinstance(named, list | tuple) else [named]
-    return [config, *others] if config.is_dir() else [*others, config]
+    return list(named) if isinstance(named, list | tuple) else [named]
+
+
+def watched(settings: Settings, found: Found) -> Loaded | None:
+    """The configuration that a daemon without rules watches; None: there is none, or rules, with which it is
+    watched."""
+    from swmld.config.load import check, said
+    from swmld.head.reload import Loaded
+
+    if found.path is None or settings.rules:
+        return None
+    return Loaded(
+        (found.path,), settings.environment, time.time(), found.files.state, also=check, said=said,
+        settings=said(found.documents, settings.environment), ruled=False,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from swmld.api.messages import ExplainResult
 from swmld.cli.daemon import pick, sent
 from swmld.cli.history import entry_lines
 from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
-from swmld.cli.text import plain, printable, prose
+from swmld.cli.text import plain, printable, prose, put
 from swmld.errors import UsageError
 
 HELP = """Explain what the rules of the running daemon make of the file PATH, and why.
@@ -79,7 +79,7 @@ def explain(
         console.print(_known(found))
         console.print()
     for line in found["lines"]:
-        console.print(styled(line), soft_wrap=True)
+        put(console, styled(line))
     if rule is None:
         more = (
             "" if everything or found["matched"] == found["active"] else "; --all shows why the others do not"
@@ -88,7 +88,7 @@ def explain(
     if found["latest"] is not None:
         console.print("\nWhen it was last opened:")
         for text in entry_lines(found["latest"]):
-            console.print(text, soft_wrap=True)
+            put(console, text)
 
 
 def _known(found: ExplainResult) -> Table:

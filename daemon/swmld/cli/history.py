@@ -26,7 +26,7 @@ from swmld.api.messages import (
 from swmld.cli import rule_names
 from swmld.cli.daemon import pick, sent
 from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
-from swmld.cli.text import plain, printable, prose, table
+from swmld.cli.text import plain, printable, prose, put, table
 from swmld.units import format_duration, format_size
 
 HELP = """Show what the rules decided about files that were opened, newest first.
@@ -124,7 +124,7 @@ def history(
         return
     console = Console(highlight=False)
     for line in _lines(found["decisions"]) if by is None else sum_lines(by, found.get("sums", [])):
-        console.print(line, soft_wrap=True)
+        put(console, line)
     if not shown:
         print("nothing was decided yet" if not found["total"] else "no such decision", file=sys.stderr)
     elif found["more"]:

@@ -156,7 +156,8 @@ def serve(
         return
     options = {key: ctx.params.get(key) for key in Settings.model_fields}
     options |= {"rules": rules or None, "plugins": plugins or None}
-    settings = configuring.settled(config, options)[0].settings
+    resolved, found = configuring.settled(config, options)
+    settings = resolved.settings
     fixed = {*layers.of_options(options).values, *layers.of_variables(os.environ).values}
     if show_demo:
         places = demo.Places(cache=cache_dir, run=run_dir, state=state_dir)
@@ -167,7 +168,7 @@ def serve(
     preflight.check(settings)
     from swmld import app as daemon
 
-    raise typer.Exit(daemon.run(settings, fixed))
+    raise typer.Exit(daemon.run(settings, fixed, configuring.watched(settings, found)))
 
 
 def main() -> None:

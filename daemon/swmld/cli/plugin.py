@@ -12,7 +12,7 @@ from rich.console import Console
 from swmld.api.plugins import PluginsResult
 from swmld.cli.daemon import pick
 from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
-from swmld.cli.text import prose
+from swmld.cli.text import prose, put
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,7 +56,7 @@ def ls(
         return
     console = Console(highlight=False)
     for line in plugin_text.listing(found):
-        console.print(line, soft_wrap=True)
+        put(console, line)
 
 
 @app.command("check")
@@ -85,7 +85,7 @@ def check(
     fine = True
     console = Console(highlight=False)
     for line, passed in plugin_text.checked(Path(file), [Path(sample) for sample in samples or ()]):
-        console.print(line, soft_wrap=True)
+        put(console, line)
         fine = fine and passed
     if not fine:
         raise typer.Exit(1)

@@ -13,7 +13,7 @@ from swmld.api.client import Client
 from swmld.api.messages import RulesResult
 from swmld.cli.daemon import pick
 from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
-from swmld.cli.text import printable, prose
+from swmld.cli.text import printable, prose, put
 from swmld.cli.validate import Environment, Paths
 
 app = typer.Typer(
@@ -69,7 +69,7 @@ def ls(
         return
     console = Console(highlight=False)
     for line in rules_list.full(found["rules"]) if rule else rules_list.view(found):
-        console.print(line, soft_wrap=True)
+        put(console, line)
 
 
 def _ask(client: Client, params: dict[str, Any]) -> RulesResult:

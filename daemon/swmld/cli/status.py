@@ -89,8 +89,13 @@ def _table(one: Status) -> Table:
     for key, value in rows.items():
         table.add_row(key, plain(value))
     if (rules := one.get("rules")) is not None:
-        error = "; the files changed and cannot be used: swmld rules ls" if rules["error"] else ""
-        table.add_row("rules", plain(f"{rules['active']} in use{error}"))
+        if rules.get("ruled", True):
+            error = "; the files changed and cannot be used: swmld rules ls" if rules["error"] else ""
+            table.add_row("rules", plain(f"{rules['active']} in use{error}"))
+        elif rules["error"]:
+            first, *more = rules["error"].splitlines()
+            left = f" (and {len(more)} more: swmld validate)" if more else ""
+            table.add_row("settings", plain(f"changed and cannot be used: {first}{left}"))
         if pending := rules.get("pending"):
             table.add_row("settings", plain(f"changed, from the next start on: {', '.join(pending)}"))
     for line in one["fallbacks"]:

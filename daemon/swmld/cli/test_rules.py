@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from swmld.cli.options import JsonOption
-from swmld.cli.text import prose
+from swmld.cli.text import prose, put
 from swmld.cli.validate import Environment
 
 HELP = """Say which rules of CONFIG, a file or directory, would match real files, and what they would decide.
@@ -73,4 +73,4 @@ def tried_rules(
         return
     console = Console(highlight=False)
     for line in found.reasons() if why else found.table():
-        console.print(line, soft_wrap=True)
+        put(console, line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from rich.console import Console
 from rich.text import Text
 
 
@@ -16,6 +17,17 @@ def plain(value: str) -> Text:
 def printable(value: str) -> str:
     """A file name as one line: control characters and bytes that are not UTF-8 as escapes."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in value)
+
+
+def put(console: Console, line: Text) -> None:
+    """Print a line as it is; in a terminal that is narrower broken between words, what follows further in."""
+    if not console.is_terminal or line.cell_len <= console.width:
+        console.print(line, soft_wrap=True)
+        return
+    own = len(line.plain) - len(line.plain.lstrip(" "))
+    further = min(own + 4, console.width // 2)
+    for number, part in enumerate(line[own:].wrap(console, console.width - further)):
+        console.print(Text(" " * (further if number else own)) + part, soft_wrap=True)
 
 
 def prose(text: str) -> str:

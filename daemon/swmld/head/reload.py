@@ -39,11 +39,17 @@ EVERY = 5.0
 """Seconds between two looks at files whose changes nobody tells."""
 DEBOUNCE = 1000
 """Milliseconds for which changes are gathered at most; they are told after 50 without another."""
+REPLACED = 0.5
+"""Seconds in which a file that went away, or became empty, may come back."""
+
 Said = Callable[[Iterable[Document], str | None], Mapping[str, Any]]
 """What documents say of the daemon, with an environment in use; ``swmld.config.load.said``."""
 
 Live = Callable[[Mapping[str, Any]], Set[str]]
-"""Takes over what files say of the daemon by now, on the loop; the keys that need no restart."""
+"""Takes over what files say of the daemon by now, on the loop; the keys that need no restart. ValueError,
+with nothing changed, if values do not go together."""
+
+WHAT = {True: "rules", False: "settings"}
 
 LINES = 20
 """Of remarks in the log."""
@@ -63,7 +69,8 @@ class Loaded:
     0 never. ``error``: why the files as they are now are not in use, a line each problem; "": they are.
     ``also``: what else the files must pass. ``said``: what they say of the daemon, ``settings`` at its start,
     and ``pending`` the keys of which they say something else by now and that count from the next start on;
-    ``live`` takes over others."""
+    ``live`` takes over others. ``ruled``: rules are in use; else the files have settings alone, and rules
+    that come to be in them count from the next start on."""
 
     paths: tuple[Path, ...]
     environment: str | None
@@ -78,6 +85,7 @@ class Loaded:
     settings: Mapping[str, Any] = field(default_factory=dict)
     pending: tuple[str, ...] = ()
     live: Live | None = None
+    ruled: bool = True
 
 
 def first(
@@ -105,14 +113,14 @@ def announce(rules: RuleSet) -> None:
 async def watch(
     paths: Iterable[Path],
     environment: str | None,
-    head: Ruled,
+    head: Ruled | None,
     loaded: Loaded,
     *,
     every: float = EVERY,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Until cancelled: reload the rules of ``paths`` into ``head`` when they change; ``loaded`` tells how it
-    went.
+    """Until cancelled: reload the rules of ``paths`` into ``head`` when they change, and the daemon's
+    settings; ``loaded`` tells how it went. ``head`` None: the settings alone.
     """
     paths = tuple(paths)
     while True:
@@ -122,6 +130,9 @@ async def watch(
         async with contextlib.aclosing(_changes(list(files.directories), every)) as changes:
             async for changed in changes:
                 now = await _blocking(lambda: Files(paths))
+                if _being_replaced(loaded.seen, now):
+                    await _pause()
+                    now = await _blocking(lambda: Files(paths))
                 # A file that was written twice within a tick of its clock looks as it was.
                 if now.state != loaded.seen or changed & {str(path) for path in now.found}:
                     await _reload(now, environment, head, loaded, clock)
@@ -129,12 +140,25 @@ async def watch(
                     break
 
 
+def _being_replaced(seen: State, now: Files) -> bool:
+    """Whether a file went away, or became empty: as between the two steps of an editor that renames the old
+    one or truncates it, and of a shell's ``>``. Taken as it is then, its rules would be gone for a moment."""
+    sizes = {str(path): size for path, size in now.sizes.items()}
+    before = {name: size for name, _, _, size, *_ in (each for each in seen if len(each) > 2)}  # no problems
+    return any(size != "0" and not sizes.get(name) for name, size in before.items())
+
+
+async def _pause() -> None:
+    await trio.sleep(REPLACED)
+
+
 async def _reload(
-    files: Files, environment: str | None, head: Ruled, loaded: Loaded, clock: Callable[[], float]
+    files: Files, environment: str | None, head: Ruled | None, loaded: Loaded, clock: Callable[[], float]
 ) -> None:
     loaded.seen = files.state
     try:
         rules, engine, settings = await _blocking(lambda: _compiled(files, environment, loaded))
+        taken = _take_over(loaded, settings)  # nobody decides between this and the new rules
     except Exception as error:
         # Whatever is wrong with the files, or with us: the rules in use are not touched.
         unexpected = not isinstance(error, DocumentError)
@@ -142,27 +166,45 @@ async def _reload(
         loaded.error_at = clock()
         loaded.error = f"internal error: {type(error).__name__}: {error}" if unexpected else str(error)
         lines = loaded.error.splitlines()
-        more = f" (and {len(lines) - 1} more: swmld rules ls)" if len(lines) > 1 else ""
-        text = "rules were changed and cannot be used, the old ones stay: %s%s"
+        more = f" (and {len(lines) - 1} more: {where_told(loaded)})" if len(lines) > 1 else ""
+        text = f"{WHAT[loaded.ruled]} were changed and cannot be used, the old ones stay: %s%s"
         log.error(text, lines[0], more, exc_info=unexpected)
         return
-    old = head.swap(rules, engine)
+    old = head.swap(rules, engine) if head is not None else []
     loaded.at, loaded.error, loaded.reloads = clock(), "", loaded.reloads + 1
-    announce(rules)
-    _settle(loaded, settings)
+    if head is not None:
+        announce(rules)
+    waiting = {"rules"} if rules.rules and head is None else set[str]()
+    _settle(loaded, settings, taken, waiting)
+    if head is None:
+        return
     await _blocking(lambda: _let_go(old))
     gone = await _blocking(head.review)
     if gone:
         log.info("files that are excluded now left the cache", extra={"files": gone})
 
 
-def _settle(loaded: Loaded, now: Mapping[str, Any]) -> None:
-    """Take over the daemon's settings that can be, and say in the log of the others which are not what it was
-    started with, once each time."""
+def where_told(loaded: Loaded) -> str:
+    """The command that tells all that is wrong with the files."""
+    return "swmld rules ls" if loaded.ruled else " ".join(["swmld validate", *map(str, loaded.paths)])
+
+
+def _take_over(loaded: Loaded, now: Mapping[str, Any]) -> Set[str]:
+    """The daemon's settings that need no start are taken over, and named. Raises DocumentError, with nothing
+    changed, where they do not go together."""
+    try:
+        return loaded.live(now) if loaded.live is not None else frozenset()
+    except ValueError as error:
+        where = ", ".join(map(str, loaded.paths))
+        raise DocumentError([Problem(where, 0, "", f"settings that do not go together: {error}")]) from None
+
+
+def _settle(loaded: Loaded, now: Mapping[str, Any], taken: Set[str], waiting: Set[str]) -> None:
+    """Say in the log which settings of the daemon are not what it was started with and were not taken over,
+    and which else wait for its next start, once each time."""
     keys = now.keys() | loaded.settings.keys()
-    live = loaded.live(now) if loaded.live is not None else frozenset()
-    changed = (key for key in keys - live if now.get(key) != loaded.settings.get(key))
-    pending = tuple(sorted(changed))
+    changed = (key for key in keys - taken if now.get(key) != loaded.settings.get(key))
+    pending = tuple(sorted({*changed, *waiting}))
     if pending and pending != loaded.pending:
         log.warning("changed settings of the daemon count from its next start on: %s", ", ".join(pending))
     loaded.pending = pending

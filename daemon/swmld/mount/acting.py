@@ -86,9 +86,9 @@ class Acts:
         if barrier is not None:
             await self._coordinator.meet(nodeid, thread, barrier)
 
-    def end_barriers(self) -> None:
-        """See ``Coordinator``."""
-        self._coordinator.end_barriers()
+    def end_waits(self) -> None:
+        """See ``Coordinator.end``."""
+        self._coordinator.end()
 
     async def begin_write(self, nodeid: int, thread: int, verdict: Verdict) -> int:
         """Before it is opened for writing; OSError EBUSY."""

@@ -1,9 +1,8 @@
 """Processes that wait for each other at an open: a barrier until all have come, one writer at a time.
 
-Every wait ends: with what it waits for, at its timeout, when the open is cancelled, or at a barrier when the
-mount is taken away. A waiting open holds
-one of the tasks that answer requests, so only so many may wait; who comes then waits for nobody. Readers that
-are killed meanwhile are let go by C as from any request.
+Every wait ends: with what it waits for, at its timeout, when the open is cancelled, or when the mount is
+taken away. A waiting open holds one of the tasks that answer requests, so only so many may wait; who comes
+then waits for nobody. Readers that are killed meanwhile are let go by C as from any request.
 """
 
 from __future__ import annotations
@@ -78,12 +77,15 @@ class Coordinator:
         if scope.cancelled_caught:
             log.info("%d of %d processes came to a barrier in time", len(barrier.processes), rule.processes)
 
-    def end_barriers(self) -> None:
-        """The mount is taken away: nobody else can come. Who waits goes on, and who comes still waits for
-        nobody."""
+    def end(self) -> None:
+        """The mount is taken away: nobody else can come to a barrier, and who has a file open to write may
+        keep it for as long as it lives. Who waits at a barrier goes on, who waits to write gets EBUSY, and
+        who comes still waits for nobody."""
         self._ended = True
         for nodeid, barrier in list(self._barriers.items()):
             self._pass(nodeid, barrier)
+        for writing in self._writing.values():
+            writing.done.set()
 
     def _pass(self, nodeid: int, barrier: _Barrier) -> None:
         barrier.passed.set()
@@ -92,14 +94,15 @@ class Coordinator:
 
     async def begin_write(self, nodeid: int, thread: int, rule: Coordinate) -> int:
         """Waits until nobody else writes the file; the process, for ``end_write``. OSError EBUSY at the
-        timeout, or where too many wait already."""
+        timeout, where too many wait already, and at the end of the mount."""
         process = self._process(thread) or -thread
         until = trio.current_time() + rule.timeout
         while (writing := self._writing.get(nodeid)) is not None:
             if writing.process == process:
                 writing.opens += 1
                 return process
-            if self.waiting >= MOST_WAITING or not await self._wait(writing.done, until):
+            alone = self._ended or self.waiting >= MOST_WAITING
+            if alone or not await self._wait(writing.done, until):
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
         self._writing[nodeid] = _Writing(process)
         return process

@@ -2,7 +2,8 @@
 
 Nothing is asked before the first read, as many files are opened and not read. An answer is a plan: chunks in
 the order of reading, of which no more than a window is under way or waits for its reader. So a wrong plan
-costs a window at most.
+costs a window at most. It begins small and grows while the reader waits, so that the first chunks do not
+share what the source gives with many that are read much later.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ TOUCHES = 4096
 LEADING = (".json", ".index", ".pb", ".onnx")
 """Endings of small files that say which large ones are read after them: Hugging Face's index of shards,
 TensorFlow's of a checkpoint's data, a SavedModel's graph, an ONNX graph whose weights are outside."""
+
+FIRST = 8 << 20
+"""Bytes of a plan that are asked for before its reader had to wait. All that is under way shares what the
+source and the CPUs give: of a whole window, what is read next came as late as the rest."""
 
 READAHEAD = 1 << 20
 """Bytes that the kernel asks for at once, whatever is wanted of them, of who reads more (``mountpoint``)."""
@@ -200,6 +205,8 @@ class Reading:
         self._fetcher = fetcher
         self._ask = ask
         self._window = window
+        self._allowed = min(window, max(2, FIRST // target.file.chunk_size))
+        """How many chunks may be ahead of the reader by now: one more for each that it had to wait for."""
         self._queue = queue
         self._touched: deque[Range] = deque(maxlen=TOUCHES)
         self._plan: deque[int] = deque()
@@ -225,7 +232,10 @@ class Reading:
         stop = max(stop, offset // size + 1)
         length = max(length, (stop - 1) * size + 1 - offset)
         self._remember(offset, max(1, min(length, self.target.file.size - offset)))
-        self._ahead.difference_update(range(offset // size, stop))
+        chunks = range(offset // size, stop)
+        self._ahead.difference_update(chunks)
+        if self.target.file.missing(chunks.start, chunks.stop):
+            self._allowed = min(self._window, self._allowed + len(chunks))
         self._top_up()
         if self._asks and not self.target.file.complete and not self._expected(offset):
             if self._waiting:
@@ -293,7 +303,7 @@ class Reading:
                         yield chunk
 
     def _top_up(self) -> None:
-        while self._plan and len(self._ahead) < self._window:
+        while self._plan and len(self._ahead) < self._allowed:
             chunk = self._plan[0]
             there = self.target.file.state(chunk) is ChunkState.PRESENT
             if not there and not self._fetcher.under_way(self.target, chunk):

@@ -149,9 +149,9 @@ class OpenFiles:
             file.reading.touched(event.arg, stop=event.stop)
 
     def unmounted(self) -> None:
-        """Nobody else can open files by their paths: nobody waits for others to do so."""
+        """Nobody else can open files by their paths: nobody waits for others at an open."""
         if self._acts is not None:
-            self._acts.end_barriers()
+            self._acts.end_waits()
 
     def close(self) -> None:
         """The mount is gone: gives back every descriptor."""

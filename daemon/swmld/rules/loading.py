@@ -88,6 +88,8 @@ class _Loader:
                 self._define(section, value["id"], _Entry(book, here, value, None, builtin))
             else:
                 book.model(RuleModel, value, here)
+                if isinstance(value, dict) and not templates.used(value):
+                    _rest(book, value, here)
 
     def _named(self, book: Book, section: str, raw: Any, builtin: bool) -> None:
         if not isinstance(raw, dict):
@@ -237,6 +239,7 @@ class _Loader:
         before = len(book.document.problems)
         model = book.model(RuleModel, filled | {k: v for k, v in raw.items() if k == "parameters"}, here)
         if model is None:
+            _rest(book, filled, here)
             _attribute(book.document, before, origin)
             return
         found = rule_conditions(book, model, here)
@@ -265,6 +268,18 @@ class _Loader:
                 description=model.description,
             )
         )
+
+
+def _rest(book: Book, raw: Mapping[str, Any], location: Location) -> None:
+    """Tell what is wrong inside a rule of which some keys cannot be read: all of it is told at once."""
+    given, test, done = raw.get("conditions"), raw.get("condition"), raw.get("actions")
+    listed = given if isinstance(given, list) else None
+    single = test if isinstance(test, str) else None
+    rule = RuleModel.model_construct(conditions=listed, condition=single, actions=done)
+    if (listed is None) != (single is None):
+        rule_conditions(book, rule, location)
+    if isinstance(done, list):
+        rule_actions(book, rule, location)
 
 
 def _attribute(document: Document, start: int, origin: str) -> None:
