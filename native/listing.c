@@ -57,22 +57,22 @@ static int word(struct text *t, const char *w)
 /* A string as it is written, without its quotes: 1, and whether it has escapes. */
 static int string(struct text *t, struct text *out, int *escaped)
 {
+	const char *q, *back;
+
 	if (!take(t, '"'))
 		return 0;
-	*out = (struct text){t->p, t->p};
-	*escaped = 0;
-	for (; t->p < t->end && *t->p != '"'; t->p++) {
-		if ((unsigned char)*t->p < 0x20)
+	for (q = t->p;; q++) {
+		q = memchr(q, '"', (size_t)(t->end - q));
+		if (!q)
 			return 0;
-		if (*t->p == '\\') {
-			*escaped = 1;
-			if (++t->p == t->end)
-				return 0;
-		}
+		for (back = q; back > t->p && back[-1] == '\\'; back--)
+			;
+		if ((q - back) % 2 == 0) /* else the last of them is the quote's */
+			break;
 	}
-	if (t->p == t->end)
-		return 0;
-	out->end = t->p++;
+	*out = (struct text){t->p, q};
+	*escaped = memchr(t->p, '\\', (size_t)(q - t->p)) != NULL;
+	t->p = q + 1;
 	return 1;
 }
 
@@ -158,12 +158,8 @@ static int member(struct text *t, int *first, struct text *key)
 	return string(t, key, &escaped) && !escaped && take(t, ':') ? 1 : -1;
 }
 
-static int is(const struct text *s, const char *w)
-{
-	size_t n = strlen(w);
-
-	return (size_t)(s->end - s->p) == n && !memcmp(s->p, w, n);
-}
+/* Of a literal. */
+#define is(s, w) ((size_t)((s)->end - (s)->p) == sizeof(w) - 1 && !memcmp((s)->p, w, sizeof(w) - 1))
 
 /* ---- what the filer says ---- */
 
@@ -209,6 +205,8 @@ static size_t last_part(const struct text *path, int escaped, char *out)
 		p--;
 	while (p < path->end) {
 		if (n + 3 > SW_NAME_MAX)
+			return 0;
+		if ((unsigned char)*p < 0x20)
 			return 0;
 		if (*p != '\\' || !escaped) {
 			out[n++] = *p++;
@@ -336,7 +334,6 @@ static int needle_of(struct text *t, struct chunk *c)
 
 static int chunk_of(struct text *t, struct chunk *c)
 {
-	static const char *const FLAGS[] = {"is_compressed", "cipher_key", "is_chunk_manifest", "sse_type"};
 	struct text key;
 	int first = 1, r, on, fid = 0;
 
@@ -344,11 +341,9 @@ static int chunk_of(struct text *t, struct chunk *c)
 	if (!take(t, '{'))
 		return 0;
 	while ((r = member(t, &first, &key)) > 0) {
-		int flag = -1;
+		int flag = is(&key, "is_compressed") ? 0 : is(&key, "cipher_key") ? 1 :
+			   is(&key, "is_chunk_manifest") ? 2 : is(&key, "sse_type") ? 3 : -1;
 
-		for (int i = 0; i < 4; i++)
-			if (is(&key, FLAGS[i]))
-				flag = i;
 		if (flag >= 0) {
 			if (!skip(t, &on, 0))
 				return 0;
@@ -484,9 +479,6 @@ static int number_of(struct sw_listing *l, struct sw_listed *e, const char *dire
 
 static int entry_of(struct sw_listing *l, struct text *t, const char *directory, size_t dirlen)
 {
-	/* What makes an entry an unusual one if it is there. */
-	static const char *const UNUSUAL[] = {"Content", "HardLinkId", "Remote",   "SymlinkTarget",
-					      "TtlSec",  "Rdev",       "HardLinkCounter"};
 	enum { PATH = 1, MODE = 2, SIZE = 4, MTIME = 8, CRTIME = 16, UID = 32, GID = 64, ALL = 127 };
 	struct sw_listed *e = &l->entries[l->count];
 	struct chunk chunks[CHUNKS];
@@ -499,11 +491,10 @@ static int entry_of(struct sw_listing *l, struct text *t, const char *directory,
 	if (!take(t, '{'))
 		return -EOPNOTSUPP;
 	while ((r = member(t, &first, &key)) > 0) {
-		int unusual = 0, ok = 1;
+		int ok;
 
-		for (size_t i = 0; i < sizeof UNUSUAL / sizeof *UNUSUAL; i++)
-			unusual |= is(&key, UNUSUAL[i]);
-		if (unusual)
+		if (is(&key, "Content") || is(&key, "HardLinkId") || is(&key, "HardLinkCounter") || is(&key, "Remote") ||
+		    is(&key, "SymlinkTarget") || is(&key, "TtlSec") || is(&key, "Rdev"))
 			ok = skip(t, &on, 0) && !on;
 		else if (is(&key, "FullPath")) {
 			ok = string(t, &path, &escaped);
