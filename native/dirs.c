@@ -1,6 +1,6 @@
-/* dirs.c: directory listings of a local source, answered in C: getdents64 and, where the kernel does not hold the
- * entry's attributes any more, statx. Offsets are the source's own (telldir cookies), so a listing goes on correctly
- * while entries come and go. */
+/* dirs.c: directory listings of a local source (others: pages.c), answered in C: getdents64 and, where the kernel does
+ * not hold the entry's attributes any more, statx. Offsets are the source's own (telldir cookies), so a listing goes on
+ * correctly while entries come and go. */
 #include "internal.h"
 
 #include <dirent.h>
@@ -94,6 +94,24 @@ static int entry_of(sw_session *s, struct dirh *d, const struct dents64 *e, stru
 	return n != NULL;
 }
 
+/* 0, or -errno of the reply. */
+int dir_reply(sw_session *s, uint64_t unique, int err, const char *out, size_t used, int plus)
+{
+	int r = reply(s, unique, err, out, used);
+
+	COUNT(s, hot_readdir);
+	if (r == -ENOENT && plus)
+		for (size_t at = 0; at < used;) { /* nobody took the references */
+			const struct fuse_entry_out *e = (const struct fuse_entry_out *)(out + at);
+			const struct fuse_dirent *f = (const struct fuse_dirent *)(e + 1);
+
+			if (e->nodeid)
+				sw_forget(s, e->nodeid, 1);
+			at += sizeof *e + FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + f->namelen);
+		}
+	return r;
+}
+
 static int readdir_hot(sw_session *s, struct fuse_in_header *h, struct fuse_read_in *r, char *out, int plus)
 {
 	struct dirh *d = dir_of(r->fh);
@@ -141,16 +159,7 @@ static int readdir_hot(sw_session *s, struct fuse_in_header *h, struct fuse_read
 		d->next = e->off;
 	}
 	pthread_mutex_unlock(&d->lock);
-	COUNT(s, hot_readdir);
-	if (reply(s, h->unique, used ? 0 : err, out, used) == -ENOENT && plus)
-		for (size_t at = 0; at < used;) { /* nobody took the references */
-			struct fuse_entry_out *e = (struct fuse_entry_out *)(out + at);
-			struct fuse_dirent *f = (struct fuse_dirent *)(out + at + head);
-
-			if (e->nodeid)
-				sw_forget(s, e->nodeid, 1);
-			at += head + FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + f->namelen);
-		}
+	dir_reply(s, h->unique, used ? 0 : err, out, used, plus);
 	return 1;
 }
 
@@ -163,7 +172,8 @@ int dir_request(sw_session *s, struct fuse_in_header *h, char *out, size_t outsi
 	if (h->opcode == FUSE_OPENDIR)
 		return s->config.local ? opendir_hot(s, h) : 0;
 	if (!(fh & SW_HOT_FH))
-		return 0;
+		return h->opcode == FUSE_READDIR || h->opcode == FUSE_READDIRPLUS ?
+			       pages_request(s, h, arg, out, outsize) : 0;
 	d = dir_of(fh);
 	switch (h->opcode) {
 	case FUSE_READDIR:

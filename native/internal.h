@@ -177,6 +177,18 @@ struct follow {
 	uint32_t head, tail;
 };
 
+struct sw_listing {                    /* listing.c */
+	_Atomic uint32_t refs;
+	uint32_t count;
+	uint8_t beyond, load_more;     /* the filer said one more than was asked for; says that there are more */
+	struct sw_listed *entries;
+	char *text;
+	size_t used, room;
+};
+#define SW_REMOTE_BLOCK 4096           /* blksize of what Python enters */
+
+#define SW_PAGED 64                    /* pages.c: open directories by fh */
+
 #define SW_RETIRED 4096        /* inode numbers of removed files that are remembered, each in a place of its own */
 
 struct sw_session {
@@ -193,6 +205,8 @@ struct sw_session {
 	uint64_t nlru, nbrow;
 	uint64_t root_dev;
 	int told;                      /* the source tells of its changes */
+	uint64_t changes;              /* how many it has told */
+	struct paged *paged[SW_PAGED]; /* pages.c */
 	uint16_t epoch;                /* of the rules that nodes have: a directory that moves starts a new one */
 	uint8_t settling;
 	/* source.c */
@@ -356,6 +370,10 @@ void view_close(sw_session *s, const struct node *n); /* under lock */
 
 /* dirs.c */
 int dir_request(sw_session *s, struct fuse_in_header *h, char *out, size_t outsize);
+int dir_reply(sw_session *s, uint64_t unique, int err, const char *out, size_t used, int plus);
+int pages_request(sw_session *s, struct fuse_in_header *h, struct fuse_read_in *r, char *out, size_t outsize);
+void pages_free(sw_session *s);
+struct statx attrs_statx(const sw_session *s, const struct sw_attrs *a);
 
 /* park.c */
 void park(sw_session *s, struct fuse_in_header *h, struct fuse_read_in *r, size_t len, uint64_t first, uint64_t stop);

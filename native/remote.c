@@ -16,7 +16,7 @@ static struct statx_timestamp timestamp(int64_t ns)
 	return (struct statx_timestamp){.tv_sec = (ns - f) / 1000000000, .tv_nsec = (uint32_t)f};
 }
 
-static struct statx as_statx(const sw_session *s, const struct sw_attrs *a)
+struct statx attrs_statx(const sw_session *s, const struct sw_attrs *a)
 {
 	return (struct statx){
 		.stx_mask = STATX_BASIC_STATS | (a->btime_ns ? STATX_BTIME : 0),
@@ -44,7 +44,7 @@ uint64_t sw_now(void) { return now_ns(CLOCK_MONOTONIC_COARSE); }
 int sw_enter(sw_session *s, uint64_t parent, const char *name, const struct sw_attrs *attrs, uint64_t asked, int ref,
 	     struct sw_entry *out)
 {
-	struct statx st = as_statx(s, attrs);
+	struct statx st = attrs_statx(s, attrs);
 	int r;
 
 	lock(s);
@@ -58,7 +58,7 @@ void sw_enter_several(sw_session *s, uint64_t parent, const char *const *names, 
 {
 	lock(s);
 	for (uint32_t i = 0; i < n; i++) {
-		struct statx st = as_statx(s, &attrs[i]);
+		struct statx st = attrs_statx(s, &attrs[i]);
 
 		results[i] = node_enter(s, &st, asked[i], parent, names[i], 0, &out[i]);
 	}
@@ -67,7 +67,7 @@ void sw_enter_several(sw_session *s, uint64_t parent, const char *const *names, 
 
 int sw_refresh(sw_session *s, uint64_t nodeid, const struct sw_attrs *attrs, uint64_t asked, struct sw_entry *out)
 {
-	struct statx st = as_statx(s, attrs);
+	struct statx st = attrs_statx(s, attrs);
 	struct node *n;
 	int r = -ESTALE;
 
@@ -94,7 +94,7 @@ static void expire(struct node *n)
 
 int sw_renew(sw_session *s, uint64_t nodeid, const struct sw_attrs *was, const struct sw_attrs *attrs)
 {
-	struct statx old = as_statx(s, was), st = as_statx(s, attrs);
+	struct statx old = attrs_statx(s, was), st = attrs_statx(s, attrs);
 	struct node *n;
 	int r = -ESTALE;
 

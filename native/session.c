@@ -729,6 +729,7 @@ void sw_free(sw_session *s)
 		if (s->dirfds[i].node)
 			close(s->dirfds[i].fd);
 	frames_free(&s->frames);
+	pages_free(s);
 	table_free(s);
 	lock(s);
 	unlock(s); /* closes what table_free left to it */

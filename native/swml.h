@@ -183,6 +183,35 @@ uint64_t sw_child(sw_session *s, uint64_t parent, const char *name); /* nodeid a
 /* From now on the source tells of its changes, or not; how long a check holds for relaxed paths without a rule. */
 void sw_told(sw_session *s, int told, uint64_t check_ns);
 
+/* ---- listing.c, blake2b.c: a page of a directory of SeaweedFS, read from the filer's JSON ---- */
+struct sw_listed {
+	struct sw_attrs a;             /* as they are entered: ctime_ns and btime_ns tell generations */
+	int64_t ctime_ns, btime_ns;    /* as the filer has them */
+	uint32_t name;                 /* where in the text the name begins, with a zero after it and then the tag */
+	uint16_t name_len, tag_len;
+	uint8_t bare;
+};
+typedef struct sw_listing sw_listing;
+/* At most `limit` entries; `directory`: in the filer, with a slash at its end. NULL and *err -EOPNOTSUPP: Python reads
+ * it. It never changes, and is freed with the last of its users. */
+sw_listing *sw_listing_parse(const char *json, size_t n, const char *directory, uint32_t limit, int *err);
+void sw_listing_free(sw_listing *l);
+uint32_t sw_listing_count(const sw_listing *l);
+int sw_listing_more(const sw_listing *l);      /* there are others after the last of it */
+const struct sw_listed *sw_listing_entry(const sw_listing *l, uint32_t i);
+const char *sw_listing_text(const sw_listing *l);
+int64_t sw_listing_find(const sw_listing *l, const char *name, size_t n); /* its place, -1: it is not there */
+uint64_t sw_blake2b8(const void *data, size_t n, const char *person);
+
+/* ---- pages.c: open directories of a source that Python asks, answered from pages ---- */
+/* The entries from place `start` on of the directory that Python has open as fh, asked for at `asked`, when `changes`
+ * changes had been told. Kept until sw_dir_drop, beside the one that was given before. */
+int sw_dir_give(sw_session *s, uint64_t fh, uint64_t nodeid, uint64_t start, sw_listing *l, int more, uint64_t asked,
+		uint64_t changes);
+void sw_dir_drop(sw_session *s, uint64_t fh);
+/* So many have been told by now: pages from before are not answered from. */
+void sw_dir_changed(sw_session *s, uint64_t changes);
+
 /* ---- hot.c, cfile.c: opens and cached bytes ---- */
 enum { SW_NONE = 0, SW_CACHED = 1, SW_PASS_CACHE = 2, SW_PASS_SOURCE = 3 };
 enum { SW_WANT_SOURCE = 1, SW_WANT_COMPLETE = 2, SW_WANT_PARTIAL = 3 };

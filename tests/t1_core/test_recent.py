@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import queue
 import stat
 import time
 
 import pytest
+from swmld._native import ffi, lib
 from swmld.mount.grace import Grace
 from swmld.mount.lifetimes import Lifetimes
-from swmld.mount.recent import Known, Recent
+from swmld.mount.recent import Known, KnownPage, Parts, Recent
 from swmld.sources.interface import Attributes, Change
+from swmld.sources.packed import PackedEntries
 
 
 def known(ino: int = 1, size: int = 1, nlink: int = 1, asked: int = 1, changes: int = 0) -> Known:
@@ -75,6 +78,99 @@ def test_listings_are_of_what_did_not_change_since() -> None:
     assert recent.listed(b"d") is None, "there is room for four entries"
     assert recent.listed(b"e")
     assert recent.listed(b"f")
+
+
+def page(names: str, size: int = 1, asked: int = 5, changes: int = 0) -> KnownPage:
+    """Files of one letter each, as C reads them."""
+    moment = "2026-11-23T07:53:08Z"
+    entries = [
+        {"FullPath": f"/d/{name}", "Mode": 420, "Uid": 0, "Gid": 0, "FileSize": size, "Mtime": moment}
+        | {"Crtime": moment}
+        for name in names
+    ]
+    text = json.dumps({"Entries": entries}).encode()
+    listing = lib.sw_listing_parse(text, len(text), b"/d/", len(names), ffi.new("int *"))
+    return KnownPage(PackedEntries(listing, bytes), asked, changes)
+
+
+def size_of(recent: Recent, path: bytes) -> int | None:
+    found = recent.get(path)
+    return found.attributes.size if found is not None else None
+
+
+def test_pages_say_what_is_in_them() -> None:
+    recent = Recent()
+    assert recent.put_page(b"d", page("bcd"))
+    assert recent.put_page(b"d", page("fg"))
+    assert recent.put_page(b"", page("d", 7))
+    assert [size_of(recent, b"d/" + name) for name in (b"b", b"d", b"f", b"g")] == [1] * 4
+    assert [size_of(recent, b"d/" + name) for name in (b"a", b"bb", b"e", b"z", b"")] == [None] * 5
+    assert size_of(recent, b"d") == 7
+    assert recent.get(b"d/b") == Known(page("b")[0][1].attributes, 5, 0)
+    assert recent.put_page(b"d", page("cdefg", 2)), "in the place of both"
+    assert size_of(recent, b"d/b") is None
+    assert size_of(recent, b"d/g") == 2
+
+
+def test_what_is_newer_than_a_page_counts() -> None:
+    recent = Recent(most=1)
+    assert recent.put_page(b"d", page("abc"))
+    assert recent.put(b"d/a", known(size=9, asked=4)).attributes.size == 1, "the page is newer"
+    recent.put(b"d/a", known(size=9, asked=6))
+    assert size_of(recent, b"d/a") == 9
+    assert not recent.put_page(b"d", page("abc", asked=6)), "perhaps as old as what is known of a"
+    recent.put(b"e/x", known(asked=3))
+    recent.put(b"f/x", known(asked=3))
+    assert size_of(recent, b"d/a") is None, "nor is it what the page said once that is forgotten"
+    assert not recent.put_page(b"d", page("abc", asked=6)), "which was not forgotten with it"
+    assert recent.put_page(b"d", page("abc", size=3, asked=7))
+    assert size_of(recent, b"d/a") == 3
+    recent.drop(b"d/b")
+    assert [size_of(recent, b"d/" + name) for name in (b"a", b"b", b"c")] == [3, None, 3]
+
+
+def test_a_change_ends_what_a_page_says() -> None:
+    recent = Recent()
+    assert recent.put_page(b"d", page("abc"))
+    recent.forget(Change(b"d/a"))
+    assert [size_of(recent, b"d/" + name) for name in (b"a", b"b")] == [None, 1]
+    assert not recent.put_page(b"d", page("abc")), "it is from before the change"
+    assert recent.still(b"d", 0) is None
+    assert recent.still(b"e", 0) == 1
+    assert recent.put_page(b"d", page("abc", changes=1))
+    assert recent.put_page(b"d/e", page("x", changes=1))
+    recent.forget(Change(b"e", tree=True))
+    assert size_of(recent, b"d/a") == 1
+    recent.forget(Change(b"d", tree=True))
+    assert size_of(recent, b"d/a") is None
+    assert size_of(recent, b"d/e/x") is None
+    assert recent.put_page(b"d", page("abc", changes=3))
+    recent.forget(Change(b"", tree=True))
+    assert size_of(recent, b"d/a") is None
+
+
+def test_only_so_many_entries_of_pages_are_kept() -> None:
+    recent = Recent(paged=4)
+    for directory in (b"d", b"e", b"f"):
+        assert recent.put_page(directory, page("ab"))
+    assert [size_of(recent, directory + b"/b") for directory in (b"d", b"e", b"f")] == [None, 1, 1]
+    assert recent.put_page(b"f", page("abc"))
+    assert [size_of(recent, directory + b"/b") for directory in (b"e", b"f")] == [None, 1]
+    assert recent.put_page(b"g", page(""))
+
+
+def test_a_listing_of_pages() -> None:
+    parts = Parts()
+    parts.add(page("abc"))
+    parts.add([(b"d", known())])
+    parts.add(page("e"))
+    assert [name for name, _ in parts] == [b"a", b"b", b"c", b"d", b"e"]
+    assert len(parts) == 5
+    assert parts[3][0] == b"d"
+    assert [name for name, _ in parts[1:3]] == [b"b", b"c"]
+    for name in (b"a", b"d", b"e"):
+        assert parts.find(name) is not None
+    assert parts.find(b"x") is None
 
 
 def test_grace_lasts_from_the_first_failure_on() -> None:

@@ -219,6 +219,8 @@ class Fuse(pyfuse3.Operations):
                     return
                 if name not in (b".", b".."):
                     self._names.listed(entry)
+            if self._names.handed(fh):
+                return
 
     @_translated
     async def releasedir(self, fh: int) -> None:

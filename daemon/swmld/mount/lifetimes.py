@@ -36,7 +36,7 @@ class Lifetimes:
     def note(self, path: bytes, attributes: Attributes) -> None:
         """What the source has answered just now."""
         end = attributes.expires_ns
-        if not end and not self._ends and not self._over:
+        if not end and not self.any:
             return
         with self._changed:
             self._over.pop(path, None)
@@ -53,6 +53,11 @@ class Lifetimes:
                 self._thread.start()
             self._changed.notify()
 
+    @property
+    def any(self) -> bool:
+        """Whether there is a file that is to end, or has."""
+        return bool(self._ends or self._over)
+
     def awaits(self, path: bytes) -> bool:
         """Whether the end of it will be told."""
         with self._changed:
@@ -60,7 +65,7 @@ class Lifetimes:
 
     def over(self, path: bytes) -> bool:
         """Whether it was to end before now, and the source has said nothing else since."""
-        if not self._ends and not self._over:
+        if not self.any:
             return False
         with self._changed:
             return path in self._over or time.time_ns() >= self._ends.get(path, 1 << 63)

@@ -337,6 +337,10 @@ class Namespace:
         """The kernel took this entry of a listing: it holds a reference now."""
         self._native.ref(entry.nodeid)
 
+    def handed(self, fh: int) -> bool:
+        """Whether C goes on where ``entries`` ended."""
+        return False
+
     def releasedir(self, fh: int) -> None:
         """Close a listing."""
         self._listings.pop(fh, None)

@@ -16,6 +16,7 @@ from swmld._native import ffi, lib
 from swmld.mount.calls import must as _must
 from swmld.mount.quick import address, held
 from swmld.sources.interface import Attributes, birth_ns, generation_ns
+from swmld.sources.packed import PackedEntries
 from swmld.types import Check, Identity
 
 ROOT = 1
@@ -166,6 +167,7 @@ class Native:
         for glob, check, interval in rules:
             _must(lib.sw_rule(self._s, os.fsencode(glob), _CHECKS[check], int(interval * 1e9)))
         self._session = address(self._s)
+        self.hot = config.hot
         self.watched: Callable[[], bool] | None = None
         """Whether rules may want something done at each open (``deciding.Decider.watches``)."""
         self._events = ffi.new("struct sw_event[]", 256)
@@ -367,6 +369,24 @@ class Native:
     def child(self, parent: int, name: bytes) -> int:
         """The nodeid of a child as the table has it, 0 when it does not know it."""
         return int(lib.sw_child(self._s, parent, name))
+
+    def dir_give(
+        self, fh: int, nodeid: int, start: int, page: PackedEntries, more: bool, asked: int, changes: int
+    ) -> bool:
+        """C answers what the kernel asks of the open directory ``fh`` from place ``start`` on from this page,
+        as long as no more than ``changes`` are told; ``more``: it is not the last one. False: it does not."""
+        if not self.hot:
+            return False
+        given = lib.sw_dir_give(self._s, fh, nodeid, start, page.listing, more, asked, changes)
+        return bool(given == 0)
+
+    def dir_drop(self, fh: int) -> None:
+        """It is closed, or read anew."""
+        lib.sw_dir_drop(self._s, fh)
+
+    def dir_changed(self, changes: int) -> None:
+        """So many changes have been told by now."""
+        lib.sw_dir_changed(self._s, changes)
 
     def told(self, on: bool, seconds: float) -> None:
         """From now on the source tells of its changes, or not: the kernel may keep listings while it does.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
+from typing import overload
 
 from swmld.sources.interface import Attributes, Change
+from swmld.sources.packed import PackedEntries
 
 KEPT = 1 << 16
 """Files whose attributes are remembered with all that their source says of them: about 25 MB."""
@@ -15,6 +18,10 @@ KEPT = 1 << 16
 LISTED = 1 << 17
 """Entries of directories that are remembered as they were listed, for when the source is away: 12 MB of names
 beside the attributes that are remembered anyway."""
+
+PAGED = 1 << 18
+"""Entries of pages that C has read, remembered as they are there: 28 MB, with a chunk each 38 MB. Of them no
+attributes are remembered besides."""
 
 TOLD = 4096
 """Changes that are remembered, to tell whether an answer is older than one of them."""
@@ -29,15 +36,96 @@ class Known:
     changes: int
 
 
-Listed = list[tuple[bytes, Known]]
+Listed = Sequence[tuple[bytes, Known]]
+
+
+class KnownPage(Sequence[tuple[bytes, Known]]):
+    """Entries of a directory that were asked for together, made when they are wanted."""
+
+    def __init__(self, entries: PackedEntries, asked: int, changes: int) -> None:
+        self.entries, self.asked, self.changes = entries, asked, changes
+        self.first = entries[0][0] if entries else b""
+        self.last = entries[-1][0] if entries else b""
+        self.hidden: set[bytes] = set()
+        """Names of which something newer is known, or that what is known does not hold: ``Recent``'s."""
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[bytes, Known]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[bytes, Known]]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[bytes, Known] | list[tuple[bytes, Known]]:
+        if isinstance(index, slice):
+            return [(name, self._known(attributes)) for name, attributes in self.entries[index]]
+        name, attributes = self.entries[index]
+        return name, self._known(attributes)
+
+    def __iter__(self) -> Iterator[tuple[bytes, Known]]:
+        return ((name, self._known(attributes)) for name, attributes in self.entries)
+
+    def _known(self, attributes: Attributes) -> Known:
+        return Known(attributes, self.asked, self.changes)
+
+    def find(self, name: bytes) -> Known | None:
+        """What was said of a name; None: it is not here."""
+        if not self.first <= name <= self.last or (place := self.entries.find(name)) < 0:
+            return None
+        return self[place][1]
+
+
+class Parts(Sequence[tuple[bytes, Known]]):
+    """A directory as it came, page after page."""
+
+    def __init__(self) -> None:
+        self._parts: list[Listed] = []
+        self._count = 0
+
+    def add(self, part: Listed) -> None:
+        """What comes after all the others."""
+        self._parts.append(part)
+        self._count += len(part)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[bytes, Known]]:
+        return chain.from_iterable(self._parts)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[bytes, Known]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[bytes, Known]]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[bytes, Known] | list[tuple[bytes, Known]]:
+        return list(self)[index]
+
+    def find(self, name: bytes) -> Known | None:
+        """What was said of a name; None: it is not here."""
+        for part in self._parts:
+            known = part.find(name) if isinstance(part, KnownPage) else dict(part).get(name)
+            if known is not None:
+                return known
+        return None
 
 
 class Recent:
     """The latest attributes by path, whole listings, and the latest changes."""
 
-    def __init__(self, most: int = KEPT, listed: int = LISTED) -> None:
+    def __init__(self, most: int = KEPT, listed: int = LISTED, paged: int = PAGED) -> None:
         self._most = most
         self._most_listed = listed
+        self._most_paged = paged
+        self._pages: OrderedDict[bytes, list[KnownPage]] = OrderedDict()
+        self._paged = 0
+        self._newest: dict[bytes, int] = {}
+        """When something in a directory was last asked for by its name."""
+        self._newest_of_all = 0
+        """The same of the directories that are not in there."""
         self._lock = threading.Lock()
         self._known: OrderedDict[bytes, Known] = OrderedDict()
         self._names: dict[int, set[bytes]] = {}
@@ -56,7 +144,15 @@ class Recent:
             known = self._known.get(path)
             if known is not None:
                 self._known.move_to_end(path)
-            return known
+                return known
+            return self._in_page(path)[1]
+
+    def _in_page(self, path: bytes) -> tuple[KnownPage | None, Known | None]:
+        directory, _, name = path.rpartition(b"/")
+        for page in self._pages.get(directory, ()):
+            if name not in page.hidden and (known := page.find(name)) is not None:
+                return page, known
+        return None, None
 
     def put(self, path: bytes, known: Known) -> Known:
         """Unless a change was told since it was asked for; gives what is the latest of both. What was known
@@ -64,10 +160,12 @@ class Recent:
         with self._lock:
             if not self._unchanged(path, known.changes):
                 return known
-            there = self._known.get(path)
+            there = self._known.get(path) or self._in_page(path)[1]
             if there is not None and there.asked > known.asked:
                 return there
             self._pop(path)
+            self._hide(path)
+            self._asked(_parent(path), known.asked)
             self._known[path] = known
             if known.attributes.nlink > 1 and known.attributes.is_file:
                 names = self._names.setdefault(known.attributes.ino, set())
@@ -79,6 +177,42 @@ class Recent:
                 self._pop(next(iter(self._known)))
             return known
 
+    def _asked(self, directory: bytes, asked: int) -> None:
+        if len(self._newest) >= self._most and directory not in self._newest:
+            self._newest_of_all = max(self._newest_of_all, *self._newest.values())
+            self._newest.clear()
+        self._newest[directory] = max(self._newest.get(directory, 0), asked)
+
+    def put_page(self, directory: bytes, page: KnownPage) -> bool:
+        """Some entries of a directory, in the place of what its pages have there. False: something newer is
+        known of one of them perhaps; ``put`` them one by one. None of them may be a file of several names."""
+        with self._lock:
+            if not self._unchanged_in(directory, page.changes):
+                return False
+            if self._newest.get(directory, self._newest_of_all) >= page.asked:
+                return False
+            if not page:
+                return True
+            there = self._pages.setdefault(directory, [])
+            self._pages.move_to_end(directory)
+            for old in [old for old in there if old.last >= page.first and old.first <= page.last]:
+                there.remove(old)
+                self._paged -= len(old)
+            there.append(page)
+            self._paged += len(page)
+            while self._paged > self._most_paged:
+                self._pop_pages(next(iter(self._pages)))
+            return True
+
+    def _pop_pages(self, directory: bytes) -> None:
+        self._paged -= sum(map(len, self._pages.pop(directory, ())))
+
+    def _hide(self, path: bytes) -> None:
+        """What pages say of it does not count any more."""
+        page = self._in_page(path)[0]
+        if page is not None:
+            page.hidden.add(path.rpartition(b"/")[2])
+
     def drop(self, path: bytes) -> None:
         """It is not there any more."""
         with self._lock:
@@ -87,6 +221,7 @@ class Recent:
     def _drop(self, path: bytes) -> None:
         """With what is known of its other names."""
         known = self._pop(path)
+        self._hide(path)
         if known is not None:
             for other in list(self._names.get(known.attributes.ino, ())):
                 self._pop(other)
@@ -105,6 +240,12 @@ class Recent:
         """The entries of a directory as they were when nothing was told to have changed there since."""
         with self._lock:
             return self._listings.get(path)
+
+    def still(self, directory: bytes, since: int) -> int | None:
+        """How many changes have been told by now, if none of those after the first ``since`` was one in the
+        directory."""
+        with self._lock:
+            return self.changes if self._unchanged_in(directory, since) else None
 
     def put_listing(self, path: bytes, entries: Listed, changes: int) -> None:
         """The whole directory, unless a change in it was told after the first ``changes``."""
@@ -156,6 +297,8 @@ class Recent:
                     self._drop(each)
                 for each in [path for path in self._listings if _is_below(path, change)]:
                     self._pop_listing(each)
+                for each in [path for path in self._pages if path == change.path or _is_below(path, change)]:
+                    self._pop_pages(each)
 
 
 def _is_below(path: bytes, change: Change) -> bool:

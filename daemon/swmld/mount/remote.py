@@ -18,15 +18,19 @@ from dataclasses import replace
 from swmld.mount.grace import Grace
 from swmld.mount.lifetimes import Lifetimes
 from swmld.mount.native import ROOT, Entry, Native, now
-from swmld.mount.recent import Known, Recent
+from swmld.mount.recent import Known, KnownPage, Listed, Parts, Recent
 from swmld.mount.tree import Found, Opened
+from swmld.sources.interface import LISTED, Attributes, Change, Feature, Page, Room, Source, generation_ns
 from swmld.sources.interface import ROOT as TOP
-from swmld.sources.interface import Attributes, Change, Feature, Page, Room, Source, generation_ns
+from swmld.sources.packed import PackedEntries
 from swmld.staging.area import Staging
 
 log = logging.getLogger(__name__)
 
 STRICT, RELAXED = 0, 1
+MORE = 8192
+"""Entries of a page after the first, of a source that gives more than ``LISTED`` of them at once."""
+
 WATCHED_SECONDS = 86400.0
 """How long a look at the source holds that tells of its changes."""
 
@@ -156,9 +160,11 @@ class RemoteTree:
         """See ``Tree``."""
         path, after, more = self.path(nodeid), b"", True
         while more:
-            entries, more = self.page(path, after)
-            for name, known in entries:
-                yield name, stat.S_IFMT(known.attributes.mode)
+            entries, more = self.page(path, after, MORE if after else LISTED)
+            if isinstance(entries, KnownPage):
+                yield from ((name, stat.S_IFMT(mode)) for name, mode in entries.entries.kinds())
+            else:
+                yield from ((name, stat.S_IFMT(known.attributes.mode)) for name, known in entries)
             after = entries[-1][0] if entries else after
             more = more and bool(entries)
 
@@ -264,11 +270,16 @@ class RemoteTree:
         """See ``Source.room``."""
         return self._source.room()
 
-    def page(self, path: bytes, after: bytes) -> tuple[list[tuple[bytes, Known]], bool]:
-        """Some entries of a directory, and whether there are more."""
+    def page(self, path: bytes, after: bytes, limit: int = LISTED) -> tuple[Listed, bool]:
+        """Some entries of a directory, and whether there are more. A ``KnownPage`` where the source gave it
+        packed and nothing else is known of what is in it."""
         asked, changes = now(), self._recent.changes
         before = self.staging.children(path) if self.staging is not None else []
-        page: Page = self._grace.asked(lambda: self._source.list(path, after))
+        page: Page = self._grace.asked(lambda: self._source.list(path, after, limit))
+        if isinstance(page.entries, PackedEntries) and not before and not self._lifetimes.any:
+            packed = KnownPage(page.entries, asked, changes)
+            if not (self.staging and self.staging.children(path)) and self._recent.put_page(path, packed):
+                return packed, page.more
         entries = [(name, Known(attributes, asked, changes)) for name, attributes in page.entries]
         below = path + b"/" if path else b""
         for name, known in entries:
@@ -311,7 +322,7 @@ class RemoteTree:
             return None
         known = self._recent.get(path)
         if known is None and (listed := self._recent.listed(path.rpartition(b"/")[0])) is not None:
-            known = dict(listed).get(name)
+            known = listed.find(name) if isinstance(listed, Parts) else dict(listed).get(name)
             if known is None:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         if known is None:
@@ -335,12 +346,18 @@ class RemoteTree:
                 there[name] = Known(attributes, now(), self._recent.changes)
         return sorted(there.items())
 
-    def remember(self, path: bytes, entries: list[tuple[bytes, Known]]) -> None:
-        """All of a directory, as ``page`` gave it."""
-        if entries:
-            self._recent.put_listing(path, entries, entries[0][1].changes)
-        else:
-            self._recent.put_listing(path, entries, self._recent.changes)
+    def remember(self, path: bytes, entries: Listed, changes: int) -> None:
+        """All of a directory, as ``page`` gave it; ``changes``: how many had been told before that."""
+        self._recent.put_listing(path, entries, changes)
+
+    @property
+    def changes(self) -> int:
+        """How many changes were told."""
+        return self._recent.changes
+
+    def still(self, path: bytes, since: int) -> int | None:
+        """See ``Recent.still``."""
+        return self._recent.still(path, since)
 
     def link_offline(self, nodeid: int) -> bytes | None:
         """Where a symlink led when that was last heard of."""
@@ -378,7 +395,12 @@ class RemoteTree:
 
     def forget(self, path: bytes, *, tree: bool = False) -> None:
         """We have changed it ourselves, and ``tree``: all below it."""
-        self._recent.forget(Change(path, tree))
+        self._forget(Change(path, tree))
+
+    def _forget(self, change: Change) -> None:
+        """First what is remembered, then what C answers from; the table comes after that."""
+        self._recent.forget(change)
+        self._native.dir_changed(self._recent.changes)
 
     def _stat(self, path: bytes) -> Known:
         asked, changes = now(), self._recent.changes
@@ -428,7 +450,7 @@ class RemoteTree:
         if on == self.watched:
             return
         if on:  # what changed while nobody told is not known
-            self._recent.forget(Change(b"", tree=True))
+            self._forget(Change(b"", tree=True))
             self._native.expire(0)
         log.info(
             "%s %s of its changes: attributes hold %s",
@@ -440,7 +462,7 @@ class RemoteTree:
 
     def changed(self, change: Change) -> None:
         """Blocking: forgets what is known of it, here and in the kernel."""
-        self._recent.forget(change)
+        self._forget(change)
         parent, nodeid, name = self._find(change.path)
         if change.tree:
             self._native.expire(0)

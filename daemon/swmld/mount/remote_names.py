@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -16,9 +19,10 @@ from swmld.mount.capacity import Capacity
 from swmld.mount.gate import UNREACHABLE, SourceGate, Store
 from swmld.mount.namespace import LISTING_BATCH, Caller
 from swmld.mount.native import ROOT, Entry, Native
-from swmld.mount.recent import LISTED, Known
-from swmld.mount.remote import RemoteTree
+from swmld.mount.recent import LISTED, Known, KnownPage, Listed, Parts
+from swmld.mount.remote import MORE, RemoteTree
 from swmld.mount.remote_changes import RemoteChanges
+from swmld.sources.interface import LISTED as PAGE
 from swmld.sources.interface import Feature, NewAttributes
 
 NAME_MAX = 255
@@ -35,24 +39,52 @@ does."""
 class PagedListing:
     """One open directory: the entries that were read last, from number ``start`` on."""
 
+    fh: int
     nodeid: int
     path: bytes
     start: int = 0
-    entries: list[tuple[bytes, Known]] = field(default_factory=list)
+    entries: Listed = ()
     more: bool = True
-    seen: list[tuple[bytes, Known]] | None = field(default_factory=list)
+    changes: int = 0
+    """How many had been told when it was begun."""
+    seen: Parts | None = field(default_factory=Parts)
     """All of them so far; None: too many to be remembered."""
     known: bool = False
     """It is what was known of it while the source did not answer."""
+    ahead: Ahead | None = None
+    handed: bool = False
+    """C has the entries."""
+    closed: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def rewind(self) -> None:
         """To the first entry, to be read anew."""
-        self.start, self.entries, self.more, self.seen, self.known = 0, [], True, [], False
+        self.start, self.entries, self.more, self.seen, self.known = 0, (), True, Parts(), False
+        self.ahead, self.handed = None, False
 
     @property
     def end(self) -> int:
         """One past the last entry that is there."""
         return self.start + len(self.entries)
+
+
+class Ahead:
+    """A page that is asked for before it is wanted, in a thread."""
+
+    def __init__(self, ask: Callable[[], tuple[Listed, bool]]) -> None:
+        self._ask = ask
+        self._found: tuple[Listed, bool] | None = None
+        self._thread = threading.Thread(target=self._run, name="swmld-ahead", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with suppress(OSError):  # who wants it asks again
+            self._found = self._ask()
+
+    def take(self) -> tuple[Listed, bool]:
+        """Blocking: the page. Raises OSError."""
+        self._thread.join()
+        return self._found if self._found is not None else self._ask()
 
 
 class RemoteNames:
@@ -151,7 +183,7 @@ class RemoteNames:
     async def opendir(self, nodeid: int) -> int:
         """A handle; EACCES and the like are found with the first entries."""
         self._numbers += 1
-        self._listings[self._numbers] = PagedListing(nodeid, self._tree.path(nodeid))
+        self._listings[self._numbers] = PagedListing(self._numbers, nodeid, self._tree.path(nodeid))
         return self._numbers
 
     async def entries(self, fh: int, offset: int) -> tuple[int, list[tuple[bytes, Entry | None]]]:
@@ -159,7 +191,7 @@ class RemoteNames:
         reads the directory anew."""
         listing = self._listings[fh]
         if offset == 0:
-            listing.rewind()
+            self._rewind(listing)
         try:
             return offset, await self._gate.call(lambda: self._batch(listing, offset))
         except OSError as error:
@@ -179,19 +211,57 @@ class RemoteNames:
             return [(name, self._dot(listing.nodeid, name)) for name in (b".", b"..")[offset:]]
         first = offset - 2
         if first < listing.start:
-            listing.rewind()
+            self._rewind(listing)
         while first >= listing.end and listing.more:
-            after = listing.entries[-1][0] if listing.entries else b""
-            entries, more = self._tree.page(listing.path, after)
-            listing.start, listing.entries, listing.more = listing.end, entries, more and bool(entries)
-            if listing.seen is not None:
-                listing.seen += entries
-                if len(listing.seen) > LISTED:
-                    listing.seen = None
-                elif not listing.more:
-                    self._tree.remember(listing.path, listing.seen)
-        part = listing.entries[first - listing.start :][:LISTING_BATCH]
+            self._turn(listing)
+        listing.handed = self._hand(listing)
+        place = first - listing.start
+        part = listing.entries[place : place + LISTING_BATCH]
         return [(name, self._child(listing, name, known)) for name, known in part]
+
+    def _turn(self, listing: PagedListing) -> None:
+        """To the next page."""
+        after = listing.entries[-1][0] if listing.entries else b""
+        if not after:
+            listing.changes = self._tree.changes
+        ahead, listing.ahead = listing.ahead, None
+        packed = isinstance(listing.entries, KnownPage)
+        entries, more = ahead.take() if ahead is not None else self._page(listing.path, after, packed)
+        listing.start, listing.entries, listing.more = listing.end, entries, more and bool(entries)
+        if isinstance(entries, KnownPage) and listing.more:
+            last = entries.last
+            listing.ahead = Ahead(lambda: self._page(listing.path, last, True))
+        if listing.seen is not None:
+            listing.seen.add(entries)
+            if len(listing.seen) > LISTED:
+                listing.seen = None
+            elif not listing.more:
+                self._tree.remember(listing.path, listing.seen, listing.changes)
+
+    def _page(self, path: bytes, after: bytes, packed: bool) -> tuple[Listed, bool]:
+        return self._tree.page(path, after, MORE if packed else PAGE)
+
+    def _hand(self, listing: PagedListing) -> bool:
+        """Gives C what is there to answer from, if nothing has changed in the directory since it was read."""
+        page = listing.entries
+        if not isinstance(page, KnownPage) or not page or listing.known:
+            return False
+        changes = self._tree.still(listing.path, page.changes)
+        if changes is None:
+            return False
+        with listing.lock:
+            return not listing.closed and self._native.dir_give(
+                listing.fh, listing.nodeid, listing.start + 2, page.entries, listing.more, page.asked, changes
+            )
+
+    def _rewind(self, listing: PagedListing) -> None:
+        self._native.dir_drop(listing.fh)
+        listing.rewind()
+
+    def handed(self, fh: int) -> bool:
+        """Whether C goes on where ``entries`` ended."""
+        listing = self._listings.get(fh)
+        return listing is not None and listing.handed
 
     def _dot(self, nodeid: int, name: bytes) -> Entry:
         if name == b".." and nodeid != ROOT:
@@ -208,7 +278,11 @@ class RemoteNames:
 
     def releasedir(self, fh: int) -> None:
         """Close a listing."""
-        self._listings.pop(fh, None)
+        listing = self._listings.pop(fh, None)
+        if listing is not None:
+            with listing.lock:  # an answer that nobody waits for any more may give it a page still
+                listing.closed = True
+            self._native.dir_drop(fh)
 
     async def fsyncdir(self, fh: int) -> None:
         """What files are called is safe afterwards."""

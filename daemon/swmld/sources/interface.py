@@ -23,7 +23,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,7 +78,7 @@ class Attributes:
 class Page:
     """Some of a directory's entries, in the order of their names as bytes."""
 
-    entries: tuple[tuple[bytes, Attributes], ...]
+    entries: Sequence[tuple[bytes, Attributes]]
     more: bool
     """Whether ``list`` after the last of them would give others. An empty page is the end."""
 

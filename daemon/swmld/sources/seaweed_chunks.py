@@ -101,6 +101,12 @@ def layout_of(tag: bytes) -> Layout | None:
     return Layout(tuple(Chunk(_fid(*found[:3]), *found[3:]) for found in unpacked))
 
 
+def stem_of(tag: bytes) -> bytes:
+    """The stem of the layout that a tag holds."""
+    layout = layout_of(tag)
+    return layout.stem if layout is not None else b""
+
+
 def chunk_of(message: Any) -> Chunk:
     """A chunk as the filer says it (``FileChunk``): its id in parts, or as text where an old filer wrote
     it."""

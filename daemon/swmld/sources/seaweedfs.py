@@ -18,6 +18,7 @@ from swmld.errors import UsageError
 from swmld.sources.connections import TIMEOUT, Connections
 from swmld.sources.errors import failure
 from swmld.sources.interface import LISTED, Attributes, Change, Feature, NewAttributes, Page, Reader, Room
+from swmld.sources.packed import PackedEntries
 from swmld.sources.seaweed_chunks import layout_of
 from swmld.sources.seaweed_entries import TOKEN, XATTR, Entry, attributes_of, entry_of, is_xattr
 from swmld.sources.seaweed_filer import FilerClient
@@ -72,9 +73,11 @@ class SeaweedSource:
         """See ``Source.list``. In the order of the filer's store, which is that of bytes in all but some SQL
         databases; ``after`` is understood by the same store."""
         directory = f"{self._root}/{_text(path)}" if path else self._root
-        entries, more = self._names.entries(directory, after, limit)
+        entries, more = self._names.page(directory, after, limit)
         if not entries and not self.stat(path).is_dir:
             raise failure(errno.ENOTDIR, f"listing of {_shown(path)}")
+        if isinstance(entries, PackedEntries):
+            return Page(entries, more)
         below = path + b"/" if path else b""
         names = [(entry.name.encode(), entry) for entry in entries]
         return Page(tuple((name, self._attributes(entry, below + name)) for name, entry in names), more)
