@@ -91,6 +91,8 @@ class Observer:
             self._loading = Loading(state, mode if mode in WAYS else "auto")
         self._probe: Probe | None = None
         self._why = "switched off" if mode == "off" else ""
+        if self._loading is not None:
+            self._why = "the eBPF probes are being loaded"
         self._view = ffi.new("struct swp_event[]", EVENTS)
         self._view_rows = ffi.new("struct sw_view_row[]", EVENTS)
         self._view_lost = 0

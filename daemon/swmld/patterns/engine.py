@@ -193,13 +193,26 @@ class Patterns:
         return Snapshot(tuple(self._view(job, recent.get(job, []), now) for job in jobs), now)
 
     def _recent(self) -> dict[Job, list[Stream]]:
-        """Streams by job: the busiest of the latest rows, and those touched last."""
+        """Streams by job: the busiest of the latest rows, those touched last, and where these are few the
+        small files that were read last.
+        """
         found = {job: dict.fromkeys(job.busy) for job in self._jobs.values()}
         for stream in islice(reversed(self._streams.values()), LOOK):
             member = self._members.get(stream.pid)
             if member is not None:
                 found[member.job][stream] = None
+        most = self._limits.shown_streams
+        for (pid, file), small in islice(reversed(self._small.items()), LOOK):
+            member = self._members.get(pid)
+            if member is not None and len(found[member.job]) < most:
+                found[member.job][self._of_small(pid, file, as_small(small))] = None
         return {job: list(streams) for job, streams in found.items()}
+
+    @staticmethod
+    def _of_small(pid: int, file: int, small: Small) -> Stream:
+        stream = Stream(pid, file, small.touch.at)
+        stream.grown(small)
+        return stream
 
     def _view(self, job: Job, streams: list[Stream], now: float) -> JobView:
         state = (job.last_at, len(job.members))
@@ -218,8 +231,7 @@ class Patterns:
             small = self._small.get((pid, file))
             if small is None:
                 return None
-            stream = Stream(pid, file, self._now)
-            stream.grown(as_small(small))
+            stream = self._of_small(pid, file, as_small(small))
         return present.stream_view(stream, self._names, self._now)
 
     def dataset_of(self, file: int, job: int) -> DatasetView | None:
