@@ -181,8 +181,12 @@ class Patterns:
                 phases.review(job, at)
 
     def pids(self) -> list[int]:
-        """Processes that are not known to have ended."""
+        """Readers that are not known to have ended."""
         return list(self._members)
+
+    def roots(self) -> list[int]:
+        """Roots of jobs, not known to have ended, that read nothing themselves."""
+        return self._population.roots()
 
     # ---- what goes out
 
@@ -215,7 +219,7 @@ class Patterns:
         return stream
 
     def _view(self, job: Job, streams: list[Stream], now: float) -> JobView:
-        state = (job.last_at, len(job.members))
+        state = (job.last_at, len(job.members), job.ended)
         if job.shown is not None and job.shown[0] == state:
             return job.shown[1]
         streams = nlargest(self._limits.shown_streams, streams, key=lambda stream: stream.activity(now))
@@ -341,7 +345,7 @@ class Patterns:
         elif kind == TouchKind.FORK:
             self._population.exit(touch.file)  # one that had this pid before, if its end was missed
         elif kind == TouchKind.EXEC:
-            self._population.exit(touch.pid)
+            self._population.leave(touch.pid)
         elif kind != TouchKind.CLOSE:
             if kind == TouchKind.BREAK and _begins_anew(touch):
                 self._opened(touch._replace(kind=TouchKind.PASS))
