@@ -99,7 +99,7 @@ def test_once(daemon: Daemon, swmld: Any) -> None:
     lines = out.splitlines()
     assert lines[0] == "/mnt/ml  1 job  238.4MiB/s  lost 0  prefetch 1GiB, wasted 3MiB  probe btf"
     assert lines[1].split()[-1] == "WHY"
-    assert lines[2].startswith("python 4242 ")
+    assert lines[2].startswith("train.py 4242 ")
     assert lines[2].endswith("epochs of the same files, shuffled")
     assert "\x1b" not in out
     assert len(lines) == 5
@@ -309,7 +309,7 @@ def test_replay_once(tmp_path: Path, swmld: Any) -> None:
     assert (code, err) == (0, "")
     assert "prefetch 1MiB, wasted 0B" in out
     assert re.search(r"^  train/ +sorted ", out, re.MULTILINE), out
-    assert re.search(r"^python 5 ", out, re.MULTILINE), out
+    assert re.search(r"^train.py 5 ", out, re.MULTILINE), out
 
 
 def test_replay_as_json(tmp_path: Path, swmld: Any) -> None:

@@ -44,7 +44,7 @@ def test_a_table_of_eighty_columns() -> None:
         ["JOB,", "DATASET,", "FILE", "PATTERN", "PROGRESS", "RATE/s", "MEM%", "DISK", "SRC%", "WAIT"]
     )
     assert shown(snapshot()) == [
-        "python 4242           training    4w batch 64      238.4MiB   90   10    0   12%",
+        "train.py 4242         training    4w batch 64      238.4MiB   90   10    0   12%",
         "  train/              shuffled    e2  ███░░░  51%  238.4MiB",
         "  …ain/shard-0001.tar sequential      ███░░░  50%  190.7MiB   98    2    1  1.2s",
     ]
@@ -219,8 +219,40 @@ def test_some_files_are_those_of_shards_and_outside_of_datasets() -> None:
 def test_a_dataset_of_one_file_says_nothing_more() -> None:
     sets = [dataset(path="", files_seen=1, order=finding("unknown", 0.0)), dataset(path="a", files_seen=1)]
     one = snapshot(job(datasets=sets, streams=[]))
-    assert [name for _, name in keys(rows(one))] == ["python 4242", "a/"]
-    assert [name for _, name in keys(rows(one, files="all", sort="name"))] == ["python 4242", "/", "a/"]
+    assert [name for _, name in keys(rows(one))] == ["train.py 4242", "a/"]
+    assert [name for _, name in keys(rows(one, files="all", sort="name"))] == ["train.py 4242", "/", "a/"]
+
+
+@pytest.mark.parametrize(
+    ("comm", "command", "name"),
+    [
+        ("python", "/usr/bin/python3 -u -W ignore src/train.py --lr 1", "train.py"),
+        ("python3.11", "python3.11 -m torch.distributed.run train.py", "torch.distributed.run"),
+        ("pt_main_thread", "python train.py", "train.py"),
+        ("python", "python -c import os", "python"),
+        ("python", "python", "python"),
+        ("python", "", "python"),
+        ("bash", "bash -e", "bash"),
+        ("fio", "fio --name=x", "fio"),
+    ],
+)
+def test_a_job_of_an_interpreter_is_called_by_its_script(comm: str, command: str, name: str) -> None:
+    (row,) = rows(snapshot(job(comm=comm, command=command, datasets=[], streams=[])))
+    assert row.name == f"{name} 4242"
+    assert row.matches(command)
+
+
+def test_one_of_many_small_files_is_shown_if_all_are_asked_for() -> None:
+    one = stream(path="train/a.jpg", reads=3, passes=2)
+    found = snapshot(job(datasets=[dataset(path="train", role=finding("shards"))], streams=[one]))
+    assert [name for _, name in keys(rows(found))] == ["train.py 4242", "train/"]
+    assert [name for _, name in keys(rows(found, files="all"))] == ["train.py 4242", "train/", "train/a.jpg"]
+
+
+def test_where_a_random_reader_is_is_no_progress() -> None:
+    views = [stream(path=kind, pattern=finding(kind)) for kind in ("random", "sequential")]
+    found = {row.name: row.fraction for row in rows(snapshot(job(datasets=[], streams=views)))[1:]}
+    assert found == {"random": None, "sequential": 0.5}
 
 
 def test_a_process_that_was_gone_before_it_could_be_named() -> None:

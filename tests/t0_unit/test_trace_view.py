@@ -31,7 +31,7 @@ TWO = snapshot(
 class FakeSource:
     """Tells what the test gave it, then waits to be stopped, or raises ``error``."""
 
-    title = "/mnt/ml"
+    title, only = "/mnt/ml", ""
 
     def __init__(self, *told: Any, error: BaseException | None = None, ends: bool = False) -> None:
         self.told = told
@@ -105,7 +105,7 @@ def chosen(app: App) -> str:
     return row.name
 
 
-ROWS = ["python 4242", "imgs/", "scan 50", "tables/2.npy", "tables/1.npy", "tables/0.npy"]
+ROWS = ["train.py 4242", "imgs/", "scan 50", "tables/2.npy", "tables/1.npy", "tables/0.npy"]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -121,7 +121,7 @@ def test_what_it_shows(size: tuple[int, int]) -> None:
         assert names(app) == ROWS
         whole = "\n".join(text)
         for word in (
-            "python 4242",
+            "train.py 4242",
             "training",
             "imgs/",
             "shuffled",
@@ -132,7 +132,7 @@ def test_what_it_shows(size: tuple[int, int]) -> None:
             "90",
         ):
             assert word in whole, word
-        assert "python 4242: training, 95 % sure: epochs of the same files, shuffled" in " ".join(text)
+        assert "train.py 4242: training, 95 % sure: epochs of the same files, shuffled" in " ".join(text)
         if size[0] >= 150:
             assert "812 of 1000 files out of order" in whole
 
@@ -148,6 +148,31 @@ def test_a_smaller_and_a_larger_terminal() -> None:
         assert "shuffled" in "\n".join(screen(app))
 
     drive(test)
+
+
+def test_titles_stand_above_their_columns_whatever_the_size() -> None:
+    streams = [stream(pid=50, file=n, path=f"f{n:03}", rate=500.0 - n) for n in range(300)]
+    many = FakeSource(snapshot(job(job=50, datasets=[], streams=streams)))
+
+    async def test(app: App, pilot: Pilot[int]) -> None:
+        await until(pilot, lambda: app.shown is not None)
+        for size in ((80, 24), (140, 40), (60, 14), (170, 30)):
+            await pilot.resize_terminal(*size)
+            while places(app, *size) is None:
+                await pilot.pause(0.01)
+            assert places(app, *size) == (True, True), (size, screen(app)[:5])
+
+    drive(test, many)
+
+
+def places(app: App, width: int, height: int) -> tuple[bool, bool] | None:
+    """Whether the first column begins, and the last one ends, below its title; None: not drawn yet."""
+    text = screen(app)
+    titles, first = (next((one for one in text if word in one), "") for word in ("PATTERN", "training"))
+    if len(text) != height or not titles or "12%" not in first:
+        return None
+    ends = titles.index("WAIT") + 4 == first.index("12%") + 3
+    return titles.index("PATTERN") == first.index("training"), ends
 
 
 def test_moving() -> None:
@@ -184,10 +209,11 @@ def test_a_long_list_scrolls() -> None:
 def test_the_chosen_row_stays_chosen_wherever_it_goes() -> None:
     async def test(app: App, pilot: Pilot[int]) -> None:
         await pilot.press("down", "down", "down")
+        await pilot.pause()
         assert chosen(app) == "tables/2.npy"
         await pilot.press("s", "s")  # by bytes: it is last then
         await pilot.pause()
-        assert names(app)[-1] == chosen(app) == "tables/2.npy"
+        assert [name for name in names(app) if name.startswith("tables")][-1] == chosen(app) == "tables/2.npy"
 
     drive(test)
 
@@ -210,7 +236,7 @@ def test_files_of_datasets() -> None:
         assert app.files == FILES[1]
         assert "imgs/1.jpg" in names(app)
         await pilot.press("f")
-        assert names(app) == ["python 4242", "imgs/", "scan 50"]
+        assert names(app) == ["train.py 4242", "imgs/", "scan 50"]
         await pilot.press("f")
         assert names(app) == ROWS
 
@@ -246,6 +272,17 @@ def test_holding() -> None:
     async def test(app: App, pilot: Pilot[int]) -> None:
         await pilot.press("space")
         await pilot.pause()
+        assert "HELD" in screen(app)[0]
+        await pilot.press("enter")
+        await pilot.pause()
+        assert "HELD" in screen(app)[0]
+        await pilot.press("space")
+        await pilot.pause()
+        assert "HELD" not in screen(app)[0]
+        await pilot.press("space", "s", "f", "slash")  # the last three are keys of the lines alone
+        await pilot.press("escape")
+        await pilot.pause()
+        assert (app.sort, app.files, app.query_one(Input).has_class("open")) == ("rate", "some", False)
         assert "HELD" in screen(app)[0]
         app.told(snapshot(job(comm="later")))
         await pilot.pause()
@@ -396,6 +433,50 @@ def test_nothing_to_see_is_explained() -> None:
         assert "The probes are off: switched off" in "\n".join(screen(app))
 
     drive(test, FakeSource({**snapshot(), "jobs": [], "probe": off}))
+
+
+def test_what_it_is_limited_to_is_said() -> None:
+    source = FakeSource({**snapshot(), "jobs": []})
+    source.only = "path none"
+
+    async def test(app: App, pilot: Pilot[int]) -> None:
+        await until(pilot, lambda: app.shown is not None)
+        await pilot.pause()
+        assert "only path none" in screen(app)[0]
+        assert "Nothing that was asked for (path none) has been read here yet." in "\n".join(screen(app))
+
+    drive(test, source)
+
+
+def test_long_words_in_a_zoom_stand_below_each_other() -> None:
+    source = FakeSource(snapshot(job(command="train.py " + "--more " * 40)))
+
+    async def test(app: App, pilot: Pilot[int]) -> None:
+        await until(pilot, lambda: app.shown is not None)
+        await pilot.press("enter")
+        await pilot.pause()
+        lines = [text for text in screen(app) if "--more" in text]
+        assert len(lines) > 3
+        assert lines[0].startswith("   command train.py --more")
+        assert all(text.startswith(" " * 11 + "--more") for text in lines[1:])
+
+    drive(test, source)
+
+
+def test_a_plot_ends_now_not_with_the_last_read() -> None:
+    source = FakeSource({**TWO, "at": 500.0})
+
+    async def test(app: App, pilot: Pilot[int]) -> None:
+        await until(pilot, lambda: app.shown is not None)
+        await pilot.press("down", "down", "down", "enter")
+        await pilot.pause()
+        await until(pilot, lambda: bool(app.screen.history._reads))  # of seconds 0 to 99
+        app.told({**TWO, "at": 1000.0})
+        await until(pilot, lambda: "16m40s ago" in "\n".join(screen(app)))
+        plot = [text.partition("│")[2] for text in screen(app) if "│" in text]
+        assert max(map(len, plot)) < 20, plot  # a tenth of the time, at the left
+
+    drive(test, source)
 
 
 def test_snapshots_that_come_too_fast_are_left_out() -> None:

@@ -374,6 +374,19 @@ def test_small_files_stay_small_whoever_answers() -> None:
     assert tiers(run, job) == (900, 0, 0)
 
 
+def test_small_files_are_shown_where_there_is_nothing_larger_to_show() -> None:
+    run = Run(Limits(shown_streams=3))
+    job = run.program()
+    small = run.tree.images("a", 10)
+    run.read(job, small)
+    assert {one.file for one in run.job(job).streams} == {*small[-3:]}
+    assert all((one.reads, one.pattern.kind) == (1, "whole-file") for one in run.job(job).streams)
+    large = run.tree.add("d", ["1", "2", "3"], 100 * PAGE)
+    for file in large:
+        run.front_to_back(job, file, 10)
+    assert {one.file for one in run.job(job).streams} == {*large}
+
+
 def test_what_fuse_answered_of_a_small_file_is_counted_once() -> None:
     run = Run()
     job = run.program()

@@ -410,8 +410,13 @@ def test_processes_of_a_tree_are_one_job() -> None:
     assert view.command == "torchrun train.py"
     run.exit(*workers)
     view = run.job(job)
+    assert not view.ended, "between two epochs: its root lives, which reads nothing itself"
+    assert (run.patterns.pids(), run.patterns.roots()) == ([], [job])
+    run.exit(job)
+    view = run.job(job)
     assert view.ended
     assert view.pids == ()
+    assert run.patterns.roots() == []
     assert view.workers == 6
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from support import posix
 from support.probes import Lab
@@ -46,6 +47,47 @@ def test_the_end_of_a_reader_is_told_once(lab: Lab) -> None:
     lab.seen.settle()
     told = [touch for touch in lab.seen.about if touch.kind is TouchKind.EXIT and touch.pid == child.pid]
     assert len(told) == 1
+
+
+def test_a_job_ends_with_its_root_not_with_its_readers(lab: Lab) -> None:
+    """As torch's DataLoader makes them, anew for each epoch: the root reads nothing, and goes on."""
+    lab.make("file", pages=4)
+    program = (
+        "import os, sys\n"
+        "if not os.fork():\n"
+        "    open(sys.argv[1], 'rb').read(); print(flush=True); sys.stdin.readline(); os._exit(0)\n"
+        "os.wait(); print(flush=True); sys.stdin.readline()\n"
+    )
+    argv = [sys.executable, "-c", program, str(lab / "file")]
+    root = subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    with root:
+        assert root.stdin is not None
+        assert root.stdout is not None
+        try:
+            root.stdout.readline()
+            reader = lab.pid("file")
+            assert reader != root.pid
+            root.stdin.write("\n")
+            root.stdin.flush()
+            root.stdout.readline()
+            lab.seen.wait_for(lambda: ends(lab, reader), "the reader's end was not told")
+            lab.seen.snapshot()  # some may have been taken before that
+            assert of(lab.seen.snapshot(), root.pid)["ended"] is False
+            root.stdin.close()
+            root.wait(30)
+        finally:
+            root.kill()
+    while not of(lab.seen.snapshot(), root.pid)["ended"]:
+        pass  # each waits for the next
+
+
+def of(snapshot: dict[str, Any], number: int) -> dict[str, Any]:
+    found = next((job for job in snapshot["jobs"] if job["job"] == number), None)
+    assert found is not None, (number, [(job["job"], job["comm"], job["pids"]) for job in snapshot["jobs"]])
+    assert isinstance(found, dict)
+    return found
 
 
 def test_a_thread_that_ends_is_not_the_end_of_its_process(lab: Lab) -> None:

@@ -77,6 +77,11 @@ class Wanted:
             whole_number(params, "limit", 1, MOST) or LIMIT,
         )
 
+    def words(self) -> str:
+        """What is left out by them is not of these; empty: nothing is."""
+        named = {"job": self.job, "pid": self.pid, "path": self.path}
+        return ", ".join(f"{name} {value}" for name, value in named.items() if value is not None)
+
     def has_path(self, path: str) -> bool:
         return self.path is None or has_path(self.path, path)
 

@@ -135,7 +135,7 @@ def trace(
     if once:
         with daemon.connect() as client:
             found = client.call("patterns", Live(daemon, wanted).params())
-        _print(found, daemon.mount, as_json=json_)
+        _print(found, daemon.mount, wanted.words(), as_json=json_)
         return
     source = Live(daemon, wanted, min(seconds, ends or seconds))
     _show(source, as_json=json_, ends=ends)
@@ -260,7 +260,7 @@ def _show(source: Source, *, as_json: bool, ends: float | None, lines: bool = Fa
     def tell(message: Any) -> None:
         if not isinstance(message, dict):
             return
-        _print(message, source.title, as_json=as_json)
+        _print(message, source.title, source.only, as_json=as_json)
         if ends is not None and time.monotonic() - began >= ends:
             raise _Over
 
@@ -268,7 +268,7 @@ def _show(source: Source, *, as_json: bool, ends: float | None, lines: bool = Fa
         source.run(tell)
 
 
-def _print(snapshot: dict[str, Any], title: str, *, as_json: bool) -> None:
+def _print(snapshot: dict[str, Any], title: str, only: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"mount": title, **snapshot}), flush=True)
         return
@@ -277,11 +277,11 @@ def _print(snapshot: dict[str, Any], title: str, *, as_json: bool) -> None:
     console = Console(highlight=False)
     found = trace_rows.rows(snapshot)
     shape = trace_rows.layout(console.width) if console.is_terminal else trace_rows.unbounded(found)
-    parts = Text("  ").join([plain(title), *trace_rows.summary(snapshot)])
+    parts = Text("  ").join([plain(title), *filter(None, [plain(only)]), *trace_rows.summary(snapshot)])
     for text in (parts, trace_rows.header(shape), *(trace_rows.line(row, shape) for row in found)):
         text.rstrip()
         console.print(text, soft_wrap=True)
-    if why := trace_rows.explained(snapshot):
+    if why := trace_rows.explained(snapshot, only):
         console.print(plain(why), soft_wrap=True)
     if not console.is_terminal:
         sys.stdout.flush()

@@ -7,6 +7,7 @@ the width alone: 80 are enough for the ones that matter, the findings' evidence 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,9 @@ SORTS = ("rate", "wait", "bytes", "recent", "name")
 FILES = ("some", "all", "none")
 BUSIEST = 4
 """Files shown of a dataset of shards: as many as a job's workers read at once, usually."""
+
+_INTERPRETER = re.compile(r"(python|perl|ruby|node|bash|sh)[0-9.]*|pt_main_thread")
+_NUMBER = re.compile(r" \d+( \(ended\))?$")
 
 # Both are in every font that a terminal uses, and one cell wide.
 FULL, EMPTY = "█", "░"
@@ -55,8 +59,9 @@ class Row:
     job: int = 0
 
     def matches(self, text: str) -> bool:
-        """Whether ``text`` stands in what the row shows."""
-        return text.casefold() in f"{self.name} {self.pattern} {self.evidence}".casefold()
+        """Whether ``text`` stands in what the row shows, or in a job's command."""
+        command = self.view["command"] if self.kind == "job" else ""
+        return text.casefold() in f"{self.name} {self.pattern} {self.evidence} {command}".casefold()
 
 
 def rows(snapshot: dict[str, Any], *, sort: str = "rate", find: str = "", files: str = "some") -> list[Row]:
@@ -100,9 +105,12 @@ def _files(job: dict[str, Any], files: str) -> list[dict[str, Any]]:
         return job["streams"] if files == "all" else []
     sets = sorted(job["datasets"], key=lambda one: -len(one["path"]))
     room = {one["path"]: 0 if one["role"]["kind"] == "samples" else BUSIEST for one in sets}
+    many = {one["path"] for one in sets if _is_set(one)}
     chosen = []
     for stream in job["streams"]:
         path = next((one["path"] for one in sets if _inside(stream["path"], one["path"])), None)
+        if path in many and stream["reads"] <= stream["passes"] + 1:
+            continue  # one of many small files
         if path is None or room[path] > 0:
             chosen.append(stream)
         if path is not None:
@@ -120,12 +128,30 @@ def job_row(view: dict[str, Any]) -> Row:
     words = [f"{workers}w" if workers else "", f"batch {batch}" if batch else ""]
     return Row(
         key=("job", view["job"], ""), kind="job", job=view["job"],
-        name=f"{view['comm'] or 'process'} {view['job']}" + (" (ended)" if view["ended"] else ""),
+        name=f"{program(view)} {view['job']}" + (" (ended)" if view["ended"] else ""),
         count="", fraction=None, beside=" ".join(filter(None, words)),
         reads=view["reads"], shares=shares(view),
         wait=f"{100 * view['wait_share']:.0f}%", waiting=view["wait_share"],
         **_common(view, view["phase"]),
     )  # fmt: skip
+
+
+def program(view: dict[str, Any]) -> str:
+    """What a job is called: of an interpreter the script, as all trainings are python."""
+    name: str = view["comm"] or "process"
+    if not _INTERPRETER.fullmatch(name):
+        return name
+    words = iter(view["command"].split()[1:])
+    for word in words:
+        if word in ("-c", "-e"):
+            return name
+        if word in ("-W", "-X"):
+            next(words, "")
+        elif word == "-m":
+            return next(words, name)
+        elif not word.startswith("-"):
+            return word.rpartition("/")[2] or name
+    return name
 
 
 def dataset_row(view: dict[str, Any]) -> Row:
@@ -142,10 +168,11 @@ def dataset_row(view: dict[str, Any]) -> Row:
 def stream_row(view: dict[str, Any], job: int) -> Row:
     """A file as a process reads it."""
     size = view["size"]
+    placed = size and view["pattern"]["kind"] != "random"  # where a random reader is says nothing of how far
     return Row(
         key=("stream", view["pid"], str(view["file"])), kind="stream", job=job, name=view["path"],
         count=f"x{view['passes'] + 1}" if view["passes"] else "",
-        fraction=min(1.0, view["position"] / size) if size else None, beside="",
+        fraction=min(1.0, view["position"] / size) if placed else None, beside="",
         reads=view["reads"], shares=shares(view),
         wait=brief(view["wait"]) if view["wait"] else "", waiting=view["wait"],
         **_common(view, view["pattern"]),
@@ -263,9 +290,12 @@ def _joined(shape: Layout, cells: dict[str, Text], style: str) -> Text:
 
 
 def tail(name: str, width: int, kind: str) -> str:
-    """``name`` in ``width`` cells: the end of a path says more than its beginning."""
-    if len(name) <= width or kind == "job":
+    """``name`` in ``width`` cells: a path keeps its end, a job its number."""
+    if len(name) <= width:
         return name
+    if kind == "job":
+        number = _NUMBER.search(name)
+        return name[: max(1, width - 1 - len(number[0]))] + "…" + number[0] if number else name
     return "…" + name[len(name) - width + 1 :]
 
 
@@ -324,12 +354,13 @@ def summary(snapshot: dict[str, Any]) -> Iterator[Text]:
         yield Text(f"probe {probe['how']}")
 
 
-def explained(snapshot: dict[str, Any]) -> str:
-    """Why there is nothing to see, if there is nothing."""
+def explained(snapshot: dict[str, Any], only: str = "") -> str:
+    """Why there is nothing to see, if there is nothing. ``only``: what was asked for, in words."""
     probe = snapshot["probe"]
     if probe and probe["how"] == "off":
         return f"The probes are off: {probe['why']}"
-    return "Nothing has been read here yet." if not snapshot["jobs"] else ""
+    what = f"Nothing that was asked for ({only})" if only else "Nothing"
+    return f"{what} has been read here yet." if not snapshot["jobs"] else ""
 
 
 def details(row: Row) -> Sequence[tuple[str, str]]:

@@ -43,6 +43,11 @@ class Source(Protocol):
         """The mount, or the recording."""
         ...
 
+    @property
+    def only(self) -> str:
+        """To whom it is limited, in words; empty: it is not."""
+        ...
+
     def run(self, tell: Tell) -> None:
         """Tell snapshots, and batches if there are any, until the end or ``stop``. Raises SwmldError."""
         ...
@@ -70,6 +75,10 @@ class Live:
     @property
     def title(self) -> str:
         return self.daemon.mount
+
+    @property
+    def only(self) -> str:
+        return self.wanted.words()
 
     def params(self) -> dict[str, Any]:
         """Of the request."""
@@ -133,6 +142,10 @@ class Replay:
     @property
     def title(self) -> str:
         return str(self.path)
+
+    @property
+    def only(self) -> str:
+        return self.wanted.words()
 
     def run(self, tell: Tell) -> None:
         # The engine is needed for this alone.

@@ -51,6 +51,7 @@ EXPLAINED = (
     ("WAIT", "share of a job's reading time; seconds so far for a file"),
     ("?", "behind a pattern: less than half sure"),
 )
+OF_LINES = frozenset(("sort", "files", "filter", "unfilter", "zoom"))
 HINT = " enter zoom  s sort  / filter  f files  space hold  ? help  q quit"
 
 
@@ -70,9 +71,17 @@ class Lines(ScrollView, can_focus=True):
     class Moved(Message):
         """Another row is chosen."""
 
+    class Shaped(Message):
+        """There is room for other columns."""
+
+        def __init__(self, shape: trace_rows.Layout) -> None:
+            super().__init__()
+            self.shape = shape
+
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[Row] = []
+        self._shape: trace_rows.Layout | None = None
         self._drawn: list[Text] = []
 
     @property
@@ -89,7 +98,12 @@ class Lines(ScrollView, can_focus=True):
         self.refresh()
 
     def _draw(self) -> None:
-        shape = trace_rows.layout(max(40, self.size.width))
+        # The bar beside more rows than there are lines takes a cell; there is no event of that.
+        scrolls = len(self.rows) > self.outer_size.height
+        shape = trace_rows.layout(max(40, self.outer_size.width - scrolls))
+        if shape != self._shape:
+            self._shape = shape
+            self.post_message(self.Shaped(shape))
         self._drawn = [trace_rows.line(row, shape) for row in self.rows]
         self.virtual_size = Size(self.size.width, len(self.rows))
 
@@ -239,7 +253,6 @@ class TraceApp(App[int]):
 
     def on_mount(self) -> None:
         self.query_one(Lines).focus()
-        self._titles()
         self.query_one("#why", Static).update(f"waiting for {self.source.title} ...")
         for number in (signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, self.action_leave, 128 + number)
@@ -251,7 +264,6 @@ class TraceApp(App[int]):
         self.source.stop()
 
     def on_resize(self, event: events.Resize) -> None:
-        self._titles()
         self._summary()
 
     def on_trace_app_arrived(self, message: Arrived) -> None:
@@ -273,9 +285,11 @@ class TraceApp(App[int]):
         self.shown = snapshot
         self._rows()
         self._summary()
-        for screen in self.screen_stack:
-            if isinstance(screen, Zoom):
-                screen.show(snapshot)
+        for zoom in self._zooms():
+            zoom.show(snapshot)
+
+    def _zooms(self) -> list[Zoom]:
+        return [screen for screen in self.screen_stack if isinstance(screen, Zoom)]
 
     def _rows(self) -> None:
         if self.shown is not None:
@@ -287,9 +301,8 @@ class TraceApp(App[int]):
     def _base(self) -> Any:
         return self.screen_stack[0]
 
-    def _titles(self) -> None:
-        shape = trace_rows.layout(max(40, self.size.width))
-        self._base.query_one("#titles", Static).update(trace_rows.header(shape))
+    def on_lines_shaped(self, message: Lines.Shaped) -> None:
+        self._base.query_one("#titles", Static).update(trace_rows.header(message.shape))
 
     def _summary(self) -> None:
         state = [
@@ -297,9 +310,10 @@ class TraceApp(App[int]):
             f"sort {self.sort}" if self.sort != SORTS[0] else "",
             f"files {self.files}" if self.files != FILES[0] else "",
             f"/{self.find}" if self.find else "",
+            f"only {self.source.only}" if self.source.only else "",
         ]  # fmt: skip
         parts = [Text(printable(self.source.title), "bold")]
-        parts += [Text(word, "bold magenta") for word in state if word]
+        parts += [Text(printable(word), "bold magenta") for word in state if word]
         parts += trace_rows.summary(self.shown) if self.shown is not None else []
         self._base.query_one("#summary", Static).update(Text("  ").join(parts))
 
@@ -307,7 +321,7 @@ class TraceApp(App[int]):
         row = self._base.query_one(Lines).row
         text = ""
         if self.shown is not None:
-            text = trace_rows.explained(self.shown)
+            text = trace_rows.explained(self.shown, self.source.only)
         if row is not None:
             text = f"{row.name}: {row.pattern}, {100 * row.confidence:.0f} % sure: {row.evidence}"
         elif self.find:
@@ -315,6 +329,10 @@ class TraceApp(App[int]):
         self._base.query_one("#why", Static).update(Text(printable(text)))
 
     # ---- keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        # In a zoom these would change what is not to be seen.
+        return action not in OF_LINES or len(self.screen_stack) == 1
 
     def action_leave(self, code: int) -> None:
         self.exit(code)
@@ -329,6 +347,8 @@ class TraceApp(App[int]):
 
     def action_hold(self) -> None:
         self.held = not self.held
+        for zoom in self._zooms():
+            zoom.hold(self.held)
         self._again()
 
     def _again(self) -> None:
@@ -363,12 +383,14 @@ class TraceApp(App[int]):
 
     def action_zoom(self) -> None:
         row = self._base.query_one(Lines).row
-        if row is None or len(self.screen_stack) > 1:
+        if row is None:
             return
         wanted = zoom_of(row)
         source = self.source.zoomed(wanted)
         # A source that tells all has its history already; another begins one.
-        self.push_screen(Zoom(row, wanted, self.history if source is None else History(), source))
+        history = self.history if source is None else History()
+        at = self.shown["at"] if self.shown is not None else 0.0
+        self.push_screen(Zoom(row, wanted, history, source, at=at, held=self.held))
 
 
 MOST_BATCHES = 200

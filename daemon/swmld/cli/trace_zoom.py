@@ -25,9 +25,13 @@ SHORTEST = 10.0
 """Seconds that the plot spans at least, so that its first marks do not stretch over all of it."""
 
 
+MARGIN = 11
+"""Cells of the names of what is known."""
+
+
 class Zoom(Screen[None]):
-    """``row`` in full. ``source`` tells batches for ``history`` as long as this is open; None: another
-    does.
+    """``row`` in full, as it was ``at`` that time. ``source`` tells batches for ``history`` as long as this
+    is open; None: another does. ``held``: the picture stands still.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,backspace,enter,z", "app.pop_screen")]
@@ -40,11 +44,23 @@ class Zoom(Screen[None]):
     class Arrived(Message):
         """The source has told something."""
 
-    def __init__(self, row: Row, wanted: Wanted, history: History, source: Source | None) -> None:
+    def __init__(
+        self,
+        row: Row,
+        wanted: Wanted,
+        history: History,
+        source: Source | None,
+        *,
+        at: float = 0.0,
+        held: bool = False,
+    ) -> None:
         super().__init__()
         self.row = row
         self.history = history
         self.gone = False
+        self.at = at
+        """When the last snapshot was taken, seconds of the same clock as the marks'."""
+        self.held = held
         self._wanted = wanted
         self._source = source
         self._lock = threading.Lock()
@@ -98,14 +114,23 @@ class Zoom(Screen[None]):
         found = next((row for row in rows if row.key == self.row.key), None)
         self.gone = found is None
         self.row = found or self.row
+        self.at = snapshot["at"]
+        self._draw()
+
+    def hold(self, held: bool) -> None:
+        """Say whether the picture stands still."""
+        self.held = held
         self._draw()
 
     def _draw(self) -> None:
         gone = "  (not read any more)" if self.gone else ""
-        self.query_one("#title", Static).update(Text(printable(self.row.name) + gone, "bold"))
+        title = Text(printable(self.row.name) + gone, "bold")
+        self.query_one("#title", Static).update(title.append("  HELD" if self.held else "", "magenta"))
         known = Text()
         for name, value in trace_rows.details(self.row):
-            known.append(f"{name:>10} ", "dim").append(value + "\n")
+            words = Text(value).wrap(self.app.console, max(20, self.size.width - MARGIN))
+            for number, line in enumerate(words):
+                known.append(f"{'' if number else name:>{MARGIN - 1}} ", "dim").append(line).append("\n")
         known.rstrip()
         self.query_one("#known", Static).update(known)
         place = self.query_one("#plot", Static)
@@ -122,7 +147,7 @@ class Zoom(Screen[None]):
             top, high, low, what = max(1, number - 1), f"{number:,}", "1", "file, in order of the listing"
         if not marks:
             return ["", f"  nothing was read since this is open; here comes a plot: {what} over time"]
-        ended = max(mark.at for mark in marks)
+        ended = max(self.at, *(mark.at for mark in marks))
         began = min(min(mark.at for mark in marks), ended - SHORTEST)
         margin = max(len(high), len(low)) + 2
         across, down = width - margin - 1, height - 3

@@ -91,6 +91,8 @@ class Observer:
             self._loading = Loading(state, mode if mode in WAYS else "auto")
         self._probe: Probe | None = None
         self._why = "switched off" if mode == "off" else ""
+        if self._loading is not None:
+            self._why = "the eBPF probes are being loaded"
         self._view = ffi.new("struct swp_event[]", EVENTS)
         self._view_rows = ffi.new("struct sw_view_row[]", EVENTS)
         self._view_lost = 0
@@ -294,14 +296,22 @@ class Observer:
 
     def _look_for_ended(self) -> None:
         """The kernel tells the end of readers; a job's root may never have read, or an event was lost."""
-        known = self.patterns.pids()
-        now = time.monotonic()
-        for pid in known[self._looked % max(1, len(known)) :][:LOOKS]:
+        roots = self.patterns.roots()
+        known = [*self.patterns.pids(), *roots]
+        now, ended, untold = time.monotonic(), list[Touch](), list[Touch]()
+        first = self._looked % max(1, len(known))
+        for pid in [*known[first:], *known[:first]][:LOOKS]:
             if not os.path.exists(f"/proc/{pid}"):
+                touch = Touch(TouchKind.EXIT, now, pid, 0, 0, 0, 0, 0, TouchFlag(0), Shape.NEW)
+                ended.append(touch)
+                if pid in roots:  # of readers the kernel tells it
+                    untold.append(touch)
                 self.people.exit(pid)
                 self._met.discard(pid)
-                self.patterns.touch([Touch(TouchKind.EXIT, now, pid, 0, 0, 0, 0, 0, TouchFlag(0), Shape.NEW)])
         self._looked += LOOKS
+        self.patterns.touch(ended)
+        if untold:
+            self._tell(touches=untold)
 
     def _of_view(self) -> Iterator[tuple[int, int, Row]]:
         while count := self._native.view_rows(self._view_rows, EVENTS):

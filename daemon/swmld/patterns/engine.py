@@ -181,8 +181,12 @@ class Patterns:
                 phases.review(job, at)
 
     def pids(self) -> list[int]:
-        """Processes that are not known to have ended."""
+        """Readers that are not known to have ended."""
         return list(self._members)
+
+    def roots(self) -> list[int]:
+        """Roots of jobs, not known to have ended, that read nothing themselves."""
+        return self._population.roots()
 
     # ---- what goes out
 
@@ -193,16 +197,29 @@ class Patterns:
         return Snapshot(tuple(self._view(job, recent.get(job, []), now) for job in jobs), now)
 
     def _recent(self) -> dict[Job, list[Stream]]:
-        """Streams by job: the busiest of the latest rows, and those touched last."""
+        """Streams by job: the busiest of the latest rows, those touched last, and where these are few the
+        small files that were read last.
+        """
         found = {job: dict.fromkeys(job.busy) for job in self._jobs.values()}
         for stream in islice(reversed(self._streams.values()), LOOK):
             member = self._members.get(stream.pid)
             if member is not None:
                 found[member.job][stream] = None
+        most = self._limits.shown_streams
+        for (pid, file), small in islice(reversed(self._small.items()), LOOK):
+            member = self._members.get(pid)
+            if member is not None and len(found[member.job]) < most:
+                found[member.job][self._of_small(pid, file, as_small(small))] = None
         return {job: list(streams) for job, streams in found.items()}
 
+    @staticmethod
+    def _of_small(pid: int, file: int, small: Small) -> Stream:
+        stream = Stream(pid, file, small.touch.at)
+        stream.grown(small)
+        return stream
+
     def _view(self, job: Job, streams: list[Stream], now: float) -> JobView:
-        state = (job.last_at, len(job.members))
+        state = (job.last_at, len(job.members), job.ended)
         if job.shown is not None and job.shown[0] == state:
             return job.shown[1]
         streams = nlargest(self._limits.shown_streams, streams, key=lambda stream: stream.activity(now))
@@ -218,8 +235,7 @@ class Patterns:
             small = self._small.get((pid, file))
             if small is None:
                 return None
-            stream = Stream(pid, file, self._now)
-            stream.grown(as_small(small))
+            stream = self._of_small(pid, file, as_small(small))
         return present.stream_view(stream, self._names, self._now)
 
     def dataset_of(self, file: int, job: int) -> DatasetView | None:
@@ -329,7 +345,7 @@ class Patterns:
         elif kind == TouchKind.FORK:
             self._population.exit(touch.file)  # one that had this pid before, if its end was missed
         elif kind == TouchKind.EXEC:
-            self._population.exit(touch.pid)
+            self._population.leave(touch.pid)
         elif kind != TouchKind.CLOSE:
             if kind == TouchKind.BREAK and _begins_anew(touch):
                 self._opened(touch._replace(kind=TouchKind.PASS))

@@ -64,6 +64,8 @@ class Job:
         """Commands that read or write, at most ``MOST_COMMS``."""
         self.began = False
         """A process of it is or was known."""
+        self.rooted = True
+        """Its root is not known to have ended; that one may read nothing itself, and start others to read."""
         self.wait = 0.0
         self.waits = 0
         self.writes = 0
@@ -75,7 +77,7 @@ class Job:
         """(time, seconds waited until then), one a batch of rows."""
         self.busy: list[Stream] = []
         """Its busiest streams by the latest rows of counters."""
-        self.shown: tuple[tuple[float, int], JobView] | None = None
+        self.shown: tuple[tuple[float, int, bool], JobView] | None = None
         """The view of it while it is idle, and what it depends on."""
         self.trained_at: float | None = None
         """When it first read from the data that it trains on."""
@@ -92,14 +94,15 @@ class Job:
     @property
     def ended(self) -> bool:
         """No process of it is known to live."""
-        return self.began and not self.members
+        return self.began and not self.members and not self.rooted
 
     def join(self, member: Member) -> None:
         self.began = True
+        self.rooted = self.rooted or member.pid == self.number
         self.members[member.pid] = member
 
     def leave(self, pid: int) -> None:
-        """The process has ended."""
+        """The process has ended, or runs another program."""
         self.members.pop(pid, None)
         for dataset in self.datasets:
             dataset.left(pid)

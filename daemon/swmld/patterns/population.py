@@ -32,7 +32,7 @@ class Population:
         member = Member(pid, job, is_worker(process, parent))
         member.comm = process.comm if process is not None else ""
         if len(self.members) >= self._limits.processes:
-            self.exit(next(iter(self.members)))
+            self.leave(next(iter(self.members)))
         self.members[pid] = member
         job.join(member)
         return member
@@ -46,11 +46,22 @@ class Population:
         self.jobs[number] = job
         return job
 
-    def exit(self, pid: int) -> None:
-        """It has ended, or runs another program."""
+    def leave(self, pid: int) -> None:
+        """It runs another program, or is not remembered any more."""
         member = self.members.pop(pid, None)
         if member is not None:
             member.job.leave(pid)
+
+    def exit(self, pid: int) -> None:
+        """It has ended."""
+        self.leave(pid)
+        job = self.jobs.get(pid)
+        if job is not None:
+            job.rooted = False
+
+    def roots(self) -> list[int]:
+        """Of jobs that go on, where the root itself reads nothing."""
+        return [job.number for job in self.jobs.values() if job.rooted and job.number not in self.members]
 
     def _forget(self, job: Job) -> None:
         for pid in list(job.members):
