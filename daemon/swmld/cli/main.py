@@ -38,7 +38,7 @@ from swmld.cli.options import setting
 from swmld.cli.text import prose
 from swmld.config import layers
 from swmld.config.models import Settings
-from swmld.errors import SwmldError
+from swmld.errors import SwmldError, UsageError
 
 PROGRAM = "swmld"
 NEAR = 0.7
@@ -153,6 +153,7 @@ def serve(
     ] = False,
 ) -> None:
     if ctx.invoked_subcommand is not None:
+        _nothing_before(ctx)
         return
     options = {key: ctx.params.get(key) for key in Settings.model_fields}
     options |= {"rules": rules or None, "plugins": plugins or None}
@@ -169,6 +170,18 @@ def serve(
     from swmld import app as daemon
 
     raise typer.Exit(daemon.run(settings, fixed, configuring.watched(settings, found)))
+
+
+def _nothing_before(ctx: typer.Context) -> None:
+    """``swmld --mount DIR stats``: the daemon's options would be dropped unseen."""
+    sources = {key: ctx.get_parameter_source(key) for key in ctx.params}
+    given = [key for key, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        option = "--" + given[0].replace("_", "-")
+        raise UsageError(
+            f"{option} before {ctx.invoked_subcommand} has no effect; expected: "
+            f"{PROGRAM} {ctx.invoked_subcommand} with its own options behind it"
+        )
 
 
 def main() -> None:
