@@ -4,6 +4,8 @@
 #include <malloc.h>
 #include <sys/mman.h>
 
+#define HEAP_KEPT (8u << 20)
+
 void *sw_buffer_alloc(size_t n)
 {
 	void *p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -26,5 +28,11 @@ void sw_heap_lean(void)
 
 void sw_heap_trim(void)
 {
+	static size_t last; /* what was given back counts as free, too */
+	size_t now = mallinfo2().fordblks;
+
+	if (now < HEAP_KEPT || now == last)
+		return;
 	malloc_trim(0);
+	last = mallinfo2().fordblks;
 }

@@ -132,21 +132,19 @@ class BufferPool:
             self._tell()
 
     async def run(self) -> None:
-        """Gives memory back that nobody has used for a while, until cancelled."""
+        """Gives memory back that nobody has used for a while, until cancelled: buffers, and what malloc keeps
+        of all that came and went."""
         while True:
             await trio.sleep(REST)
             self.trim()
+            lib.sw_heap_trim()
 
     def trim(self) -> None:
-        """Frees what was more than enough since the last call; with the last of it goes what malloc kept of
-        all that came with fetching."""
-        before = self.allocated
+        """Frees what was more than enough since the last call."""
         for size in reversed(self._sizes):
             free = self._free[size]
             while free and self.allocated - size >= self._most_lent:
                 self._release(free.pop(), size)
-        if before and not self.allocated:
-            lib.sw_heap_trim()
         self._most_lent = self.lent
 
     def close(self) -> None:
