@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.runner import runtestprotocol
 from hypothesis import settings
 from support import mount, tree
 from support.mount import Daemon
@@ -30,8 +32,10 @@ if os.environ.get("SWMLD_REQUIRE"):
 
 # What most tests of a daemon expect comes in its own time: what the kernel does, when a process has ended, a
 # server answers, a change is seen, what was fetched ahead has landed. Another's load can fail them where
-# nothing is wrong, so they have a second try; a failed first one is printed whole, as it may be a race. What
-# proves bytes has one try.
+# nothing is wrong, so they have a second try, with fixtures of its own: a daemon or a cluster that the first
+# has left in the middle of something would fail it again. A failed first one is printed whole, as it may be a
+# race. What proves bytes has one try.
+SECOND_TRY = pytest.StashKey[bool]()
 ONE_TRY = {
     "test_fault_cache",
     "test_fuse_bytes",
@@ -56,7 +60,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         places = {item.path.parent.name, item.path.stem}
         if not places & ONE_TRY:
-            item.add_marker(pytest.mark.flaky(reruns=1))
+            item.stash[SECOND_TRY] = True
         if places & ALONE:
             item.add_marker(pytest.mark.alone)
     if not config.getoption("--stress"):
@@ -88,8 +92,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+@pytest.hookimpl(wrapper=True, specname="pytest_runtest_protocol")
+def watched(item: pytest.Item) -> Generator[None, Any, Any]:
     """Arm the watchdog below the test's own timeout: a hung test then fails with its log, not the run."""
     marker = item.get_closest_marker("timeout")
     limit = float(marker.args[0] if marker else item.config.getini("timeout"))
@@ -101,6 +105,36 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     finally:
         if armed:
             watchdog.disarm()
+
+
+@pytest.hookimpl
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """The second try of those that have one."""
+    if not item.stash.get(SECOND_TRY, False):
+        return None
+    at = {"nodeid": item.nodeid, "location": item.location}
+    item.ihook.pytest_runtest_logstart(**at)
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    if any(report.failed for report in reports):
+        for report in reports:
+            if report.failed:
+                report.outcome = "rerun"  # type: ignore[assignment]
+                item.ihook.pytest_runtest_logreport(report=report)
+        with contextlib.suppress(Exception):  # what the first one has broken
+            item.session._setupstate.teardown_exact(None)
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(**at)
+    return True
+
+
+def pytest_report_teststatus(
+    report: pytest.TestReport,
+) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+    if report.outcome != "rerun":  # type: ignore[comparison-overlap]
+        return None
+    return "rerun", "R", ("RERUN", {"yellow": True})
 
 
 @pytest.fixture

@@ -163,6 +163,11 @@ def fails(*codes: int) -> Iterator[None]:
         raise AssertionError(f"expected {names}, but it succeeded")
 
 
+GONE = (errno.ENOTCONN, errno.ECONNABORTED, errno.ECANCELED)
+"""What a mount answers whose server is gone; the last to a request on its way to a ring whose task has ended
+(``fuse_uring_send_in_task`` of fs/fuse/dev_uring.c)."""
+
+
 class User(NamedTuple):
     """Who a child acts as; effective, real and saved ids alike."""
 

@@ -151,7 +151,7 @@ def swmld_(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., t
         (["--cachedir", "x"], 2, "--cachedir; did you mean --cache-dir? (see swmld --help)\n"),
         (["demo", "x", "--bogus"], 2, "swmld: No such option: --bogus (see swmld demo --help)\n"),
         (["--mount", "/m", "stats"], 2, "swmld: --mount before stats has no effect; expected: swmld stats "),
-        (["--read-write", "cache", "ls"], 2, "swmld: --read-only before cache has no effect"),
+        (["--read-write", "cache", "ls"], 2, "swmld: --read-write before cache has no effect"),
         (["bogus"], 2, "swmld: No such command 'bogus' (see swmld --help)\n"),
         (["cache", "bogus"], 2, "swmld: No such command 'bogus' (see swmld cache --help)\n"),
         (["warmup"], 2, "swmld: Missing argument 'PATH'"),

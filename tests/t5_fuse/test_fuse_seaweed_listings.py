@@ -131,11 +131,12 @@ def changes(
 
 
 def test_what_the_kernel_keeps_goes_with_each_change(base: Path, cluster: Cluster) -> None:
-    fill(cluster, "/kept", [f"f{number:06d}" for number in range(50)])
-    with mounted(base / "own", cluster, "kept") as daemon:
+    path = f"/{base.name}"  # the next attempt has another
+    fill(cluster, path, [f"f{number:06d}" for number in range(50)])
+    with mounted(base / "own", cluster, base.name) as daemon:
         told(daemon)
         names = set(os.listdir(daemon.mount))
-        for what, change, come, go in changes(cluster, daemon.mount, "/kept"):
+        for what, change, come, go in changes(cluster, daemon.mount, path):
             for _ in range(3):  # read into the kernel, and from there
                 assert set(os.listdir(daemon.mount)) == names, what
             names = names - go | come
@@ -145,7 +146,7 @@ def test_what_the_kernel_keeps_goes_with_each_change(base: Path, cluster: Cluste
             else:
                 until(lambda: set(os.listdir(daemon.mount)) == names, what)  # noqa: B023
             assert set(sizes(daemon.mount)) == names, what
-        cluster.put("/kept/f000001", b"a longer one")
+        cluster.put(f"{path}/f000001", b"a longer one")
         until(lambda: sizes(daemon.mount)["f000001"] == 12, "a file that is replaced there")
         assert (daemon.mount / "f000001").read_bytes() == b"a longer one"
         (daemon.mount / "f000002").write_bytes(b"written here")

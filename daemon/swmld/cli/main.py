@@ -173,15 +173,17 @@ def serve(
 
 
 def _nothing_before(ctx: typer.Context) -> None:
-    """``swmld --mount DIR stats``: the daemon's options would be dropped unseen."""
-    sources = {key: ctx.get_parameter_source(key) for key in ctx.params}
-    given = [key for key, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-    if given:
-        option = "--" + given[0].replace("_", "-")
-        raise UsageError(
-            f"{option} before {ctx.invoked_subcommand} has no effect; expected: "
-            f"{PROGRAM} {ctx.invoked_subcommand} with its own options behind it"
-        )
+    """``swmld --mount DIR stats``: the daemon's options would be dropped unseen. ``config`` shows them."""
+    if ctx.invoked_subcommand == "config":
+        return
+    for option in ctx.command.params:
+        source = ctx.get_parameter_source(option.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            off = ctx.params[option.name or ""] is False and option.secondary_opts
+            raise UsageError(
+                f"{(off or option.opts)[0]} before {ctx.invoked_subcommand} has no effect; expected: "
+                f"{PROGRAM} {ctx.invoked_subcommand} with its own options behind it"
+            )
 
 
 def main() -> None:
