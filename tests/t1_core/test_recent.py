@@ -12,7 +12,7 @@ import pytest
 from swmld._native import ffi, lib
 from swmld.mount.grace import Grace
 from swmld.mount.lifetimes import Lifetimes
-from swmld.mount.recent import Known, KnownPage, Parts, Recent
+from swmld.mount.recent import TOLD, Known, KnownPage, Listed, Parts, Recent
 from swmld.sources.interface import Attributes, Change
 from swmld.sources.packed import PackedEntries
 
@@ -58,26 +58,65 @@ def test_only_so_many_are_kept() -> None:
     assert recent.get(b"2") is None
 
 
+def parts(*several: Listed) -> Parts:
+    made = Parts()
+    for each in several:
+        made.add(each)
+    return made
+
+
+TWO = [(b"a", known()), (b"b", known())]
+
+
 def test_listings_are_of_what_did_not_change_since() -> None:
     recent = Recent(listed=4)
-    two = [(b"a", known()), (b"b", known())]
+    two = parts(TWO)
     recent.put_listing(b"d", two, 0)
-    assert recent.listed(b"d") == two
+    assert recent.listed(b"d") is recent.still_listed(b"d") is two
     for change in (Change(b"d/a"), Change(b"d"), Change(b"", tree=True)):
         before = recent.changes
         recent.forget(change)
-        assert recent.listed(b"d") is None
+        assert recent.listed(b"d") is recent.still_listed(b"d") is None
         recent.put_listing(b"d", two, before)
         assert recent.listed(b"d") is None, "it is from before the change"
         recent.put_listing(b"d", two, recent.changes)
         recent.forget(Change(b"e/a"))
         recent.forget(Change(b"d/a/deeper"))
-        assert recent.listed(b"d") == two
-    recent.put_listing(b"e", two, recent.changes)
-    recent.put_listing(b"f", two[:1], recent.changes)
+        assert recent.listed(b"d") is recent.still_listed(b"d") is two
+    recent.put_listing(b"e", parts(TWO), recent.changes)
+    recent.put_listing(b"f", parts(TWO[:1]), recent.changes)
     assert recent.listed(b"d") is None, "there is room for four entries"
     assert recent.listed(b"e")
     assert recent.listed(b"f")
+    recent.unlist(b"e/a")
+    assert recent.listed(b"e") is None
+    assert recent.listed(b"f")
+
+
+def test_a_listing_is_certain_as_long_as_the_changes_are_remembered() -> None:
+    recent, pages = Recent(), [page("ab"), page("cd")]
+    recent.put_listing(b"d", parts(*pages), 0)
+    for _ in range(3):
+        for _ in range(TOLD):
+            recent.forget(Change(b"e/a"))
+        assert recent.still_listed(b"d"), "it was looked at in time"
+        assert [p.changes for p in pages] == [recent.changes] * 2
+        assert recent.still(b"d", pages[0].changes) == recent.changes
+    for _ in range(TOLD + 1):
+        recent.forget(Change(b"e/a"))
+    assert recent.listed(b"d")
+    assert recent.still_listed(b"d") is None
+
+
+def test_the_entries_of_a_listing_behind_a_name() -> None:
+    listed = parts(TWO, [], page("cdef"))
+    assert listed.after(b"") == (TWO, True)
+    assert listed.after(b"a") == (TWO[1:], True)
+    for name, more in ((b"b", "cdef"), (b"ba", "cdef"), (b"d", "ef"), (b"f", ""), (b"g", "")):
+        found, further = listed.after(name)
+        assert (b"".join(name for name, _ in found).decode(), further) == (more, False)
+    assert isinstance(listed.after(b"b")[0], KnownPage)
+    assert parts().after(b"") == ((), False)
 
 
 def page(names: str, size: int = 1, asked: int = 5, changes: int = 0) -> KnownPage:

@@ -83,6 +83,8 @@ class Parts(Sequence[tuple[bytes, Known]]):
     def __init__(self) -> None:
         self._parts: list[Listed] = []
         self._count = 0
+        self.changes = 0
+        """How many had been told when none of them was known to have been in it: ``Recent``'s."""
 
     def add(self, part: Listed) -> None:
         """What comes after all the others."""
@@ -103,6 +105,21 @@ class Parts(Sequence[tuple[bytes, Known]]):
 
     def __getitem__(self, index: int | slice) -> tuple[bytes, Known] | list[tuple[bytes, Known]]:
         return list(self)[index]
+
+    def after(self, name: bytes) -> tuple[Listed, bool]:
+        """The entries behind a name, up to the end of the part that they are in, and whether more follow."""
+        for number, part in enumerate(self._parts):
+            if part and part[-1][0] > name:
+                rest = part if part[0][0] > name else [entry for entry in part if entry[0] > name]
+                return rest, number + 1 < len(self._parts)
+        return (), False
+
+    def renew(self, changes: int) -> None:
+        """None of the changes that have been told by now was in it."""
+        self.changes = changes
+        for part in self._parts:
+            if isinstance(part, KnownPage):
+                part.changes = changes
 
     def find(self, name: bytes) -> Known | None:
         """What was said of a name; None: it is not here."""
@@ -130,7 +147,7 @@ class Recent:
         self._known: OrderedDict[bytes, Known] = OrderedDict()
         self._names: dict[int, set[bytes]] = {}
         """The paths of files that have several, by inode number."""
-        self._listings: OrderedDict[bytes, Listed] = OrderedDict()
+        self._listings: OrderedDict[bytes, Parts] = OrderedDict()
         self._entries = 0
         self._told: deque[Change] = deque(maxlen=TOLD)
         self.changes = 0
@@ -236,10 +253,20 @@ class Recent:
 
     # ---- listings
 
-    def listed(self, path: bytes) -> Listed | None:
+    def listed(self, path: bytes) -> Parts | None:
         """The entries of a directory as they were when nothing was told to have changed there since."""
         with self._lock:
             return self._listings.get(path)
+
+    def still_listed(self, path: bytes) -> Parts | None:
+        """The same, if that is certain: not so many changes were told since that some are forgotten."""
+        with self._lock:
+            listed = self._listings.get(path)
+            if listed is None or not self._unchanged_in(path, listed.changes):
+                return None
+            self._listings.move_to_end(path)
+            listed.renew(self.changes)
+            return listed
 
     def still(self, directory: bytes, since: int) -> int | None:
         """How many changes have been told by now, if none of those after the first ``since`` was one in the
@@ -247,16 +274,22 @@ class Recent:
         with self._lock:
             return self.changes if self._unchanged_in(directory, since) else None
 
-    def put_listing(self, path: bytes, entries: Listed, changes: int) -> None:
+    def put_listing(self, path: bytes, entries: Parts, changes: int) -> None:
         """The whole directory, unless a change in it was told after the first ``changes``."""
         with self._lock:
             if len(entries) > self._most_listed or not self._unchanged_in(path, changes):
                 return
             self._pop_listing(path)
+            entries.changes = changes
             self._listings[path] = entries
             self._entries += len(entries)
             while self._entries > self._most_listed:
                 self._pop_listing(next(iter(self._listings)))
+
+    def unlist(self, path: bytes) -> None:
+        """What is remembered of the directory that it is in may show it as it was while it was staged."""
+        with self._lock:
+            self._pop_listing(_parent(path))
 
     def _pop_listing(self, path: bytes) -> None:
         self._entries -= len(self._listings.pop(path, ()))

@@ -273,8 +273,10 @@ class RemoteTree:
     def page(self, path: bytes, after: bytes, limit: int = LISTED) -> tuple[Listed, bool]:
         """Some entries of a directory, and whether there are more. A ``KnownPage`` where the source gave it
         packed and nothing else is known of what is in it."""
-        asked, changes = now(), self._recent.changes
         before = self.staging.children(path) if self.staging is not None else []
+        if not before and (remembered := self._known_page(path, after)) is not None:
+            return remembered
+        asked, changes = now(), self._recent.changes
         page: Page = self._grace.asked(lambda: self._source.list(path, after, limit))
         if isinstance(page.entries, PackedEntries) and not before and not self._lifetimes.any:
             packed = KnownPage(page.entries, asked, changes)
@@ -299,6 +301,21 @@ class RemoteTree:
             entries = sorted((listed | own).items()) if before or own else entries
         return entries, page.more
 
+    def _known_page(self, path: bytes, after: bytes) -> tuple[Listed, bool] | None:
+        """From a listing that was read before, where it would have been told that it does not hold."""
+        if not self.watched or self._strict or self._ruled or self._lifetimes.any:
+            return None
+        listed = self._recent.still_listed(path)
+        if listed is None:
+            return None
+        entries, more = listed.after(after)
+        current = now()
+        if isinstance(entries, KnownPage):
+            asked = entries.asked
+        else:
+            asked = min((known.asked for _, known in entries), default=current)
+        return (entries, more) if current - asked < WATCHED_SECONDS * 1e9 else None
+
     # ---- while the source does not answer
 
     def probe(self) -> object:
@@ -322,7 +339,7 @@ class RemoteTree:
             return None
         known = self._recent.get(path)
         if known is None and (listed := self._recent.listed(path.rpartition(b"/")[0])) is not None:
-            known = listed.find(name) if isinstance(listed, Parts) else dict(listed).get(name)
+            known = listed.find(name)
             if known is None:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         if known is None:
@@ -346,7 +363,7 @@ class RemoteTree:
                 there[name] = Known(attributes, now(), self._recent.changes)
         return sorted(there.items())
 
-    def remember(self, path: bytes, entries: Listed, changes: int) -> None:
+    def remember(self, path: bytes, entries: Parts, changes: int) -> None:
         """All of a directory, as ``page`` gave it; ``changes``: how many had been told before that."""
         self._recent.put_listing(path, entries, changes)
 
@@ -390,6 +407,7 @@ class RemoteTree:
         self._lifetimes.note(path, attributes)
         # Later than whatever was asked for within this tick of the clock.
         self._recent.put(path, Known(attributes, now() + 1, self._recent.changes))
+        self._recent.unlist(path)
         if was is not None and (nodeid := self._find(path)[1]):
             self._native.renew(nodeid, was, attributes)
 
