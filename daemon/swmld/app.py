@@ -304,7 +304,7 @@ class Daemon:
         decider = self._head.head if self._head is not None else None
         self._keeper = Keeper(self._cache, decider)
         loader = Loader(
-            native, tree, self._cache, self._gate.close_fd, decider=decider, named=self._staging is not None,
+            native, tree, self._cache, self._gate.close_fd, decider=decider,
             pieces=self._plugins.chunk_size if self._plugins is not None else None,
             chunk_size=settings.chunk_size,
         )  # fmt: skip

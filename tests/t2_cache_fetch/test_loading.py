@@ -30,8 +30,9 @@ class Source:
 class Known:
     """A tree that knows these files; each opened once."""
 
-    def __init__(self, files: dict[bytes, Identity]) -> None:
+    def __init__(self, files: dict[bytes, Identity], *, tagged: bool = False) -> None:
         self._files = files
+        self.tagged = tagged
         self.sources = {name: Source(file.size) for name, file in files.items()}
 
     def open_known(self, parent: int, names: Sequence[bytes], limit: int) -> list[Found]:
@@ -85,6 +86,14 @@ def test_what_changed_a_moment_ago_is_left_out(loaded: Any) -> None:
     tree = Known({b"a": identity(1), b"b": Identity(0, 2, CHUNK, now, now)})
     assert loaded(tree, b"a", b"b") == [b"a"]
     assert tree.closed() == [b"a", b"b"]
+
+
+def test_a_source_that_tags_has_no_moment(loaded: Any) -> None:
+    """Two generations of one second differ in the fraction, which whole seconds do not have."""
+    now = time.time_ns() // 10**9 * 10**9
+    files = {b"a": Identity(0, 1, CHUNK, now, now + 1), b"b": Identity(0, 2, CHUNK, now, now)}
+    assert loaded(Known(files, tagged=True), b"a", b"b") == [b"a"]
+    assert loaded(Known({b"a": Identity(0, 3, CHUNK, now, time.time_ns() | 1)}), b"a") == []
 
 
 def test_a_batch_that_the_cache_refuses_costs_nobody_anything(loaded: Any) -> None:

@@ -27,20 +27,21 @@ tick of its clock would leave (size, mtime, ctime) as they are. Kernel clocks ti
 (CONFIG_HZ); file systems that keep whole seconds (or two: FAT) are known by their timestamps."""
 
 
-def racy(entry: Entry | Identity) -> bool:
-    """Whether the file changed so recently that its timestamps may not tell the next change."""
+def racy(entry: Entry | Identity, tagged: bool) -> bool:
+    """Whether the file changed so recently that its timestamps may not tell the next change; ``tagged``: see
+    ``Tree``."""
     age = time.time_ns() - max(entry.mtime_ns, entry.ctime_ns)
     coarse = entry.ctime_ns % 1_000_000_000 == 0
+    if tagged and not coarse:
+        return False
     return 0 <= age < (RACY_COARSE_NS if coarse else RACY_NS)
 
 
 class Loader:
     """Finds or makes the cache file of a node's present generation and opens what it is to be filled from.
 
-    ``decider`` is asked about files that nobody opened; who opens one has asked already. ``named``: whole
-    files may be cached that were changed a moment ago, by us, and are told from the next change. Files larger
-    than ``chunk_size``, which is the cache's, are made with chunks of ``pieces(path)`` bytes if these are
-    smaller.
+    ``decider`` is asked about files that nobody opened; who opens one has asked already. Files larger than
+    ``chunk_size``, which is the cache's, are made with chunks of ``pieces(path)`` bytes if these are smaller.
     """
 
     def __init__(
@@ -51,11 +52,9 @@ class Loader:
         close: Callable[[int], None],
         *,
         decider: Decider | None = None,
-        named: bool = False,
         pieces: Callable[[str], int] | None = None,
         chunk_size: int = 0,
     ) -> None:
-        self._named = named
         self._native = native
         self._tree = tree
         self._decider = decider
@@ -110,7 +109,8 @@ class Loader:
             verdict = None
             if self._decider is not None:
                 verdict = self._decider.unopened(found.path, found.identity.size)
-            if racy(found.identity) or (verdict is not None and not _as_they_are(verdict, found)):
+            usual = verdict is None or _as_they_are(verdict, found)
+            if not usual or racy(found.identity, self._tree.tagged):
                 found.opened.close(self._close)
             else:
                 wanted.append((found, verdict))
@@ -150,7 +150,7 @@ class Loader:
     def _cached(self, entry: Entry, opened: bool = False, level: int = 0) -> CacheFile | None:
         if entry.size == 0:
             return None
-        if racy(entry) and not (self._named and self._cache.lookup_complete(entry.identity) is not None):
+        if racy(entry, self._tree.tagged):
             return None
         try:
             path = self._native.path(entry.nodeid)

@@ -41,6 +41,7 @@ class RemoteTree:
     seconds for which what is known is shown while the source does not answer."""
 
     remembers = True
+    tagged = True
 
     def __init__(
         self,

@@ -53,6 +53,9 @@ class Tree(Protocol):
 
     remembers: bool
     """``open_known`` may find some."""
+    tagged: bool
+    """A fraction of a second in the ctime of a file tells its generations from each other
+    (``sources.interface.generation_ns``)."""
 
     def lookup(self, parent: int, name: bytes, ref: bool = True) -> Entry:
         """The child; with ``ref`` the kernel holds one more reference to it."""
@@ -126,6 +129,7 @@ class DirectoryTree:
     cache file's pages."""
 
     remembers = False
+    tagged = False
 
     def __init__(self, native: Native, *, direct: bool) -> None:
         self._native = native
