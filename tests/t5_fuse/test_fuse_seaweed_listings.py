@@ -266,6 +266,11 @@ def test_known_listings_are_shown_while_the_filer_is_away(
             forget(daemon.mount)
             assert sizes(daemon.mount) == before
             assert (daemon.mount / many[77]).stat().st_size == before[many[77]]
+            for name in ("absent", "f000077x", "a" * 200):
+                assert not (daemon.mount / name).exists()
+        cluster.put("/many/absent", b"no more")
+        until((daemon.mount / "absent").exists, "who has known that a name is not there is told that it is")
+        cluster.delete("/many/absent")
 
 
 def test_what_was_staged_is_listed_as_it_has_become(base: Path, cluster: Cluster) -> None:

@@ -85,11 +85,17 @@ class Parts(Sequence[tuple[bytes, Known]]):
         self._count = 0
         self.changes = 0
         """How many had been told when none of them was known to have been in it: ``Recent``'s."""
+        self.asked: int | None = None
+        """When the oldest entry was."""
 
     def add(self, part: Listed) -> None:
         """What comes after all the others."""
         self._parts.append(part)
         self._count += len(part)
+        asked = [part.asked] if isinstance(part, KnownPage) else [known.asked for _, known in part]
+        if self.asked is not None:
+            asked.append(self.asked)
+        self.asked = min(asked, default=None)
 
     def __len__(self) -> int:
         return self._count

@@ -91,6 +91,9 @@ class RemoteTree:
         fresh = self._fresh(path, entry)
         if fresh is None:
             try:
+                listed = self._known_listing(path.rpartition(b"/")[0])
+                if listed is not None and listed.find(name) is None:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
                 fresh = self._stat(path)
             except FileNotFoundError:
                 self._recent.drop(path)
@@ -303,19 +306,18 @@ class RemoteTree:
         return entries, page.more
 
     def _known_page(self, path: bytes, after: bytes) -> tuple[Listed, bool] | None:
-        """From a listing that was read before, where it would have been told that it does not hold."""
+        """From a listing that was read before."""
+        listed = self._known_listing(path)
+        return listed.after(after) if listed is not None else None
+
+    def _known_listing(self, path: bytes) -> Parts | None:
+        """One that was read before, where it would have been told that it does not hold."""
         if not self.watched or self._strict or self._ruled or self._lifetimes.any:
             return None
         listed = self._recent.still_listed(path)
-        if listed is None:
+        if listed is None or listed.asked is None or now() - listed.asked > WATCHED_SECONDS * 1e9:
             return None
-        entries, more = listed.after(after)
-        current = now()
-        if isinstance(entries, KnownPage):
-            asked = entries.asked
-        else:
-            asked = min((known.asked for _, known in entries), default=current)
-        return (entries, more) if current - asked < WATCHED_SECONDS * 1e9 else None
+        return listed
 
     # ---- while the source does not answer
 
