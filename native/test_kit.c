@@ -308,6 +308,19 @@ void kit_init(struct kit *k)
 		sched_yield();
 }
 
+struct kit *kit_remote(uint64_t check_ns)
+{
+	struct kit *k;
+
+	kit_config.local = 0;
+	kit_config.check = 1;
+	kit_config.check_ns = check_ns;
+	k = kit_new();
+	kit_start(k);
+	kit_init(k);
+	return k;
+}
+
 void kit_free(struct kit *k)
 {
 	char command[128];

@@ -50,6 +50,7 @@ struct kit {
 extern struct sw_config kit_config; /* what kit_new makes a session of; kit_defaults sets it back */
 void kit_defaults(void);
 struct kit *kit_new(void);      /* source/ and data/ in a new directory; a session, not started */
+struct kit *kit_remote(uint64_t check_ns); /* one of a source that Python asks, its attributes good for so long; started */
 void kit_start(struct kit *k);  /* sw_start on a fake device */
 void kit_init(struct kit *k);   /* INIT, answered by libfuse: passthrough_on as configured */
 void kit_free(struct kit *k);   /* sw_stop, sw_free, no descriptor left, directory removed */

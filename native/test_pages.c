@@ -12,13 +12,8 @@ static sw_session *s;
 
 static void begin(void)
 {
-	kit_config.local = 0;
-	kit_config.check = 1;
-	kit_config.check_ns = 3600ull * 1000000000ull;
-	k = kit_new();
+	k = kit_remote(3600ull * 1000000000ull);
 	s = k->s;
-	kit_start(k);
-	kit_init(k);
 	sw_told(s, 1, 3600ull * 1000000000ull);
 }
 
