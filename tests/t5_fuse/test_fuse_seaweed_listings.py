@@ -142,7 +142,7 @@ def test_what_the_kernel_keeps_goes_with_each_change(base: Path, cluster: Cluste
                 assert set(os.listdir(daemon.mount)) == names, what
             names = names - go | come
             change()
-            if what.endswith("here"):
+            if what.endswith(" here"):
                 assert set(os.listdir(daemon.mount)) == names, what
             else:
                 until(lambda: set(os.listdir(daemon.mount)) == names, what)  # noqa: B023
