@@ -356,6 +356,7 @@ class Daemon:
         self._cache.on_evict = lambda file_id, identity: native.evict(
             native.node_of(identity.dev, identity.ino), file_id
         )
+        self._cache.on_move = self._cache.on_evict
         self._cache.usage_of = lambda identity: native.usage(native.node_of(identity.dev, identity.ino))
         names: Namespace | RemoteNames
         if isinstance(tree, RemoteTree):
@@ -385,7 +386,7 @@ class Daemon:
             uploaded=tree.told,
             offer=self._offer,
         )
-        return staging, RemoteChanges(self._native, tree, source.remote, staging)
+        return staging, RemoteChanges(self._native, tree, source.remote, staging, self._cache)
 
     def _offer(self, path: bytes, attributes: Attributes, fd: int) -> Kept | None:
         return self._keeper.offer(path, attributes, fd)
