@@ -213,10 +213,8 @@ class Finder:
         keys = [key_of(identity) for identity, _ in wanted]
         with self._memory.stripes(keys):
             numbers = [n for n in self._unknown(keys) if not self._moves.earlier(wanted[n][1])]
-            rows = []
-            for number in numbers:
-                identity, path = wanted[number]
-                rows.append(self._row(identity, path, 0, self.chunk_size))
+            numbers = [n for n in numbers if chunk_count(wanted[n][0].size, self.chunk_size) <= MAX_CHUNKS]
+            rows = [self._row(*wanted[number], 0, self.chunk_size) for number in numbers]
             paths = [self._layout.data_path(row.file_id) for row in rows]
             fds = create_data_files(paths, [row.size for row in rows])
             for number, row, data_path, fd in zip(numbers, rows, paths, fds, strict=True):
