@@ -15,6 +15,7 @@ uint32_t sw_crc32c(uint32_t crc, const void *data, size_t n);
 uint32_t sw_crc32c_soft(uint32_t crc, const void *data, size_t n);
 void *sw_buffer_alloc(size_t n); /* page-aligned, zeroed; NULL when out of memory */
 void sw_buffer_free(void *p, size_t n);
+int sw_no_core(void); /* the process has credentials in its memory and environment: it leaves no core dump */
 void sw_heap_lean(void); /* once, before threads start: two arenas of malloc for all of them */
 void sw_heap_trim(void); /* what malloc holds free goes back to the kernel, if that is much and not as the last time */
 int sw_syncfs(int fd);

@@ -117,6 +117,8 @@ def _open_source(settings: Settings) -> SourceDirectory | RemoteSource:
     if not isinstance(settings.source, SourceUrl):
         return mountpoint.open_source(settings.source or settings.mount, read_only=settings.read_only)
     url = settings.source
+    if url.scheme != "file":
+        lib.sw_no_core()  # credentials are in memory from now on
     found = opening.opened(
         url, timeout=settings.fetch_timeout, wait=settings.source_wait, parallel=settings.fetch_parallel,
         hedge=settings.hedge,
