@@ -255,13 +255,19 @@ static void watch_changed(sw_session *s, uint64_t ino)
 	__atomic_fetch_add(&filter_of(s, ino)->epoch, 1, __ATOMIC_RELEASE);
 }
 
+static struct swp_file backing_key(sw_session *s, const struct used *u)
+{
+	return (struct swp_file){.ino = u->watch_ino, .dev = u->watch_source ? s->source_dev : s->cache_dev};
+}
+
 void watch_add(sw_session *s, struct node *n)
 {
-	struct swp_file key = {.ino = n->watch_ino, .dev = n->watch_source ? s->source_dev : s->cache_dev};
 	struct swp_watch value = {.node = n->id};
+	struct swp_file key;
 
-	if (s->watch_fd < 0 || !n->watch_ino)
+	if (s->watch_fd < 0 || !n->used || !n->used->watch_ino)
 		return;
+	key = backing_key(s, n->used);
 	filter_of(s, key.ino)->bits |= 1ull << (key.ino & 63);
 	if (sw_map_update(s->watch_fd, &key, &value) < 0)
 		COUNT(s, watch_errors);
@@ -270,14 +276,17 @@ void watch_add(sw_session *s, struct node *n)
 
 void watch_remove(sw_session *s, struct node *n)
 {
-	struct swp_file key = {.ino = n->watch_ino, .dev = n->watch_source ? s->source_dev : s->cache_dev};
+	struct swp_file key;
 
+	if (!n->used)
+		return;
 	/* The filter's bit stays: others may share it, and a bit too many costs a lookup, not an error. */
-	if (s->watch_fd >= 0 && n->watch_ino) {
+	if (s->watch_fd >= 0 && n->used->watch_ino) {
+		key = backing_key(s, n->used);
 		sw_map_delete(s->watch_fd, &key);
 		watch_changed(s, key.ino);
 	}
-	n->watch_ino = 0;
+	n->used->watch_ino = 0;
 }
 
 /* The mount's own inodes are watched all, and their numbers are nodeids, but for those of files whose number was another's

@@ -1,8 +1,10 @@
 /* buffers.c: aligned memory for O_DIRECT and io_uring, and what malloc keeps. */
 #include "swml.h"
 
+#include <errno.h>
 #include <malloc.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 #define HEAP_KEPT (8u << 20)
 
@@ -24,6 +26,11 @@ void sw_buffer_free(void *p, size_t n)
 void sw_heap_lean(void)
 {
 	mallopt(M_ARENA_MAX, 2);
+}
+
+int sw_no_core(void)
+{
+	return prctl(PR_SET_DUMPABLE, 0) < 0 ? -errno : 0;
 }
 
 void sw_heap_trim(void)

@@ -34,15 +34,15 @@ static uint32_t successors(sw_session *s, uint64_t from, uint64_t reader_at, uin
 	uint64_t bytes = 0;
 	uint32_t steps = 0;
 
-	for (struct node *x = node_get(s, from); x && x->next && steps < n && bytes < AHEAD_BYTES; steps++) {
-		x = node_get(s, x->next);
+	for (struct node *x = node_get(s, from); x && x->used && x->used->next && steps < n && bytes < AHEAD_BYTES; steps++) {
+		x = node_get(s, x->used->next);
 		if (!x || x->id == reader_at) /* forgotten, or once around */
 			break;
 		*last = x->id;
-		if (!x->file_id || x->file_id & SW_PACKED || x->gen_size > FILE_BYTES || !x->gen_size)
+		if (!x->file_id || x->file_id & SW_PACKED || x->used->gen_size > FILE_BYTES || !x->used->gen_size)
 			continue;
-		w->files[w->n++] = (struct follow_file){x->file_id, x->gen_size};
-		bytes += x->gen_size;
+		w->files[w->n++] = (struct follow_file){x->file_id, x->used->gen_size};
+		bytes += x->used->gen_size;
 	}
 	return steps;
 }
@@ -64,8 +64,10 @@ void follow_open(sw_session *s, struct node *n, uint32_t pid)
 	r->last = n->id;
 	if (!before)
 		return;
-	if (before->next != n->id) {
-		before->next = n->id;
+	if (!used_of(before))
+		return;
+	if (before->used->next != n->id) {
+		before->used->next = n->id;
 		r->right = r->ahead = 0;
 		return;
 	}

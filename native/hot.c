@@ -85,12 +85,13 @@ void backing_close(sw_session *s, int32_t id)
 static void backing_set(sw_session *s, struct node *n, int32_t id, int fd, int source)
 {
 	struct stat st;
+	struct used *u = used_of(n);
 
 	n->backing = id;
-	if (fstat(fd, &st))
+	if (!u || fstat(fd, &st))
 		return;
-	n->watch_ino = st.st_ino;
-	n->watch_source = source != 0;
+	u->watch_ino = st.st_ino;
+	u->watch_source = source != 0;
 	watch_add(s, n);
 }
 
@@ -244,13 +245,12 @@ static void mode_leave(sw_session *s, struct node *n)
 	}
 	if (!n->backing)
 		return;
-	if (was != SW_PASS_CACHE || !n->file_id) {
+	if (was != SW_PASS_CACHE || !n->file_id || brow_touch(s, n) < 0) {
 		backing_drop(s, n);
 		return;
 	}
-	brow_touch(s, n);
 	while (s->nbrow > s->config.max_backing) {
-		struct node *v = s->brow.brow_prev;
+		struct node *v = s->brow.brow_prev->node;
 
 		brow_remove(s, v);
 		backing_drop(s, v);
@@ -315,8 +315,10 @@ int data_open(sw_session *s, uint64_t file_id)
 
 static int same_generation(const struct node *n)
 {
-	return n->file_id && n->gen_size == n->size && n->gen_mtime_ns == n->mtime_ns &&
-	       n->gen_ctime_ns == n->ctime_ns;
+	const struct used *u = n->used;
+
+	return n->file_id && u->gen_size == n->size && u->gen_mtime_ns == n->mtime_ns &&
+	       u->gen_ctime_ns == n->ctime_ns;
 }
 
 /* Under lock: is its whole cache file passed through? */
@@ -359,7 +361,7 @@ static struct node *serve(sw_session *s, uint64_t nodeid)
 	lock(s);
 	n = node_get(s, nodeid);
 	if (fd < 0 || id < 0 || !n || n->file_id != file_id || !openable(s, n) || served(s, n) ||
-	    (packed.file_id && packed.size != n->gen_size)) {
+	    (packed.file_id && packed.size != n->used->gen_size)) {
 		if (id > 0)
 			backing_close(s, id);
 		if (fd >= 0)
@@ -379,7 +381,7 @@ static struct node *serve(sw_session *s, uint64_t nodeid)
 	f->fd = fd;
 	f->refs = 1;
 	f->file_id = file_id;
-	f->size = n->gen_size;
+	f->size = n->used->gen_size;
 	f->chunk_size = 1u << 22; /* all chunks are there: any size does */
 	f->packed = packed;
 	cfile_put(s, n->cf);
@@ -422,7 +424,7 @@ static int open_hot(sw_session *s, struct fuse_in_header *h, struct fuse_open_in
 	if (!n || !same_generation(n))
 		goto python;
 	pass = passes(s, n);
-	n->last_open = now_ns(CLOCK_REALTIME_COARSE);
+	n->used->last_open = now_ns(CLOCK_REALTIME_COARSE);
 	mode_enter(s, n, pass ? SW_PASS_CACHE : SW_CACHED);
 	o.fh = SW_HOT_FH | n->id;
 	o.open_flags = FOPEN_NOFLUSH;
@@ -760,7 +762,8 @@ int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int write
 	h->node = n;
 	n->refs++; /* until sw_handle_free */
 	n->attached = 1;
-	n->last_open = now_ns(CLOCK_REALTIME_COARSE);
+	if (used_of(n))
+		n->used->last_open = now_ns(CLOCK_REALTIME_COARSE);
 	if (h->flags & FOPEN_DIRECT_IO)
 		COUNT(s, open_direct);
 	else if (h->flags & FOPEN_PASSTHROUGH)
@@ -842,11 +845,11 @@ static int set_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64
 		backing_drop(s, n);
 	}
 	/* The same cache file may have other times now: our own chmod or rename. */
-	if (n && (n->file_id == file_id || n->mode == SW_NONE || n->mode == SW_CACHED)) {
+	if (n && (n->file_id == file_id || n->mode == SW_NONE || n->mode == SW_CACHED) && used_of(n)) {
 		n->file_id = file_id;
-		n->gen_size = size;
-		n->gen_mtime_ns = mtime_ns;
-		n->gen_ctime_ns = ctime_ns;
+		n->used->gen_size = size;
+		n->used->gen_mtime_ns = mtime_ns;
+		n->used->gen_ctime_ns = ctime_ns;
 	}
 	if (n)
 		n->tell_open = tell_open != 0;
@@ -927,7 +930,7 @@ int sw_usage(sw_session *s, uint64_t nodeid, uint64_t *last_open_ns, uint32_t *o
 	lock(s);
 	n = node_get(s, nodeid);
 	if (n) {
-		*last_open_ns = n->last_open;
+		*last_open_ns = n->used ? n->used->last_open : 0;
 		*opens = n->opens;
 	}
 	unlock(s);

@@ -57,13 +57,20 @@ struct job {
 	int summed;                        /* the answer says the sum of its bytes: */
 	uint32_t sum;
 	uint32_t sent, have;               /* bytes of the request, of the headers or the body */
+	struct job *other;                 /* the first and the second request for the same bytes; NULL: there is one */
 	char head[HEAD];
+};
+
+struct second {
+	struct job job;
+	struct sw_get get;                 /* a buffer of its own; written to the file of the first */
 };
 
 struct sw_gets {
 	sw_getter *getter;
 	uint64_t began, until;
 	uint32_t n, ended, told;
+	struct second *seconds[SW_GETS];
 	struct job jobs[];
 };
 
@@ -382,16 +389,43 @@ static int understood(struct job *j, const char *head, size_t size)
 
 /* ---- one GET ---- */
 
-static void end(struct sw_gets *b, struct job *j, int result)
+static void drop(struct job *j)
 {
-	if (j->fd >= 0 && !result && j->kept)
-		give_back(b->getter, j->get->address, j->fd);
-	else if (j->fd >= 0)
+	if (j->fd >= 0)
 		close(j->fd);
 	j->fd = -1;
 	j->state = ENDED;
-	j->get->took_ns = now_ns(CLOCK_MONOTONIC) - b->began;
-	j->get->result = result;
+}
+
+static int is_second(const struct sw_gets *b, const struct job *j) { return j < b->jobs || j >= b->jobs + b->n; }
+
+/* Of two requests for the same bytes, the first success or the last failure is what comes of them. */
+static void end(struct sw_gets *b, struct job *j, int result)
+{
+	struct sw_get *get = j->get;
+
+	if (j->fd >= 0 && !result && j->kept) {
+		give_back(b->getter, get->address, j->fd);
+		j->fd = -1;
+	}
+	drop(j);
+	if (j->other && j->other->state != ENDED) {
+		if (result)
+			return;
+		drop(j->other);
+	}
+	if (is_second(b, j)) {
+		struct sw_get *first = j->other->get;
+
+		first->status = get->status;
+		first->crc = get->crc;
+		first->second = result ? 1 : 2;
+		if (!result)
+			memcpy(first->buffer, get->buffer, get->length);
+		get = first;
+	}
+	get->took_ns = now_ns(CLOCK_MONOTONIC) - b->began;
+	get->result = result;
 	b->ended++;
 }
 
@@ -567,8 +601,10 @@ sw_gets *sw_gets_new(sw_getter *g, struct sw_get *gets, uint32_t n, uint64_t lim
 
 		gets[i].result = SW_GET_WAITS;
 		gets[i].status = 0;
+		gets[i].second = 0;
 		j->get = &gets[i];
 		j->fd = -1;
+		j->other = NULL;
 		begin(b, j, 0);
 		if (j->state == SENDING)
 			send_more(b, j);
@@ -579,39 +615,87 @@ sw_gets *sw_gets_new(sw_getter *g, struct sw_get *gets, uint32_t n, uint64_t lim
 
 static void end_all(struct sw_gets *b, int result)
 {
-	for (uint32_t i = 0; i < b->n; i++)
+	for (uint32_t i = 0; i < b->n; i++) {
 		if (b->jobs[i].state != ENDED)
 			end(b, &b->jobs[i], result);
+		if (b->seconds[i] && b->seconds[i]->job.state != ENDED)
+			end(b, &b->seconds[i]->job, result);
+	}
+}
+
+int sw_gets_second(sw_gets *b, uint32_t i, const char *request, uint32_t request_len, uint32_t address)
+{
+	struct second *second;
+	struct job *first, *j;
+	uint32_t known;
+
+	pthread_mutex_lock(&b->getter->lock);
+	known = b->getter->naddresses;
+	pthread_mutex_unlock(&b->getter->lock);
+	if (i >= b->n || b->seconds[i] || b->jobs[i].state == ENDED || address >= known || !request_len)
+		return -EINVAL;
+	first = &b->jobs[i];
+	second = calloc(1, sizeof *second);
+	if (!second)
+		return -ENOMEM;
+	second->get = *first->get;
+	second->get.request = request;
+	second->get.request_len = request_len;
+	second->get.address = address;
+	second->get.buffer = malloc(second->get.length);
+	if (!second->get.buffer) {
+		free(second);
+		return -ENOMEM;
+	}
+	b->seconds[i] = second;
+	first->get->second = 1;
+	j = &second->job;
+	j->get = &second->get;
+	j->fd = -1;
+	j->other = first;
+	first->other = j;
+	begin(b, j, 0);
+	if (j->state == SENDING)
+		send_more(b, j);
+	return 0;
 }
 
 /* Nanoseconds to wait for: 0 when it is time to come back. */
-static uint64_t left(const struct sw_gets *b, uint64_t began, uint64_t linger_ns)
+static uint64_t left(const struct sw_gets *b, uint64_t began, uint64_t linger_ns, uint64_t wait_ns)
 {
 	uint64_t now = now_ns(CLOCK_MONOTONIC), until = b->until;
 
 	if (b->ended > b->told && began + linger_ns < until)
 		until = began + linger_ns;
+	if (wait_ns && began + wait_ns < until)
+		until = began + wait_ns;
 	return until > now ? until - now : 0;
 }
 
-int sw_gets_step(sw_gets *b, uint64_t linger_ns)
+static nfds_t watch(struct job *j, struct pollfd *fds, struct job **jobs, nfds_t n)
+{
+	if (j->state == ENDED)
+		return n;
+	jobs[n] = j;
+	fds[n] = (struct pollfd){.fd = j->fd, .events = j->state <= SENDING ? POLLOUT : POLLIN};
+	return n + 1;
+}
+
+int sw_gets_step(sw_gets *b, uint64_t linger_ns, uint64_t wait_ns)
 {
 	uint64_t began = now_ns(CLOCK_MONOTONIC), wait;
-	struct pollfd fds[SW_GETS + 1];
-	struct job *jobs[SW_GETS];
+	struct pollfd fds[2 * SW_GETS + 1];
+	struct job *jobs[2 * SW_GETS];
 	int count;
 
-	while (b->ended < b->n && (wait = left(b, began, linger_ns))) {
+	while (b->ended < b->n && (wait = left(b, began, linger_ns, wait_ns))) {
 		struct timespec t = {.tv_sec = (time_t)(wait / 1000000000), .tv_nsec = (long)(wait % 1000000000)};
 		nfds_t n = 0;
 
 		for (uint32_t i = 0; i < b->n; i++) {
-			struct job *j = &b->jobs[i];
-
-			if (j->state == ENDED)
-				continue;
-			jobs[n] = j;
-			fds[n++] = (struct pollfd){.fd = j->fd, .events = j->state <= SENDING ? POLLOUT : POLLIN};
+			n = watch(&b->jobs[i], fds, jobs, n);
+			if (b->seconds[i])
+				n = watch(&b->seconds[i]->job, fds, jobs, n);
 		}
 		fds[n] = (struct pollfd){.fd = b->getter->stop, .events = POLLIN};
 		if (ppoll(fds, n + 1, &t, NULL) < 0 && errno != EINTR) {
@@ -634,6 +718,11 @@ int sw_gets_step(sw_gets *b, uint64_t linger_ns)
 void sw_gets_free(sw_gets *b)
 {
 	end_all(b, -ECANCELED);
+	for (uint32_t i = 0; i < b->n; i++) {
+		if (b->seconds[i])
+			free(b->seconds[i]->get.buffer);
+		free(b->seconds[i]);
+	}
 	getter_put(b->getter);
 	free(b);
 }

@@ -58,7 +58,6 @@ struct node {
 	uint32_t refs;                 /* children's links, handles, Python's state */
 	uint32_t opens;                /* live opens of all kinds */
 	uint32_t writers;
-	uint32_t mode;                 /* SW_NONE.. : what the kernel's inode is in */
 	int32_t backing;               /* registered backing file, 0 none */
 	uint32_t perm, nlink, uid, gid, rdev, blksize;
 	uint64_t size, blocks;
@@ -67,20 +66,28 @@ struct node {
 	uint64_t written_at;           /* when the last writer closed it */
 	uint64_t kernel_until;         /* until when the kernel holds name and attributes */
 	uint64_t file_id;              /* complete cache file of this generation, 0 none */
-	uint64_t gen_size;
-	int64_t gen_mtime_ns, gen_ctime_ns;
-	uint64_t last_open;            /* CLOCK_REALTIME */
-	uint64_t next;                 /* nodeid of what its reader opened next, the last time; 0: not known */
+	struct used *used;             /* NULL: it was not opened yet, and file_id is 0 */
 	struct sw_cfile *cf;
-	struct node *lru_prev, *lru_next, *brow_prev, *brow_next;
+	struct node *lru_prev, *lru_next;
 	int orphan_fd;                 /* O_PATH of a file or directory without a name, -1 */
 	int keep_fd;                   /* backing file that was dropped from the cache while open, -1 */
 	int16_t rule;                  /* of s->rules, -1 none; node_rule() when rule_epoch is not s->epoch */
 	uint16_t rule_epoch;
-	uint64_t watch_ino;            /* inode of the backing file, 0 none */
-	uint8_t watch_source;          /* it is the source's own file */
 	uint8_t in_key, in_lru, in_brow, bypass, attached, tell_open, pages, told_old;
 	uint8_t wrote;                 /* opened to write since Python's state of it began */
+	uint8_t mode;                  /* SW_NONE.. : what the kernel's inode is in */
+};
+
+/* What a file has besides once it is opened, or fetched: of the names of a listing a quarter less is held. */
+struct used {
+	struct node *node;
+	uint64_t gen_size;             /* of the generation of file_id */
+	int64_t gen_mtime_ns, gen_ctime_ns;
+	uint64_t last_open;            /* CLOCK_REALTIME */
+	uint64_t next;                 /* nodeid of what its reader opened next, the last time; 0: not known */
+	uint64_t watch_ino;            /* inode of the backing file, 0 none */
+	struct used *brow_prev, *brow_next;
+	uint8_t watch_source;          /* the backing file is the source's own */
 };
 
 struct packed {                    /* packed.c: a cache file with compressed chunks */
@@ -201,7 +208,8 @@ struct sw_session {
 	struct link **by_name;
 	uint64_t nbuckets, nnodes, nlinks, next_id;
 	struct { uint64_t ino, epoch; } retired[SW_RETIRED]; /* by inode number: the next epoch of one that was freed */
-	struct node *root, lru, brow;
+	struct node *root, lru;
+	struct used brow;
 	uint64_t nlru, nbrow;
 	uint64_t root_dev;
 	int told;                      /* the source tells of its changes */
@@ -314,7 +322,8 @@ void node_hold(sw_session *s, struct node *n);
 void node_unref(sw_session *s, struct node *n);
 void node_settle(sw_session *s, struct node *n); /* to the idle list, or freed, when nothing holds it */
 void node_attr(sw_session *s, struct node *n, const struct statx *st, uint64_t asked);
-void brow_touch(sw_session *s, struct node *n);  /* recency of registered backing files */
+struct used *used_of(struct node *n);            /* NULL: no memory */
+int brow_touch(sw_session *s, struct node *n);   /* recency of registered backing files; -ENOMEM */
 void brow_remove(sw_session *s, struct node *n);
 int number_retired(const sw_session *s, uint64_t ino); /* it was a nodeid lately, of a file that is gone */
 uint64_t node_valid_ns(sw_session *s, struct node *n);

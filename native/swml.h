@@ -15,6 +15,7 @@ uint32_t sw_crc32c(uint32_t crc, const void *data, size_t n);
 uint32_t sw_crc32c_soft(uint32_t crc, const void *data, size_t n);
 void *sw_buffer_alloc(size_t n); /* page-aligned, zeroed; NULL when out of memory */
 void sw_buffer_free(void *p, size_t n);
+int sw_no_core(void); /* the process has credentials in its memory and environment: it leaves no core dump */
 void sw_heap_lean(void); /* once, before threads start: two arenas of malloc for all of them */
 void sw_heap_trim(void); /* what malloc holds free goes back to the kernel, if that is much and not as the last time */
 int sw_syncfs(int fd);
@@ -63,6 +64,7 @@ struct sw_get {
 	int result;            /* out: SW_GET_WAITS; 0: the bytes are there, and written; -errno: not done */
 	int status;            /* out: of the answer, 0: there was none */
 	uint32_t crc;          /* out: CRC-32C of the bytes */
+	int second;            /* out: 1: a second request was sent; 2: it has brought the bytes */
 };
 sw_getter *sw_getter_new(int *err);
 void sw_getter_close(sw_getter *g); /* batches under way end, and those that begin later */
@@ -70,8 +72,12 @@ void sw_getter_free(sw_getter *g);  /* its owner's last call; it goes with the l
 int sw_getter_address(sw_getter *g, const char *ip, uint16_t port); /* its number; -ENOSPC: too many */
 /* Sends n <= SW_GETS requests, each over a connection of its own; the structs stay the batch's until its end. */
 sw_gets *sw_gets_new(sw_getter *g, struct sw_get *gets, uint32_t n, uint64_t limit_ns, int *err);
-/* May block: until all have ended, or some have and linger_ns have passed; how many have since the last call. */
-int sw_gets_step(sw_gets *b, uint64_t linger_ns);
+/* May block: until all have ended, or some have and linger_ns have passed, or wait_ns have (0: no such limit); how many
+ * have since the last call. */
+int sw_gets_step(sw_gets *b, uint64_t linger_ns, uint64_t wait_ns);
+/* Sends another request for the bytes of gets[i], which waits: the first of both that brings them ends it, and it fails
+ * with the last. The request stays the batch's until its end. 0, or -errno: the first one goes on alone. */
+int sw_gets_second(sw_gets *b, uint32_t i, const char *request, uint32_t request_len, uint32_t address);
 void sw_gets_free(sw_gets *b);
 
 /* ---- session.c: the mount ---- */

@@ -183,25 +183,37 @@ static struct node *node_new(sw_session *s, uint64_t id, uint64_t dev, uint64_t 
 	return n;
 }
 
+struct used *used_of(struct node *n)
+{
+	if (!n->used && (n->used = calloc(1, sizeof *n->used)))
+		n->used->node = n;
+	return n->used;
+}
+
 void brow_remove(sw_session *s, struct node *n)
 {
 	if (!n->in_brow)
 		return;
-	n->brow_prev->brow_next = n->brow_next;
-	n->brow_next->brow_prev = n->brow_prev;
+	n->used->brow_prev->brow_next = n->used->brow_next;
+	n->used->brow_next->brow_prev = n->used->brow_prev;
 	n->in_brow = 0;
 	s->nbrow--;
 }
 
-void brow_touch(sw_session *s, struct node *n)
+int brow_touch(sw_session *s, struct node *n)
 {
+	struct used *u = used_of(n);
+
+	if (!u)
+		return -ENOMEM;
 	brow_remove(s, n);
-	n->brow_next = s->brow.brow_next;
-	n->brow_prev = &s->brow;
-	n->brow_next->brow_prev = n;
-	s->brow.brow_next = n;
+	u->brow_next = s->brow.brow_next;
+	u->brow_prev = &s->brow;
+	u->brow_next->brow_prev = u;
+	s->brow.brow_next = u;
 	n->in_brow = 1;
 	s->nbrow++;
+	return 0;
 }
 
 static void lru_remove(sw_session *s, struct node *n)
@@ -258,6 +270,7 @@ static void node_free(sw_session *s, struct node *n)
 	s->nnodes--;
 	while (n->links) /* may free parents: last, with the node already out of the tables */
 		link_free(s, n->links);
+	free(n->used);
 	free(n);
 }
 
@@ -648,6 +661,7 @@ void table_free(sw_session *s)
 				n->links = l->nnext;
 				free(l);
 			}
+			free(n->used);
 			free(n);
 		}
 	free(s->by_id);

@@ -249,7 +249,7 @@ static int run(sw_getter *g, struct set *s, uint64_t limit_ns)
 	CHECK(b != NULL);
 	EQUAL(err, 0);
 	while (ended < s->n) {
-		int more = sw_gets_step(b, 1000000);
+		int more = sw_gets_step(b, 1000000, 0);
 		uint32_t done = 0;
 
 		CHECK(more > 0);
@@ -258,7 +258,7 @@ static int run(sw_getter *g, struct set *s, uint64_t limit_ns)
 			done += s->gets[i].result != SW_GET_WAITS;
 		EQUAL(done, ended);
 	}
-	EQUAL(sw_gets_step(b, 1000000), 0);
+	EQUAL(sw_gets_step(b, 1000000, 0), 0);
 	sw_gets_free(b);
 	for (uint32_t i = 0; i < s->n; i++)
 		good += !s->gets[i].result;
@@ -371,12 +371,92 @@ static void test_step(sw_getter *g, uint32_t at)
 	b = sw_gets_new(g, s->gets, s->n, patience, &err);
 	CHECK(b != NULL);
 	while (n < 2)
-		n += sw_gets_step(b, 1);
+		n += sw_gets_step(b, 1, 0);
 	EQUAL(s->gets[0].result, SW_GET_WAITS);
 	right(&s->gets[1]);
 	right(&s->gets[2]);
 	sw_gets_free(b);
 	EQUAL(s->gets[0].result, -ECANCELED);
+	set_free(s);
+}
+
+/* The place of an answer that never comes. */
+static int silent(void)
+{
+	for (int i = 0; i < ANSWERS; i++)
+		if (answers[i].silent)
+			return i;
+	return -1;
+}
+
+static void text_of(char *request, size_t size, int number)
+{
+	snprintf(request, size, "GET /%d HTTP/1.1\r\nHost: x\r\n\r\n", number);
+}
+
+static int also(sw_gets *b, uint32_t i, const char *request, uint32_t at)
+{
+	return sw_gets_second(b, i, request, (uint32_t)strlen(request), at);
+}
+
+/* A second request: the first success of both ends it, and the last failure. */
+static void test_second(sw_getter *g, uint32_t at)
+{
+	char good[64], bad[64], never[64];
+	struct set *s = set_new();
+	sw_gets *b;
+	int err, n = 0, refused = sw_getter_address(g, "127.0.0.1", 1);
+
+	text_of(good, sizeof good, 0);
+	text_of(bad, sizeof bad, LONG_HEAD);
+	text_of(never, sizeof never, silent());
+	for (int i = 0; i < 5; i++)
+		add(s, at, silent());
+	add(s, at, LONG_HEAD);
+	b = sw_gets_new(g, s->gets, s->n, patience, &err);
+	CHECK(b != NULL);
+	while (!n)
+		n = sw_gets_step(b, 1, 0);
+	EQUAL(n, 1);
+	EQUAL(sw_gets_step(b, 1, 1000000), 0);
+	EQUAL(s->gets[5].result, -EMSGSIZE);
+	EQUAL(also(b, 5, good, at), -EINVAL);
+	EQUAL(also(b, 6, good, at), -EINVAL);
+	EQUAL(also(b, 0, good, at + 100), -EINVAL);
+	EQUAL(also(b, 0, good, at), 0);
+	EQUAL(also(b, 0, good, at), -EINVAL);
+	EQUAL(also(b, 1, bad, at), 0);             /* the first one goes on */
+	EQUAL(also(b, 2, never, at), 0);
+	EQUAL(also(b, 3, good, (uint32_t)refused), 0);
+	EQUAL(sw_gets_step(b, 1, 0), 1);
+	right(&s->gets[0]);
+	EQUAL(s->gets[0].second, 2);
+	EQUAL(sw_gets_step(b, 1, 50000000), 0);
+	for (int i = 1; i < 5; i++) {
+		EQUAL(s->gets[i].result, SW_GET_WAITS);
+		EQUAL(s->gets[i].second, i < 4);
+		EQUAL(size_of(s->gets[i].fd), 0);
+	}
+	sw_gets_free(b);
+	for (int i = 1; i < 5; i++)
+		EQUAL(s->gets[i].result, -ECANCELED);
+	set_free(s);
+
+	/* The first one fails, and the second brings it; and the other way round: it is quicker. */
+	s = set_new();
+	add(s, at, silent());
+	add(s, at, 2);
+	b = sw_gets_new(g, s->gets, s->n, 200000000, &err);
+	CHECK(b != NULL);
+	EQUAL(also(b, 0, never, at), 0);
+	EQUAL(also(b, 1, never, at), 0);
+	for (n = 0; n < 2;)
+		n += sw_gets_step(b, 1, 0);
+	EQUAL(s->gets[0].result, -ETIMEDOUT);
+	EQUAL(s->gets[0].second, 1);
+	right(&s->gets[1]);
+	EQUAL(s->gets[1].second, 1);
+	sw_gets_free(b);
 	set_free(s);
 }
 
@@ -389,7 +469,7 @@ static void *step(void *arg)
 {
 	struct closer *c = arg;
 
-	while (sw_gets_step(c->b, 1) == 0)
+	while (sw_gets_step(c->b, 1, 0) == 0)
 		;
 	sw_gets_free(c->b);
 	return NULL;
@@ -521,6 +601,7 @@ int main(void)
 	test_too_much(g, 0);
 	test_many(g, 0);
 	test_step(g, 0);
+	test_second(g, 0);
 	test_disk(g, 0);
 	test_close();
 	test_refused(g);

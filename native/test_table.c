@@ -96,8 +96,10 @@ static void consistent(void)
 	}
 	for (struct node *n = s->lru.lru_next; n != &s->lru; n = n->lru_next)
 		lru++;
-	for (struct node *n = s->brow.brow_next; n != &s->brow; n = n->brow_next)
+	for (struct used *u = s->brow.brow_next; u != &s->brow; u = u->brow_next) {
+		CHECK(u->node->used == u && u->node->in_brow);
 		brow++;
+	}
 	EQUAL(nodes, s->nnodes);
 	EQUAL(links, s->nlinks);
 	EQUAL(named, links);

@@ -117,6 +117,8 @@ def _open_source(settings: Settings) -> SourceDirectory | RemoteSource:
     if not isinstance(settings.source, SourceUrl):
         return mountpoint.open_source(settings.source or settings.mount, read_only=settings.read_only)
     url = settings.source
+    if url.scheme != "file":
+        lib.sw_no_core()  # credentials are in memory from now on
     found = opening.opened(
         url, timeout=settings.fetch_timeout, wait=settings.source_wait, parallel=settings.fetch_parallel,
         hedge=settings.hedge,
@@ -356,6 +358,7 @@ class Daemon:
         self._cache.on_evict = lambda file_id, identity: native.evict(
             native.node_of(identity.dev, identity.ino), file_id
         )
+        self._cache.on_move = self._cache.on_evict
         self._cache.usage_of = lambda identity: native.usage(native.node_of(identity.dev, identity.ino))
         names: Namespace | RemoteNames
         if isinstance(tree, RemoteTree):
@@ -385,7 +388,7 @@ class Daemon:
             uploaded=tree.told,
             offer=self._offer,
         )
-        return staging, RemoteChanges(self._native, tree, source.remote, staging)
+        return staging, RemoteChanges(self._native, tree, source.remote, staging, self._cache)
 
     def _offer(self, path: bytes, attributes: Attributes, fd: int) -> Kept | None:
         return self._keeper.offer(path, attributes, fd)

@@ -65,6 +65,8 @@ _SECRETS = re.compile(r"key|secret|token|passw|pwd|credential|signature|^sig$|^s
 _BUCKETS = ("s3", "gs", "az")
 _BUCKET = re.compile(r"[A-Za-z0-9._$-]{1,255}")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_FILER = re.compile(_HOST.pattern + r"(?:\.[0-9]{1,5})?")
+_BRACKETED = re.compile(r"\[[0-9A-Fa-f:.]+\](?=[,:/]|$)")
 _HOW = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -119,9 +121,12 @@ def parse(text: str) -> SourceUrl:
 
 
 def _read(scheme: str, text: str) -> SourceUrl:
+    filers = scheme.startswith("seaweedfs")
+    place = re.split("[/?#]", text.partition("://")[2], maxsplit=1)[0]
     try:
-        parts = urlsplit(text)
-        if not scheme.startswith("seaweedfs"):
+        # Brackets in a list of hosts are those of no host to ``urlsplit``.
+        parts = urlsplit(text.replace(place, _BRACKETED.sub("v6", place), 1) if filers else text)
+        if not filers:
             parts.port  # noqa: B018  read for its ValueError
     except ValueError as error:
         raise UsageError(f"source {_shown(text)!r}: {error}") from None
@@ -133,15 +138,16 @@ def _read(scheme: str, text: str) -> SourceUrl:
     if scheme == "file":
         return _directory(parts.netloc, path, parts.query)
     what = {"az": "container"}.get(scheme, "bucket") if scheme in _BUCKETS else "host"
-    if not parts.netloc:
+    place = place if filers else parts.netloc
+    if not place:
         raise UsageError(f"source {_shown(text)!r}: the {what} is missing: {scheme}://{what.upper()}/…")
-    hosts = parts.netloc.split(",") if scheme.startswith("seaweedfs") else [parts.netloc]
-    if not all((_BUCKET if scheme in _BUCKETS else _HOST).fullmatch(host) for host in hosts):
-        raise UsageError(f"source {scheme}://: a {what} cannot be called {parts.netloc!r}")
+    possible = _FILER if filers else _BUCKET if scheme in _BUCKETS else _HOST
+    if not all(possible.fullmatch(host) for host in (place.split(",") if filers else [place])):
+        raise UsageError(f"source {scheme}://: a {what} cannot be called {place!r}")
     path = path.strip(b"/")
     if any(part in (b"", b".", b"..") for part in path.split(b"/")) and path:
         raise UsageError(f"source {_shown(text)!r}: the path has an empty part, or . or ..")
-    return SourceUrl(scheme, parts.netloc, path, _options(scheme, parts.query))
+    return SourceUrl(scheme, place, path, _options(scheme, parts.query))
 
 
 def _directory(host: str, path: bytes, query: str) -> SourceUrl:

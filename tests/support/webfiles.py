@@ -9,17 +9,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
+import ssl
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
+
+from support.webservers import certificate
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,10 @@ class WebFiles:
         self.asked: Counter[str] = Counter()
         self.faults: deque[Fault] = deque()
         """What the next GETs of files meet, one each."""
+        self.tls: Path | None = None
+        """A directory for a certificate that the server has from its next start on; ``ca.pem`` is to be
+        trusted."""
+        self._connections: list[socket.socket] = []
         self._server: ThreadingHTTPServer | None = None
         self._thread: threading.Thread | None = None
         self._port = 0
@@ -49,7 +57,7 @@ class WebFiles:
     @property
     def url(self) -> str:
         """Of the directory."""
-        return f"http://127.0.0.1:{self._port}/"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self._port}/"
 
     def __enter__(self) -> WebFiles:
         self._start()
@@ -77,11 +85,24 @@ class WebFiles:
             daemon_threads = True
             allow_reuse_address = True
 
+            def process_request(self, request: Any, client_address: Any) -> None:
+                owner._connections.append(request)
+                super().process_request(request, client_address)
+
             def handle_error(self, request: Any, client_address: Any) -> None:
                 """A client that hung up is no error of the test."""
 
         self._server = Server(("127.0.0.1", self._port), Handler)
         self._port = self._server.server_address[1]
+        if self.tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            if not (self.tls / "own.pem").exists():
+                certificate(self.tls)
+            context.load_cert_chain(self.tls / "own.pem", self.tls / "own.key")
+            # The handshake is the connection's thread's, who may never make it.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -91,6 +112,10 @@ class WebFiles:
             server.shutdown()
             server.server_close()
             self._thread.join()
+            for connection in self._connections:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            self._connections.clear()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -6,6 +6,8 @@ import errno
 import logging
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -14,7 +16,8 @@ import trio
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from swmld.api import http
-from swmld.api.metrics import METRICS, RuleFigures, Snapshot, SnapshotCollector, StagedFigures, values
+from swmld.api.metrics import METRICS, RuleFigures, Snapshot, StagedFigures, values
+from swmld.api.scrape import SnapshotCollector
 from swmld.errors import UsageError
 from swmld.fetch.stats import FetchStats, Result
 from swmld.histogram import LATENCY_BUCKETS
@@ -315,3 +318,11 @@ async def test_the_port_is_free_again_at_the_end() -> None:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind((host, int(port)))
         again.listen(1)
+
+
+def test_a_daemon_that_nobody_scrapes_does_without_the_library() -> None:
+    code = (
+        "import sys, swmld.app; print([m for m in ('prometheus_client', 'http.server') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

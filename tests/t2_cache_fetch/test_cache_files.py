@@ -24,7 +24,7 @@ from support.cachekit import (
 )
 from swmld.cache.changes import NOTHING, AddFile, Change, DropFile, Op, Pin
 from swmld.cache.checksum import crc32c
-from swmld.cache.files import ABSENT, PRESENT
+from swmld.cache.files import ABSENT, MAX_CHUNKS, PRESENT
 from swmld.cache.store import Cache
 from swmld.errors import CacheError
 from swmld.types import Identity
@@ -508,6 +508,17 @@ def test_one_of_several_cannot_be_made(cache: Cache) -> None:
     for each in (*made, again):
         if each is not None:
             each.release()
+
+
+def test_one_of_several_is_too_large_for_the_cache(cache: Cache) -> None:
+    large = identity(3, size=CHUNK * MAX_CHUNKS + 1)
+    made = cache.make_several([(identity(2), b"x"), (large, b"large"), (identity(4), b"x")])
+    assert [file is not None for file in made] == [True, False, True]
+    with pytest.raises(CacheError, match="too large"):
+        cache.acquire(large, b"large")
+    for file in made:
+        if file is not None:
+            file.release()
 
 
 def test_files_of_one_group_are_entered_as_one_by_one(machine: Machine, cache: Cache) -> None:

@@ -46,6 +46,7 @@ class FileReader:
 
     def __init__(self, server: str, path: str, size: int) -> None:
         self.size = size
+        self.server = server
         self.own = os.urandom(16) * (size // 16 + 1)
         self.error = 0
         self.says: Callable[[], Get | None] = lambda: Get(
@@ -362,6 +363,87 @@ async def test_a_server_that_does_not_answer(server: Hostile) -> None:
         assert targets[1].reader.reads == 1
         world.check_nothing_left()
         release.set()
+
+
+class Late:
+    """``whole.Second``: another GET after ``after`` seconds, of ``path``."""
+
+    def __init__(self, server: str, path: str, after: float = 0.02) -> None:
+        self.after = after
+        self.request = f"GET {path} HTTP/1.1\r\nHost: {server}\r\n\r\n".encode() if path else b""
+        self.server = server
+        self.taken = self.wins = 0
+
+    def take(self) -> Get | None:
+        self.taken += 1
+        return Get(*Addresses().of(self.server), self.request, SIZE) if self.request else None
+
+    def won(self) -> None:
+        self.wins += 1
+
+
+def late(target: RemoteTarget, path: str, after: float = 0.02) -> Late:
+    """The file has a second request, for ``path``; empty: nobody lets it be made."""
+    reader = target.reader
+    assert isinstance(reader, FileReader)
+    first, second = reader.says, Late(reader.server, path, after)
+
+    def says() -> Get | None:
+        get = first()
+        assert get is not None
+        get.second = second
+        return get
+
+    reader.says = says
+    return second
+
+
+@pytest.mark.trio
+async def test_a_second_request_brings_what_is_late(server: Hostile) -> None:
+    """The others of the batch have none; what the first one would still say goes nowhere."""
+    world = World(server)
+    release = threading.Event()
+    targets = [world.target(number) for number in range(4)]
+    server.answers["/1"] = lambda request: [release.wait(), _hang_up(request)][1]
+    server.answers["/again"] = respond(200, _body(1, SIZE))
+    seconds = [late(target, "/again" if target is targets[1] else "/never", 20.0) for target in targets]
+    seconds[1].after = 0.02
+    async with world.running():
+        for target in targets:
+            assert world.fetcher.request(target, 0, PREFETCH)
+        await world.ended(4)
+        assert sorted(world.events) == [(f"/{number}", 0) for number in range(4)]
+        assert [target.content for target in targets] == [_body(number, SIZE) for number in range(4)]
+        assert [(second.taken, second.wins) for second in seconds] == [(0, 0), (1, 1), (0, 0), (0, 0)]
+        assert not any(target.reader.reads for target in targets if isinstance(target.reader, FileReader))
+        world.check_nothing_left()
+        release.set()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("second", ["", "/missing", "/hangs"])
+async def test_a_second_request_that_is_of_no_use(server: Hostile, second: str) -> None:
+    """The first one goes on, and brings the bytes."""
+    world = World(server)
+    release = threading.Event()
+    target = world.target(1)
+    again = late(target, second)
+
+    def slowly(request: http.server.BaseHTTPRequestHandler) -> None:
+        release.wait()
+        respond(200, _body(1, SIZE))(request)
+
+    server.answers["/1"] = slowly
+    server.answers["/missing"] = respond(404, b"")
+    server.answers["/hangs"] = lambda request: [release.wait(), _hang_up(request)][1]
+    async with world.running():
+        assert world.fetcher.request(target, 0, PREFETCH)
+        await until(lambda: again.taken == 1 and second in ["", *(path for _, path, _ in server.asked)])
+        release.set()
+        await world.ended(1)
+        assert (world.events, target.content) == ([("/1", 0)], _body(1, SIZE))
+        assert again.wins == 0
+        world.check_nothing_left()
 
 
 @pytest.mark.trio

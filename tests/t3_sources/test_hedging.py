@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from support.source_fakes import Caller, Failing, FakeClock, FakeSource, PatientClock
@@ -14,6 +14,8 @@ from swmld.sources.budgets import Budget
 from swmld.sources.hedging import ENOUGH, RECENT, Delays, Hedging
 from swmld.sources.interface import Cut, Reader
 from swmld.sources.racing import SMALLEST, Memory, Runners
+from swmld.sources.whole import Get
+from swmld.sources.wrapping import WrappedReader
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -350,3 +352,63 @@ def test_threads_are_used_again_and_end() -> None:
     runners.close()
     until(lambda: not any(thread.is_alive() for thread in threads))
     assert not runners.run(lambda: None)
+
+
+# -- GETs that are made in C
+
+
+class Whole:
+    """A reader that is one plain GET, of each server in turn."""
+
+    plain, in_one, size = True, False, LENGTH
+
+    def __init__(self, servers: list[str]) -> None:
+        self.servers = servers
+        self.asked = 0
+        self.took: list[float] = []
+
+    def whole(self) -> Get:
+        self.asked += 1
+        ip = self.servers[self.asked % len(self.servers)]
+        return Get(ip, 80, b"GET / HTTP/1.1\r\n\r\n", LENGTH, self.took.append)
+
+
+def test_a_get_has_a_second_of_another_server() -> None:
+    whole = Whole(["127.0.0.1", "127.0.0.2"])
+    source = Hedging(FakeSource(), budget=Budget(1.0))
+    reader = WrappedReader(source, b"file", cast(Reader, whole))
+    assert reader.plain
+    for number in range(ENOUGH):
+        get = reader.whole()
+        assert get is not None
+        assert get.second is None, "no percentile is known"
+        assert get.done is not None
+        get.done(1.0 + number)
+    assert whole.took == [1.0 + number for number in range(ENOUGH)]
+    get = reader.whole()
+    assert get is not None
+    assert get.second is not None
+    assert get.second.after == 20.0
+    second = get.second.take()
+    assert second is not None
+    assert {get.ip, second.ip} == set(whole.servers)
+    assert second.second is None
+    get.second.won()
+    assert (source.stats.counts().hedges, source.stats.counts().hedges_won) == (1, 1)
+    source.close()
+
+
+def test_seconds_of_gets_have_the_budget_of_reads() -> None:
+    whole = Whole(["127.0.0.1"])
+    source = Hedging(FakeSource(), budget=Budget(0.05))
+    reader = WrappedReader(source, b"file", cast(Reader, whole))
+    taken = 0
+    for _ in range(200):
+        get = reader.whole()
+        assert get is not None
+        assert get.done is not None
+        if get.second is not None:
+            taken += get.second.take() is not None
+        get.done(0.5)
+    assert taken == source.stats.counts().hedges == 10
+    source.close()

@@ -134,6 +134,13 @@ def test_a_directory_is_opened(tmp_path: object) -> None:
 def test_several_filers_are_one_source() -> None:
     found = parse("seaweedfs://a:8888,b.c:9999/path")
     assert (found.host, found.path) == ("a:8888,b.c:9999", b"path")
+    for hosts in ("[::1]:8888", "a:8888,[fe80::1]:9999", "[::1]:8888.19999,[::2]:8888", "a:8888.1,b:9999.2"):
+        found = parse(f"seaweedfs://{hosts}/path/[1]/[::1]:1")
+        assert (found.host, found.path) == (hosts, b"path/[1]/[::1]:1")
+        assert found.name == f"seaweedfs://{hosts}/path/%5B1%5D/%5B::1%5D:1"
+    for wrong in ("seaweedfs://a:8888,[::1/path", "seaweedfs://a:8888,::1:8888/path", "https://a:8888.9/path"):
+        with pytest.raises(UsageError):
+            parse(wrong)
     for wrong in ("seaweedfs://a:8888,/path", "seaweedfs://a:8888,b c/path", "http://a:80,b:80/path"):
         with pytest.raises(UsageError):
             parse(wrong)

@@ -290,5 +290,21 @@ def test_another_filer_is_asked_when_one_dies(base: Path, cluster: Cluster, writ
                 until(partial(has, ports[lost], *there), "it has caught up")
 
 
+def test_a_filer_with_an_ipv6_address(base: Path, cluster: Cluster) -> None:
+    """In a list, behind one that does not answer."""
+    port = cluster.filer_process("v6", "-ip.bind=::")
+    top = f"v6-{time.monotonic_ns()}"
+    cluster.put(f"/{top}/file", content("v6", 200_000), port=port)
+    hosts = f"127.0.0.1:1,[::1]:{port}"
+    (base / "own").mkdir()
+    options = ["--source", f"seaweedfs://{hosts}/{top}"]
+    with Daemon(base / "own", "passthrough", source=None, options=options) as daemon:
+        daemon.expect_log("does not answer|are not told|does not tell")
+        until(lambda: "tells of its changes" in daemon.log_text(), "the filer is listened to")
+        assert (daemon.mount / "file").read_bytes() == content("v6", 200_000)
+        (daemon.mount / "new").write_bytes(b"new" * 1000)
+        assert (daemon.mount / "new").read_bytes() == b"new" * 1000
+
+
 def _reads(path: Path, data: bytes) -> bool:
     return path.read_bytes() == data

@@ -7,12 +7,14 @@ import errno
 import os
 import random
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import posix
 from support.mount import Daemon, swmld
 from support.posix import fails
 from support.seaweed import Cluster
@@ -139,6 +141,135 @@ def test_a_name_that_nobody_has(base: Path, url: str) -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "nowhere.invalid" in done.stderr
+
+
+@pytest.fixture
+def secure(base: Path) -> Iterator[WebFiles]:
+    """With a certificate for each of two authorities."""
+    (base / "site").mkdir()
+    web = WebFiles(base / "site")
+    web.tls = base / "trusted"
+    for name in ("trusted", "other"):
+        (base / name).mkdir()
+    with web:
+        yield web
+
+
+def put(web: WebFiles, *names: str) -> None:
+    """Files that are older than what may still change within a tick of the server's clock."""
+    for name in names:
+        (web.root / name).write_bytes(DATA)
+        os.utime(web.root / name, (1_700_000_000, 1_700_000_000))
+
+
+def speaks(web: WebFiles, tls: Path) -> None:
+    """It starts again, with a new certificate that the authority in ``tls`` has signed."""
+    with web.away():
+        web.tls = tls
+
+
+def test_a_certificate_that_is_not_trusted_any_more(base: Path, secure: WebFiles) -> None:
+    (base / "kept").mkdir()
+    put(secure, "file", "cached")
+    trusted = base / "kept" / "ca.pem"
+    trusted.write_bytes((base / "trusted" / "ca.pem").read_bytes())
+    options = ["--source-wait", "0s", "--check-interval", "1h", "--neighbours", "off"]
+    with mounted(base, f"{secure.url}?ca={trusted}", *options) as daemon:
+        daemon.expect_log("does not answer|answers again")
+        assert (daemon.mount / "cached").read_bytes() == DATA
+        assert sorted(os.listdir(daemon.mount)) == ["cached", "file"]
+        speaks(secure, base / "other")
+        for name in ("file", "no such", "file", "nor such"):
+            with pytest.raises(OSError):
+                (daemon.mount / name).read_bytes()
+        assert (daemon.mount / "cached").read_bytes() == DATA
+        assert said(daemon, "CERTIFICATE_VERIFY_FAILED") == [2, 1], "a read, a look-up, and the mount"
+        assert daemon.metric("swmld_source_calls_total", outcome="unreachable") >= 1
+        speaks(secure, base / "trusted")
+        until(lambda: _read(daemon.mount / "file") == DATA, "it is read again", 30)
+        assert said(daemon, "source answers again") == [0, 1]
+
+
+def said(daemon: Daemon, text: str) -> list[int]:
+    """How many lines of the log say so, those of calls of the source and those of the mount."""
+    lines = [line for line in daemon.log_text().splitlines() if text in line]
+    counts = [len([line for line in lines if room in line]) for room in ("sources.counting", "mount.gate")]
+    assert sum(counts) == len(lines), daemon.log_text()
+    return counts
+
+
+RESOLVER = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netdb.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **res)
+{
+	int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) =
+		dlsym(RTLD_NEXT, "getaddrinfo");
+
+	return access(getenv("NO_NAMES"), F_OK) ? real(node, service, hints, res) : EAI_AGAIN;
+}
+"""
+
+
+def test_names_that_are_not_resolved_for_a_while(base: Path, web: WebFiles) -> None:
+    """The daemon's C library fails to, as it does without its DNS servers."""
+    put(web, "file", "later", "cached")
+    (base / "resolver.c").write_text(RESOLVER)
+    shim, gone = base / "resolver.so", base / "no-names"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", shim, base / "resolver.c", "-ldl"], check=True)
+    (base / "own").mkdir()
+    url = web.url.replace("127.0.0.1", "localhost")
+    options = ["--source", url, "--source-wait", "0s", "--check-interval", "1h", "--neighbours", "off"]
+    wrap = ["env", f"LD_PRELOAD={shim}", f"NO_NAMES={gone}"]
+    with Daemon(base / "own", "passthrough", source=None, options=options, wrap=wrap) as daemon:
+        daemon.expect_log("does not answer|answers again")
+        assert (daemon.mount / "cached").read_bytes() == DATA
+        assert len(os.listdir(daemon.mount)) == 3
+        gone.touch()
+        with web.away():
+            pass  # connections that were kept are gone
+        for name in ("file", "no such", "file", "nor such"):
+            with pytest.raises(OSError):
+                (daemon.mount / name).read_bytes()
+        assert (daemon.mount / "cached").read_bytes() == DATA
+        assert said(daemon, "name resolution") == [2, 1], "a read, a look-up, and the mount"
+        assert daemon.metric("swmld_source_calls_total", outcome="unreachable") >= 1
+        gone.unlink()
+        until(lambda: _read(daemon.mount / "file") == DATA, "it is read again", 30)
+        assert said(daemon, "source answers again") == [0, 1]
+        assert (daemon.mount / "later").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_a_core_dump_has_no_credentials(base: Path, web: WebFiles, remote: bool) -> None:
+    """There is none where there are credentials; elsewhere it is the administrator's business."""
+    with Path("/proc/sys/kernel/core_pattern").open() as file:
+        if file.read(1) == "|":
+            pytest.skip("core dumps go to a program")
+    (web.root / "file").write_bytes(DATA)
+    (base / "own").mkdir()
+    options = ["--source", web.url] if remote else []
+    where = {"source": None} if remote else {}
+    daemon = Daemon(base / "own", options=options, wrap=["prlimit", "--core=unlimited"], **where)  # type: ignore[arg-type]
+    here = Path.cwd()
+    os.chdir(base)
+    try:
+        with daemon:
+            os.listdir(daemon.mount)
+            os.kill(daemon.pid, signal.SIGQUIT)
+            ended = os.waitid(os.P_PID, daemon.pid, os.WEXITED | os.WNOWAIT)
+            assert ended is not None
+            assert ended.si_code == (os.CLD_KILLED if remote else os.CLD_DUMPED)
+            assert bool(list(base.glob("core*"))) is not remote
+            daemon.kill9()
+            posix.umount(daemon.mount)
+            daemon.start()
+    finally:
+        os.chdir(here)
 
 
 def test_clocks_that_are_apart(base: Path) -> None:

@@ -14,16 +14,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
-from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.exposition import choose_encoder
 
 from swmld.api.messages import Health, HealthParams
-from swmld.api.metrics import Snapshot, SnapshotCollector
+from swmld.api.metrics import Snapshot
 from swmld.api.params import from_query, whole_number
 from swmld.errors import UsageError
+
+if TYPE_CHECKING:
+    from swmld.api.scrape import Scrape
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +77,8 @@ class Application:
         health: Callable[[], Awaitable[Health]] | None,
         host: str,
     ) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(SnapshotCollector(snapshot))
-        ProcessCollector(registry=self._registry)
+        self._snapshot = snapshot
+        self._scrape: Scrape | None = None
         self._hosts = _NAMES | {host.lower()}
         if host in _ANYWHERE:
             self._hosts |= {os.uname().nodename.lower()}
@@ -144,9 +144,10 @@ class Application:
     # ---- what is served
 
     async def _metrics(self, query: str, fields: Mapping[str, str]) -> Answer:
+        if self._scrape is None:
+            self._scrape = await trio.to_thread.run_sync(_scraping, self._snapshot)
         # Without an await: nothing is counted between the first value and the last.
-        encode, content_type = choose_encoder(fields.get("accept", ""))
-        return Answer(HTTPStatus.OK, encode(self._registry), content_type)
+        return Answer(HTTPStatus.OK, *self._scrape.text(fields.get("accept", "")))
 
     async def _healthz(self, query: str, fields: Mapping[str, str]) -> Answer:
         assert self._health is not None
@@ -167,6 +168,12 @@ def _json(page: Page) -> Route:
         return Answer(HTTPStatus.OK, await page(query))
 
     return answer
+
+
+def _scraping(snapshot: Callable[[], Snapshot]) -> Scrape:
+    from swmld.api.scrape import Scrape
+
+    return Scrape(snapshot)
 
 
 def _openapi_text() -> bytes:

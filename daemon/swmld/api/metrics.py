@@ -7,14 +7,10 @@ have is left out, never shown as 0.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from errno import errorcode
 from typing import Literal
-
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from swmld.api.messages import Buckets, Value
 from swmld.fetch.stats import FetchStats
@@ -292,23 +288,6 @@ METRICS: tuple[Definition, ...] = (
 )  # fmt: skip
 
 
-class SnapshotCollector(Collector):
-    """Reads one snapshot at each scrape."""
-
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
-        self._snapshot = snapshot
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: registering must not take a snapshot."""
-        return []
-
-    def collect(self) -> Iterable[Metric]:
-        """All metrics that have a value, from one snapshot."""
-        snapshot = self._snapshot()
-        found = ((definition, definition.read(snapshot)) for definition in METRICS)
-        return [_family(definition, values) for definition, values in found if values]
-
-
 def values(snapshot: Snapshot) -> dict[str, Value]:
     """The same values for the control socket, by name without ``swmld_``; labels are joined by commas."""
     found: dict[str, Value] = {}
@@ -326,21 +305,3 @@ def _plain(value: float | Histogram) -> float | Buckets:
     if isinstance(value, Histogram):
         return Buckets(bounds=list(LATENCY_BUCKETS), counts=list(value.counts), sum=value.total)
     return value
-
-
-def _family(definition: Definition, values: Values) -> Metric:
-    labels = list(definition.labels)
-    if definition.kind == "histogram":
-        histogram = HistogramMetricFamily(definition.name, definition.help, labels=labels)
-        for at, value in values.items():
-            assert isinstance(value, Histogram)
-            bounds = [*(repr(bound) for bound in LATENCY_BUCKETS), "+Inf"]
-            cumulated = itertools.accumulate(value.counts)
-            histogram.add_metric(list(at), list(zip(bounds, cumulated, strict=True)), value.total)
-        return histogram
-    make = CounterMetricFamily if definition.kind == "counter" else GaugeMetricFamily
-    family = make(definition.name, definition.help, labels=labels)
-    for at, value in values.items():
-        assert not isinstance(value, Histogram)
-        family.add_metric(list(at), value)
-    return family

@@ -172,8 +172,8 @@ def joined(ops: list[Op]) -> list[Op]:
                 bytes=row.bytes + op.more, present=row.present + 1, session=op.session
             )
             chunks.append((op.file_id, op.chunk, op.crc, op.session))
-        elif isinstance(op, RemoveChunk | DropFile) and op.file_id in rows:
-            return ops
+        elif isinstance(op, MoveFile) or (isinstance(op, RemoveChunk | DropFile) and op.file_id in rows):
+            return ops  # the number that a file leaves may be another one's in the same group
         else:
             rest.append(op)
     return [AddFiles(list(rows.values()), chunks), *rest] if len(rows) > 1 else ops
@@ -296,6 +296,42 @@ class SetPath(Op):
 
     def apply(self, db: sqlite3.Connection) -> Change:
         db.execute("UPDATE files SET path=? WHERE file_id=?", (self.path, self.file_id))
+        return NOTHING
+
+
+@dataclass(slots=True)
+class MoveFile(Op):
+    """The source file has another inode number now, and another name; ``forget`` runs when the old number has
+    none here. What still stands under the new one goes, as of ``AddFile``."""
+
+    file_id: int
+    source: int
+    dev: int
+    ino: int
+    path: bytes
+    forget: Callable[[], None]
+
+    def apply(self, db: sqlite3.Connection) -> Change:
+        ino = encode(self.ino)
+        key = (self.source, encode(self.dev), ino)
+        old = db.execute("SELECT file_id FROM files WHERE source=? AND dev=? AND ino=?", key).fetchone()
+        change = _delete(db, old[0]) if old and old[0] != self.file_id else NOTHING
+        db.execute("UPDATE files SET ino=?, path=? WHERE file_id=?", (ino, self.path, self.file_id))
+        return change
+
+    def done(self) -> None:
+        self.forget()
+
+
+@dataclass(slots=True)
+class KeepText(Op):
+    """A row of ``meta`` that may be lost."""
+
+    key: str
+    text: str
+
+    def apply(self, db: sqlite3.Connection) -> Change:
+        db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (self.key, self.text))
         return NOTHING
 
 

@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from swmld.cache.changes import AddFile, SetMeta, SetPath, Touch
 from swmld.cache.datafiles import (
@@ -26,6 +27,7 @@ from swmld.cache.index import ID_BLOCK, FileRow
 from swmld.cache.keeping import Kept
 from swmld.cache.layout import Layout
 from swmld.cache.memory import Key, Memory, key_of
+from swmld.cache.moves import Moves
 from swmld.cache.opening import Trouble
 from swmld.cache.packed import PACKED
 from swmld.cache.removal import Remover
@@ -33,6 +35,9 @@ from swmld.cache.writer import Writer
 from swmld.errors import CacheError
 from swmld.plan.reuse import SAME_USE
 from swmld.types import Identity
+
+Number = Callable[[bytes], int]
+"""The inode number that a file had at another path, before a directory was renamed; 0: that is not known."""
 
 UNOPENED = 65_536
 """Files that came before they were opened, and whose first open is waited for: some 15 MB; of more, the first
@@ -104,8 +109,11 @@ class Finder:
         source: int,
         chunk_size: int,
         clock: Callable[[], float],
+        moves: Moves,
     ) -> None:
         self.ids = ids
+        self.on_move: Callable[[int, Identity], None] | None = None
+        self._moves = moves
         self._unopened = Unopened()
         self._books = books
         self._memory = memory
@@ -117,11 +125,20 @@ class Finder:
         self._clock = clock
 
     def acquire(
-        self, identity: Identity, path: bytes, *, opened: bool, level: int, chunk_size: int = 0
+        self,
+        identity: Identity,
+        path: bytes,
+        *,
+        opened: bool,
+        level: int,
+        chunk_size: int = 0,
+        number: Number | None = None,
     ) -> CacheFile:
         """See ``Cache.acquire``; ``path`` is in normal form."""
         self._books.writer.wait_for_room()
         key = key_of(identity)
+        if number is not None and (earlier := self._moves.earlier(path)):
+            self._follow_moves(identity, path, [number(place) for place in earlier])
         with self._memory.stripe(key):
             file = self._find(key, identity, replace=True, opened=opened)
             if file is None:
@@ -133,17 +150,71 @@ class Finder:
                 self._books.writer.put(SetPath(file.file_id, path))
             return file
 
+    def follow(self, before: Identity, now: Identity, path: bytes) -> bool:
+        """See ``Cache.follow``; ``path`` is in normal form."""
+        self._books.writer.wait_for_room()
+        return self._follow(before, now, path, pinned=True) != 0
+
+    def _follow_moves(self, identity: Identity, path: bytes, numbers: Sequence[int]) -> None:
+        """What is cached of this generation under one of the inode numbers that it had becomes its. Not what
+        somebody has open by that number: it is another file to the mount."""
+        key = key_of(identity)
+        if self._memory.get(key) is not None:
+            return
+        row = None if self._memory.buried(key) else self.row(key)
+        if row is not None and row.identity == identity:
+            return
+        for ino in numbers:
+            before = replace(identity, ino=ino)
+            if ino and (file_id := self._follow(before, identity, path, pinned=False)):
+                if self.on_move is not None:
+                    self.on_move(file_id, before)
+                return
+
+    def _follow(self, before: Identity, now: Identity, path: bytes, *, pinned: bool) -> int:
+        """The file id; 0: it is not to be had."""
+        old, new = key_of(before), key_of(now)
+        if old == new or replace(before, ino=now.ino) != now:
+            return 0
+        with self._memory.stripes([old, new]):
+            file = self._memory.get(old)
+            row = None if file is not None or self._memory.buried(old) else self.row(old)
+            found = file.identity if file is not None else row.identity if row is not None else None
+            if found != before or not self._clear(new, now):
+                return 0
+            if file is not None:
+                if not self._memory.move(file, now, path, self._source, pinned=pinned):
+                    return 0
+            elif row is not None:
+                self._memory.move_row(row, now, path)
+                self._books.writer.flush()
+            if (came := self._unopened.take(old)) is not None:
+                self._unopened.add(new, *came)
+        return file.file_id if file is not None else row.file_id if row is not None else 0
+
+    def _clear(self, key: Key, identity: Identity) -> bool:
+        """Drops what stands under a number that another file has now; False if it is ``identity`` itself.
+        Holds the stripe."""
+        file = self._memory.get(key)
+        row = None if file is not None or self._memory.buried(key) else self.row(key)
+        found = file.identity if file is not None else row.identity if row is not None else None
+        if found == identity:
+            return False
+        gone = self._remover.retire_file(file) if file is not None else None
+        if row is not None:
+            gone = self._remover.retire_row(row)
+        self._remover.finish([gone])
+        return True
+
     def make_several(self, wanted: Sequence[tuple[Identity, bytes]]) -> list[CacheFile | None]:
         """See ``Cache.make_several``; paths are in normal form."""
         self._books.writer.wait_for_room()
         made: list[CacheFile | None] = [None] * len(wanted)
         keys = [key_of(identity) for identity, _ in wanted]
         with self._memory.stripes(keys):
-            numbers = self._unknown(keys)
-            rows = []
-            for number in numbers:
-                identity, path = wanted[number]
-                rows.append(self._row(identity, path, 0, self.chunk_size))
+            numbers = [n for n in self._unknown(keys) if not self._moves.earlier(wanted[n][1])]
+            numbers = [n for n in numbers if chunk_count(wanted[n][0].size, self.chunk_size) <= MAX_CHUNKS]
+            rows = [self._row(*wanted[number], 0, self.chunk_size) for number in numbers]
             paths = [self._layout.data_path(row.file_id) for row in rows]
             fds = create_data_files(paths, [row.size for row in rows])
             for number, row, data_path, fd in zip(numbers, rows, paths, fds, strict=True):

@@ -244,6 +244,12 @@ class Index:
         key = (source, encode(dev), *map(encode, inos))
         return {int(ino) for (ino,) in self.read(lambda db: db.execute(query, key).fetchall())}
 
+    def text(self, key: str) -> str:
+        """A row of ``meta`` that is kept by ``changes.KeepText``; empty: there is none."""
+        query = "SELECT value FROM meta WHERE key=?"
+        row = self.read(lambda db: db.execute(query, (key,)).fetchone())
+        return str(row[0]) if row else ""
+
     def by_id(self, file_id: int) -> FileRow | None:
         """The row of ``file_id``."""
         row = self.read(lambda db: db.execute(_BY_ID, (file_id,)).fetchone())

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator
+from functools import partial
 
-from swmld.cache.changes import AddFile, DropFile
+from swmld.cache.changes import AddFile, DropFile, MoveFile
 from swmld.cache.files import Books, CacheFile
+from swmld.cache.index import FileRow
 from swmld.types import Identity
 
 Key = tuple[int, int]
@@ -96,6 +98,31 @@ class Memory:
         """Queue the drop of a file that is in the index alone. Holds the stripe."""
         with self._lock:
             self._bury(key, file_id)
+
+    def move(self, file: CacheFile, now: Identity, path: bytes, source: int, *, pinned: bool) -> bool:
+        """``file`` is that of another source inode now, under which there is nothing. False where it has left
+        memory, or somebody has it and not ``pinned``. Holds both stripes."""
+        with self._lock, file.lock:
+            key = key_of(file.identity)
+            if file.settled or file.dead or self._files.get(key) is not file or (file.pins and not pinned):
+                return False
+            self._tombs[key] = file.file_id  # before it leaves: see ``retire``
+            self._files[key_of(now)] = file
+            file.identity, file.source_path = now, path
+            del self._files[key]
+            self._put_move(file.file_id, key, now, path, source)
+        return True
+
+    def move_row(self, row: FileRow, now: Identity, path: bytes) -> None:
+        """The same of a file that is in the index alone, which is to be waited for. Holds both stripes."""
+        key = key_of(row.identity)
+        with self._lock:
+            self._tombs[key] = row.file_id
+            self._put_move(row.file_id, key, now, path, row.source)
+
+    def _put_move(self, file_id: int, key: Key, now: Identity, path: bytes, source: int) -> None:
+        forget = partial(self._unbury, key, file_id)
+        self._books.writer.put(MoveFile(file_id, source, *key_of(now), path, forget))
 
     def _bury(self, key: Key, file_id: int) -> None:
         self._tombs[key] = file_id

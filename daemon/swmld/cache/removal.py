@@ -92,10 +92,14 @@ class Remover:
 
     def drop_file(self, file: CacheFile) -> bool:
         """Drop a file in memory, pinned or not; False if it has left memory."""
-        with self._memory.stripe(key_of(file.identity)):
-            gone = self.retire_file(file)
-            self.finish([gone])
-        return gone is not None
+        while True:
+            key = key_of(file.identity)
+            with self._memory.stripe(key):
+                if key_of(file.identity) != key:  # it was moved meanwhile
+                    continue
+                gone = self.retire_file(file)
+                self.finish([gone])
+                return gone is not None
 
     def drop_rows(self, rows: list[FileRow]) -> list[Gone]:
         """Drop files that were seen in the index, pinned or not."""
@@ -127,7 +131,7 @@ class Remover:
             elif self._memory.buried(key):
                 return None
         now = self._current(row, even_pinned)
-        return None if now is None else self.retire_row(now)
+        return None if now is None or key_of(now.identity) != key else self.retire_row(now)
 
     def _current(self, row: FileRow, even_pinned: bool) -> FileRow | None:
         """What the index has of it now; nothing where its eviction is decided otherwise since."""

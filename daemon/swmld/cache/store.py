@@ -20,15 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swmld.cache import audit, opening
-from swmld.cache.changes import Pin, Recount, SetKept, SetMeta
+from swmld.cache.changes import KeepText, Pin, Recount, SetKept, SetMeta
 from swmld.cache.checksum import syncfs
 from swmld.cache.evicting import Evictor
 from swmld.cache.files import Books, CacheFile
-from swmld.cache.finding import Finder, Ids
+from swmld.cache.finding import Finder, Ids, Number
 from swmld.cache.index import FileRow
 from swmld.cache.keeping import Kept, lines_of
 from swmld.cache.layout import Layout, free_bytes
 from swmld.cache.memory import Memory
+from swmld.cache.moves import Moves
 from swmld.cache.reclaim import Account, Limits, Reclaimer, Usage
 from swmld.cache.removal import Held, OnEvict, Remover, UsageOf
 from swmld.cache.writer import Writer
@@ -81,6 +82,8 @@ class Cache:
             account, limits, self._evictor, free_bytes=self._free_bytes, clock=host.clock
         )
         self._remover.on_room = self._reclaimer.retry_now
+        key = f"moves {start.source}"
+        self._moves = Moves(opened.index.text(key), lambda text: self._writer.put(KeepText(key, text)))
         self._finder = Finder(
             self._books,
             self._memory,
@@ -91,6 +94,7 @@ class Cache:
             source=start.source,
             chunk_size=chunk_size,
             clock=host.clock,
+            moves=self._moves,
         )
         self._swept = not start.unclean
         self._closed = False
@@ -135,6 +139,16 @@ class Cache:
         self._remover.on_evict = callback
 
     @property
+    def on_move(self) -> Callable[[int, Identity], None] | None:
+        """``(file_id, identity)`` of each file that is found under another inode number (``renamed``), with
+        the number that it leaves, from a worker thread: what goes by that one is not told of it any more."""
+        return self._finder.on_move
+
+    @on_move.setter
+    def on_move(self, callback: Callable[[int, Identity], None] | None) -> None:
+        self._finder.on_move = callback
+
+    @property
     def usage_of(self) -> UsageOf | None:
         """Asked before an eviction, from a worker thread: when was this file last opened (seconds since the
         epoch, ``time.time()``) and is it open now, as far as that went without the cache; ``None`` if
@@ -160,7 +174,14 @@ class Cache:
     # -- finding files ---------------------------------------------------------------------------------
 
     def acquire(
-        self, identity: Identity, path: bytes, *, opened: bool = True, level: int = 0, chunk_size: int = 0
+        self,
+        identity: Identity,
+        path: bytes,
+        *,
+        opened: bool = True,
+        level: int = 0,
+        chunk_size: int = 0,
+        number: Number | None = None,
     ) -> CacheFile:
         """The cache file of ``identity``, made if need be, pinned until its ``release``. Blocks.
 
@@ -168,12 +189,15 @@ class Cache:
         same inode is dropped first. ``opened``: for who opens it; if not, and this makes the file, its first
         open is its first use, not a second one that would protect it. ``level``: of zstd, for the chunks of a
         file that this makes; 0 they are stored as they are. ``chunk_size``: of a file that this makes, a
-        power of two, if it is less than the cache's own, which it is without. ``CacheError`` where the cache
-        cannot hold it (no room for the file, fd limit, too large for the cache's file system): the source can
-        still be read.
+        power of two, if it is less than the cache's own, which it is without. ``number``: which inode number
+        the file had at another path, for what is cached under that (``renamed``). ``CacheError`` where the
+        cache cannot hold it (no room for the file, fd limit, too large for the cache's file system): the
+        source can still be read.
         """
         size = min(chunk_size or self.chunk_size, self.chunk_size)
-        return self._finder.acquire(identity, audit.normal(path), opened=opened, level=level, chunk_size=size)
+        return self._finder.acquire(
+            identity, audit.normal(path), opened=opened, level=level, chunk_size=size, number=number
+        )
 
     def make_several(self, wanted: Sequence[tuple[Identity, bytes]]) -> list[CacheFile | None]:
         """As ``acquire`` of files that nobody opened yet and of whose inodes nothing is cached: with one look
@@ -220,6 +244,17 @@ class Cache:
         return self._layout.data_path(file_id)
 
     # -- changing and dropping -------------------------------------------------------------------------
+
+    def renamed(self, old: bytes, new: bytes) -> None:
+        """A directory of a source whose files have other inode numbers then was renamed: what is cached below
+        it is found again by those who ``acquire`` it with ``number``. Loop-safe."""
+        self._moves.add(audit.normal(old), audit.normal(new))
+
+    def follow(self, before: Identity, now: Identity, path: bytes) -> bool:
+        """A file was renamed to ``path`` and has another inode number now, the same bytes and times: what is
+        cached of it, open or not, is that of ``now``. False: nothing is, or all else is not the same. Blocks;
+        ``CacheError`` where the index cannot be read."""
+        return self._finder.follow(before, now, audit.normal(path))
 
     def drop(self, file_id: int) -> None:
         """Take a generation out, pinned or not; its holders' fds live on. Blocks."""

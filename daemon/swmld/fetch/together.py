@@ -10,6 +10,7 @@ should is carried alone, by ``flights.Carrier``, from the beginning.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -132,6 +133,8 @@ class Batch:
         self._gets: Any = ffi.NULL
         self._batch: Any = ffi.NULL
         self._requests: list[Any] = []
+        self._late: list[tuple[float, int]] = []
+        """When each may be asked for a second time (``time.monotonic``), the next one last."""
         self._closed = False
         self.left: list[Loaded] = list(flights)
         """Those that ``step`` has said nothing of."""
@@ -171,10 +174,29 @@ class Batch:
         came: list[Came] = []
         if self._unsent:
             came = [Came(loaded, None) for loaded in self._send()]
-        if self._waiting and not came:
-            lib.sw_gets_step(self._batch, LINGER_NS)
+        while self._waiting and not came:
+            lib.sw_gets_step(self._batch, LINGER_NS, self._patience())
             came = list(self._ended())
+            self._send_late()
         return came
+
+    def _patience(self) -> int:
+        """Nanoseconds until one is late; 0: none will be."""
+        return max(int((self._late[-1][0] - time.monotonic()) * 1e9), 1) if self._late else 0
+
+    def _send_late(self) -> None:
+        """Second requests for those that are late by now."""
+        while self._late and self._late[-1][0] <= time.monotonic():
+            number = self._late.pop()[1]
+            if number not in self._waiting:
+                continue
+            second = self._waiting[number][1].second
+            get = second.take() if second is not None else None
+            address = self._together.address(get) if get is not None else -1
+            if get is not None and address >= 0:
+                request = ffi.from_buffer(get.request)
+                self._requests.append(request)
+                lib.sw_gets_second(self._batch, number, request, len(get.request), address)
 
     def _send(self) -> list[Loaded]:
         """Those that cannot go this way."""
@@ -214,6 +236,10 @@ class Batch:
         if self._batch == ffi.NULL:
             self._waiting.clear()
             return False
+        began = time.monotonic()
+        seconds = [(number, get.second) for number, (_, get) in self._waiting.items()]
+        late = [(began + second.after, number) for number, second in seconds if second is not None]
+        self._late = sorted(late, reverse=True)
         return True
 
     def _ended(self) -> Iterator[Came]:
@@ -227,6 +253,8 @@ class Batch:
                 continue
             if get.done is not None:
                 get.done(one.took_ns / 1e9)
+            if one.second == 2 and get.second is not None:
+                get.second.won()
             yield Came(loaded, one.crc)
 
 

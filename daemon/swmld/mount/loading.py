@@ -173,7 +173,14 @@ class Loader:
         if self._pieces is not None and entry.size > self._chunk_size:
             size = self._pieces(os.fsdecode(path))
         size = size if size < self._chunk_size else 0
-        return self._cache.acquire(entry.identity, path, opened=opened, level=level, chunk_size=size)
+        return self._cache.acquire(
+            entry.identity,
+            path,
+            opened=opened,
+            level=level,
+            chunk_size=size,
+            number=self._tree.number(path),
+        )
 
     def drop(self, nodeid: int) -> None:
         """What is cached of its file goes; who reads it goes on."""

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 
 from swmld.mount.grace import Grace
 from swmld.mount.lifetimes import Lifetimes
@@ -225,6 +226,11 @@ class RemoteTree:
                 reader = self._source.open(below + name, known.attributes)
                 found.append(Found(name, below + name, *entry, Opened(reader=reader)))
         return found
+
+    def number(self, path: bytes) -> Callable[[bytes], int] | None:
+        """See ``Tree``."""
+        known = self._recent.get(path)
+        return partial(_number_at, self._source, known.attributes) if known is not None else None
 
     def reopen(self, nodeid: int, opened: Opened) -> Opened:
         """See ``Tree``."""
@@ -493,6 +499,10 @@ class RemoteTree:
         if parent:
             self._native.expire(parent)  # a listing that the kernel keeps is another now
             self._native.forget_entry(parent, name)
+
+
+def _number_at(source: Source, attributes: Attributes, path: bytes) -> int:
+    return source.number_at(path, attributes)
 
 
 def _nobody(_: int) -> None:

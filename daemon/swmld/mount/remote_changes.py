@@ -11,13 +11,17 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
+from swmld.cache.store import Cache
+from swmld.errors import CacheError
 from swmld.mount.native import Entry, Native, now
 from swmld.mount.remote import RemoteTree
-from swmld.sources.interface import Attributes, Feature, NewAttributes, Source
+from swmld.sources.interface import Attributes, Feature, NewAttributes, Source, generation_ns
 from swmld.staging.area import Staging
 from swmld.staging.files import StagedFile
+from swmld.types import Identity
 
 RENAME_NOREPLACE = 1 << 0
 
@@ -36,7 +40,10 @@ class RemoteChanges:
 
     late = True
 
-    def __init__(self, native: Native, tree: RemoteTree, source: Source, staging: Staging) -> None:
+    def __init__(
+        self, native: Native, tree: RemoteTree, source: Source, staging: Staging, cache: Cache
+    ) -> None:
+        self._cache = cache
         self._native = native
         self._tree = tree
         self._source = source
@@ -249,17 +256,25 @@ class RemoteChanges:
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
         else:
             self._staging.rename_directory(source, target)
+            self._cache.renamed(source, target)
         self._native.renamed(old, new, False)
         for path in (source, target):
             self._tree.forget(path, tree=True)
         if not moved.is_dir and self._staging.attributes(target) is None:
             there = self._tree.look(target)
             if there is not None:
+                self._follow(moved, there, target)
                 self._tree.told(target, moved, there)
         for parent in (old[0], new[0]):
             self._native.expire(parent)
         if moved.is_dir and (node := self._native.child(*new)):
             self._native.expire(node)
+
+    def _follow(self, before: Attributes, now: Attributes, path: bytes) -> None:
+        """What is cached of a file that was renamed stays cached."""
+        if now.is_file and now.tag and before.tag == now.tag:
+            with suppress(CacheError):  # it is fetched again
+                self._cache.follow(_identity(before), _identity(now), path)
 
     # ---- attributes
 
@@ -286,6 +301,10 @@ class RemoteChanges:
         self._staging.set_xattr(path, name, value)
         self._tree.forget(path)
         self._native.expire(nodeid)
+
+
+def _identity(attributes: Attributes) -> Identity:
+    return Identity(0, attributes.ino, attributes.size, attributes.mtime_ns, generation_ns(attributes))
 
 
 def _would_change(now: Attributes, new: NewAttributes) -> bool:

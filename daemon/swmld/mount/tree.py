@@ -86,6 +86,11 @@ class Tree(Protocol):
         """To be read past the cache: the file that is ``opened``, else that of the node."""
         ...
 
+    def number(self, path: bytes) -> Callable[[bytes], int] | None:
+        """Of the file at ``path``, see ``Source.number_at``; None: its number is not that of a path, or it
+        was not asked about of late."""
+        ...
+
     def staged(self, nodeid: int) -> bool:
         """Whether its bytes are not the source's yet: they are read past the cache."""
         ...
@@ -142,6 +147,9 @@ class DirectoryTree:
     def getattr(self, nodeid: int) -> Entry:
         """See ``Tree``."""
         return self._native.getattr(nodeid)
+
+    def number(self, path: bytes) -> None:
+        """A file's number stays its own."""
 
     def scan(self, nodeid: int) -> Iterator[tuple[bytes, int]]:
         """See ``Tree``."""

@@ -197,6 +197,12 @@ class Source(Protocol):
         """How much it holds and could hold; None: it has no end that it tells of."""
         ...
 
+    def number_at(self, path: bytes, attributes: Attributes) -> int:
+        """The inode number that a file with these attributes had if it was at ``path`` before a directory
+        above it was renamed, where such numbers are of paths; 0: it stays what it is, or nobody knows.
+        Asks nobody."""
+        ...
+
     # What follows is EROFS without ``Feature.WRITE``.
 
     def write(
@@ -254,7 +260,12 @@ class Source(Protocol):
 
 
 class Plain:
-    """What keeps no extended attributes, and has no end."""
+    """What keeps no extended attributes, has no end, and whose files stay the same when they are moved or
+    become new ones."""
+
+    def number_at(self, path: bytes, attributes: Attributes) -> int:
+        """0."""
+        return 0
 
     def room(self) -> Room | None:
         """None."""

@@ -172,6 +172,11 @@ def _size(layout: Layout, said: int, remote: int) -> int:
     return max(size, int(said), int(remote) if layout.remote else 0)
 
 
+def number_at(path: bytes, crtime_ns: int) -> int:
+    """The inode number of a file without hard links that was made then. ``path``: in the filer."""
+    return number_of(b"path %d %s" % (crtime_ns // _SECOND, path))
+
+
 def attributes_of(entry: Entry, path: bytes) -> Attributes:
     """``path``: in the filer, which with the time of its making is what names a file without hard links; one
     that is moved is another file then.
@@ -181,8 +186,6 @@ def attributes_of(entry: Entry, path: bytes) -> Attributes:
     regular = stat.S_ISREG(entry.mode)
     link = entry.link.encode()
     # The filer's own inode numbers name no file: a copy made by the server has its original's.
-    seconds = entry.crtime_ns // _SECOND
-    identity = b"link " + entry.hard_link if entry.hard_link else b"path %d %s" % (seconds, path)
     return Attributes(
         mode=entry.mode,
         size=entry.size if regular else len(link),
@@ -193,7 +196,7 @@ def attributes_of(entry: Entry, path: bytes) -> Attributes:
         gid=entry.gid,
         nlink=max(entry.names, 1),
         rdev=entry.rdev,
-        ino=number_of(identity),
+        ino=number_of(b"link " + entry.hard_link) if entry.hard_link else number_at(path, entry.crtime_ns),
         tag=entry.layout.tag if regular else b"",
         stem=entry.layout.stem if regular else b"",
         link=link,

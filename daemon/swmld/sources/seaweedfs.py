@@ -20,7 +20,7 @@ from swmld.sources.errors import failure
 from swmld.sources.interface import LISTED, Attributes, Change, Feature, NewAttributes, Page, Reader, Room
 from swmld.sources.packed import PackedEntries
 from swmld.sources.seaweed_chunks import layout_of
-from swmld.sources.seaweed_entries import TOKEN, XATTR, Entry, attributes_of, entry_of, is_xattr
+from swmld.sources.seaweed_entries import TOKEN, XATTR, Entry, attributes_of, entry_of, is_xattr, number_at
 from swmld.sources.seaweed_filer import FilerClient
 from swmld.sources.seaweed_filers import Address, Filers
 from swmld.sources.seaweed_names import Names
@@ -63,7 +63,14 @@ class SeaweedSource:
         return self._names.entry(f"{self._root}/{_text(path)}" if path else self._root)
 
     def _attributes(self, entry: Entry, path: bytes) -> Attributes:
-        return attributes_of(entry, b"%s/%s" % (self._root.encode(), path) if path else self._root.encode())
+        return attributes_of(entry, self._in_filer(path))
+
+    def _in_filer(self, path: bytes) -> bytes:
+        return b"%s/%s" % (self._root.encode(), path) if path else self._root.encode()
+
+    def number_at(self, path: bytes, attributes: Attributes) -> int:
+        """See ``Source.number_at``. A file with hard links, now or before, has none of a path."""
+        return number_at(self._in_filer(path), attributes.btime_ns)
 
     def stat(self, path: bytes) -> Attributes:
         """See ``Source.stat``."""

@@ -65,16 +65,21 @@ class WebSource(ReadOnly):
         self._manifest = _Manifest(manifest, self._root, self._requests) if manifest else None
 
     def stat(self, path: bytes) -> Attributes:
-        """See ``Source.stat``."""
+        """See ``Source.stat``. Of the root the server is asked each time: that is how the mount sees that it
+        is back."""
         what = f"stat {_shown(path)}"
         if self._manifest is not None:
             tree = self._manifest.tree(what)
+            if path == ROOT:
+                self._answers(what)
             if path in tree.directories:
                 return self._owners.directory(path)
             if path not in tree.lines:
                 raise failure(errno.ENOENT, what)
             return self._of_line(tree.lines[path])
         if path == ROOT:
+            if ROOT in self._indexes:
+                self._answers(what)
             self._index(path, what, fresh=False)
             return self._owners.directory(path)
         return self._head(path, what)
@@ -120,6 +125,14 @@ class WebSource(ReadOnly):
         if not all(web_index.is_name(part) for part in path.split(b"/")):
             raise failure(errno.ENOENT, f"{operation} {_shown(path)}")
         return self._root + quote(path)
+
+    def _answers(self, what: str) -> None:
+        """EHOSTUNREACH or ETIMEDOUT where the server does not answer; whatever it says is an answer."""
+        try:
+            self._requests.head(self._root, what)
+        except OSError as error:
+            if error.errno in (errno.EHOSTUNREACH, errno.ETIMEDOUT):
+                raise
 
     def _head(self, path: bytes, what: str) -> Attributes:
         response, is_directory = self._requests.head(self._url(path, "stat"), what)

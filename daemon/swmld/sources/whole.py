@@ -15,10 +15,25 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 RESOLVED = 60.0
 """Seconds that the address of a name is relied on."""
+
+
+class Second(Protocol):
+    """When a GET may be made a second time, and how. Any thread."""
+
+    after: float
+    """Seconds from when the first one was sent."""
+
+    def take(self) -> Get | None:
+        """It is late by now: the second one, which counts as sent; None: there is none. May block."""
+        ...
+
+    def won(self) -> None:
+        """It was the first to bring the bytes."""
+        ...
 
 
 @dataclass(slots=True)
@@ -33,6 +48,8 @@ class Get:
     done: Callable[[float], None] | None = None
     summed: bool = False
     """An ETag of eight hexadecimal digits is the CRC-32C of the bytes."""
+    second: Second | None = None
+    """Where a slow answer is worth another request."""
 
 
 def is_plain(reader: Any) -> bool:

@@ -152,6 +152,10 @@ class Wrapper:
         """See ``Source.xattrs``."""
         return self.around(Kind.XATTRS, path, lambda: self.inner.xattrs(path))
 
+    def number_at(self, path: bytes, attributes: Attributes) -> int:
+        """See ``Source.number_at``."""
+        return self.inner.number_at(path, attributes)
+
     def room(self) -> Room | None:
         """See ``Source.room``."""
         return self.around(Kind.ROOM, ROOT, self.inner.room)
