@@ -131,30 +131,6 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 	return 0;
 }
 
-/* O_DIRECT of a file that is passed through: the mount's own is seen by FUSE. */
-static __always_inline int on_direct(u32 dev, u64 ino, u64 offset, u64 length, u64 size)
-{
-	u64 id, now;
-	u32 epoch;
-	struct swp_config *g = ours(dev, ino, &id, &epoch);
-	struct swp_key k = {.ino = ino, .dev = dev};
-	struct swp_cursor *c;
-	int event;
-
-	if (!g || dev == g->mount_dev || !length || offset >= size)
-		return 0;
-	k.pid = id >> 32;
-	now = coarse_ns(g);
-	c = cursor_of(g, &k, epoch, now);
-	if (!c)
-		return 0;
-	__sync_fetch_and_add(&c->direct, 1);
-	event = swp_enter(c, offset >> 12, (offset + length - 1) >> 12, (size + 4095) >> 12, now, (u32)id);
-	if (event)
-		tell(&k, c, event, SWP_DIRECT);
-	return 0;
-}
-
 /* The page cache lacks pages from here on: the read, or the fault, waits for the disk or for us. */
 static __always_inline int on_miss(u32 dev, u64 ino, u64 first, int fault_only)
 {
