@@ -4,6 +4,7 @@ MOUNT ?= /mnt/ml
 DEMO ?= /tmp/swmld-demo
 ARGS ?=
 BIN ?= /usr/local/bin
+STATE ?= /var/lib/swmld
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -30,7 +31,7 @@ help:
 	@echo 'make corpus [ARGS=--missing]    record the traces of tests/corpus anew'
 	@echo 'make clean                      remove what was built'
 
-setup: packages $(VENV)/.installed $(BIN)/swmld
+setup: packages $(VENV)/.installed $(BIN)/swmld $(VENV)/.probes
 
 run: setup
 	exec $(VENV)/bin/swmld --mount $(MOUNT) $(ARGS)
@@ -100,6 +101,12 @@ $(VENV)/.made:
 $(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py $(NATIVE) | packages
 	$(PYTHON) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[test]'
 	$(PYTHON) -m compileall -q daemon/swmld
+	touch $@
+
+# The probes are compiled here, so that the first start finds them in its state directory. Where that cannot be (not root,
+# no headers, a container) the daemon says why when it starts.
+$(VENV)/.probes: $(VENV)/.installed $(wildcard bpf/*.c)
+	-@$(PYTHON) -P -m swmld.observe.loader --state $(STATE) >/dev/null
 	touch $@
 
 $(VENV)/.clients: $(VENV)/.installed

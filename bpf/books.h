@@ -131,30 +131,6 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 	return 0;
 }
 
-/* O_DIRECT of a file that is passed through: the mount's own is seen by FUSE. */
-static __always_inline int on_direct(u32 dev, u64 ino, u64 offset, u64 length, u64 size)
-{
-	u64 id, now;
-	u32 epoch;
-	struct swp_config *g = ours(dev, ino, &id, &epoch);
-	struct swp_key k = {.ino = ino, .dev = dev};
-	struct swp_cursor *c;
-	int event;
-
-	if (!g || dev == g->mount_dev || !length || offset >= size)
-		return 0;
-	k.pid = id >> 32;
-	now = coarse_ns(g);
-	c = cursor_of(g, &k, epoch, now);
-	if (!c)
-		return 0;
-	__sync_fetch_and_add(&c->direct, 1);
-	event = swp_enter(c, offset >> 12, (offset + length - 1) >> 12, (size + 4095) >> 12, now, (u32)id);
-	if (event)
-		tell(&k, c, event, SWP_DIRECT);
-	return 0;
-}
-
 /* The page cache lacks pages from here on: the read, or the fault, waits for the disk or for us. */
 static __always_inline int on_miss(u32 dev, u64 ino, u64 first, int fault_only)
 {
@@ -233,10 +209,12 @@ static __always_inline int in_visit(struct swp_thread *t, struct swp_key *k, str
 	return t->visit == visit && is_of(t, k) && c->tid == tid && c->start == t->start;
 }
 
-static __always_inline void begin_visit(struct swp_thread *t, struct swp_key *k, u32 visit, u64 first, u64 last)
+/* `first`: as it was entered; `from`: of the pages that were mapped. */
+static __always_inline void begin_visit(struct swp_thread *t, struct swp_key *k, u32 visit, u64 from, u64 first, u64 last)
 {
 	note(t, k, NULL, 0);
 	t->visit = visit;
+	t->from = from;
 	t->start = first;
 	t->around = last;
 	t->fault = visit == FAULTED;
@@ -248,7 +226,7 @@ static __always_inline int on_map(u32 dev, u64 ino, u64 first, u64 last, u64 siz
 {
 	struct swp_key k = {.ino = ino, .dev = dev};
 	u32 tid, read_ahead, epoch;
-	u64 pages = (size + 4095) >> 12, id;
+	u64 pages = (size + 4095) >> 12, from = first, id;
 	struct swp_config *g = ours(dev, ino, &id, &epoch);
 	struct swp_thread *t;
 	struct swp_cursor *c;
@@ -260,9 +238,13 @@ static __always_inline int on_map(u32 dev, u64 ino, u64 first, u64 last, u64 siz
 	t = thread_of(tid);
 	c = known_cursor(g, &k, epoch);
 	if (!t || !c || !in_visit(t, &k, c, FAULTED, tid) || first > t->start || last < t->start) {
+		/* A mapping's first fault maps pages from its beginning on, the next ones what lies around them in the table of
+		 * pages: that may begin among the first one's. */
+		if (c && c->start < first && first < c->next && c->next <= last)
+			first = c->next;
 		on_read(dev, ino, first, last, size, SWP_FAULT);
 		if (t)
-			begin_visit(t, &k, MAPPED, first, last);
+			begin_visit(t, &k, MAPPED, from, first, last);
 		return 0;
 	}
 	/* With MADV_RANDOM nothing is read ahead: one page came, if ever so fast. */
@@ -298,8 +280,14 @@ static __always_inline int on_fault(u32 dev, u64 ino, u64 page, u64 size)
 	tid = (u32)id;
 	t = thread_of(tid);
 	c = known_cursor(g, &k, epoch);
-	if (t && c && in_visit(t, &k, c, MAPPED, tid) && t->start <= page && page <= t->around) {
-		begin_visit(t, &k, FAULTED, page, page);
+	/* It is asked for again once its page has come: so it is told where a page is about to be written. */
+	if (t && c && t->fault != 1 && in_visit(t, &k, c, FAULTED, tid) && t->start == page) {
+		t->visit = t->fault = 0;
+		c->last_ns = coarse_ns(g);
+		return 0;
+	}
+	if (t && c && in_visit(t, &k, c, MAPPED, tid) && t->from <= page && page <= t->around) {
+		begin_visit(t, &k, FAULTED, page, page, page);
 		c->start = page; /* its neighbours had been read before */
 		c->pages -= c->pages >= c->next - page ? c->next - 1 - page : 0;
 		c->asked = page;
@@ -308,6 +296,6 @@ static __always_inline int on_fault(u32 dev, u64 ino, u64 page, u64 size)
 	}
 	on_read(dev, ino, page, page, size, SWP_FAULT);
 	if (t)
-		begin_visit(t, &k, FAULTED, page, page);
+		begin_visit(t, &k, FAULTED, page, page, page);
 	return 0;
 }

@@ -90,10 +90,8 @@ int on_iomap_dio_rw_begin(u64 *ctx)
 {
 	char *inode = INODE(LOAD(char *, LOAD(char *, ctx[0], OFF_KIOCB_FILE), OFF_FILE_MAPPING));
 
-	if (LOAD(u8, ctx[1], OFF_ITER_SOURCE)) /* a write */
-		return on_write(DEV(inode), INO(inode), 0, LOAD(u64, ctx[1], OFF_ITER_COUNT));
 	return on_direct(DEV(inode), INO(inode), LOAD(u64, ctx[0], OFF_KIOCB_POS), LOAD(u64, ctx[1], OFF_ITER_COUNT),
-			 SIZE(inode));
+			 SIZE(inode), LOAD(u8, ctx[1], OFF_ITER_SOURCE) /* a write */);
 }
 #endif
 

@@ -143,10 +143,13 @@ SWP_INLINE unsigned long long swp_reads(const struct swp_cursor *c)
 	return !!c->next + c->passes + c->sequential + c->reverse + c->strided + c->random + c->same;
 }
 
-/* A stream of one read, which its event told in full: there is no more to know of it. */
+/* A stream of one read, which its event told in full: there is no more to know of it. It went up to the end: `next` is at least
+ * `size`, which is known. Added up instead of asked one by one: BPF's verifier follows each branch. */
 SWP_INLINE int swp_is_told(const struct swp_cursor *c)
 {
-	return swp_reads(c) <= 1 && !c->written && !c->wait_ns && !c->cold && c->size && c->next >= c->size;
+	unsigned long long more = c->passes | c->sequential | c->strided | c->reverse | c->random | c->same;
+
+	return !(more | c->written | c->wait_ns | c->cold | (c->size - 1) >> 63 | (c->next - c->size) >> 63);
 }
 
 SWP_INLINE void swp_event_of(struct swp_event *e, const struct swp_key *k, const struct swp_cursor *c, int kind,

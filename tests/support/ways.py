@@ -143,30 +143,38 @@ WAYS: list[tuple[Callable[[Path], None], int]] = [
 
 
 @contextlib.contextmanager
-def mapped(path: Path, pages: int, advice: int | None) -> Iterator[Callable[[int], bool]]:
-    """A function that touches a page, and tells whether that was a fault: the page table did not have it.
-
-    The address is a multiple of a fault's surroundings, so that they are pages 0 to 15, 16 to 31 and so on.
-    """
+def mapping(
+    path: Path, pages: int, *, shift: int = 0, prot: int = mmap.PROT_READ, flags: int = mmap.MAP_SHARED
+) -> Iterator[int]:
+    """The address of a mapping of so many pages of a file, ``shift`` pages after a multiple of a fault's
+    surroundings: without, they are pages 0 to 15, 16 to 31 and so on."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
     length, unit = pages * PAGE, AROUND * PAGE
-    place = libc.mmap(None, length + unit, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-    at = -(-place // unit) * unit
+    room = length + 2 * unit
+    place = libc.mmap(None, room, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    at = -(-place // unit) * unit + shift * PAGE
     try:
         with opened(path) as fd:
-            assert libc.mmap(at, length, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED, fd, 0) == at
-        if advice is not None:
-            assert libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(length), advice) == 0
-        with opened(Path("/proc/self/pagemap")) as table:
-
-            def touch(page: int) -> bool:
-                place = at + page * PAGE
-                (entry,) = struct.unpack("=Q", os.pread(table, 8, place // PAGE * 8))
-                ctypes.string_at(place, 1)
-                return not entry & PRESENT
-
-            yield touch
+            assert libc.mmap(at, length, prot, flags | MAP_FIXED, fd, 0) == at
+        yield at
     finally:
-        libc.munmap(ctypes.c_void_p(place), ctypes.c_size_t(length + unit))
+        libc.munmap(ctypes.c_void_p(place), ctypes.c_size_t(room))
+
+
+@contextlib.contextmanager
+def mapped(path: Path, pages: int, advice: int | None) -> Iterator[Callable[[int], bool]]:
+    """A function that touches a page, and tells whether that was a fault: the page table did not have it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with mapping(path, pages) as at, opened(Path("/proc/self/pagemap")) as table:
+        if advice is not None:
+            assert libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(pages * PAGE), advice) == 0
+
+        def touch(page: int) -> bool:
+            place = at + page * PAGE
+            (entry,) = struct.unpack("=Q", os.pread(table, 8, place // PAGE * 8))
+            ctypes.string_at(place, 1)
+            return not entry & PRESENT
+
+        yield touch

@@ -145,7 +145,16 @@ def test_filters_are_the_daemons(daemon: Daemon, swmld: Any, monkeypatch: pytest
     assert jobs("--path", "/mnt/ml/train") == [4242]
     assert jobs("--path", "/mnt/ml") == [4242, 50]
     assert jobs("--path", "*.npy") == [50]
-    assert jobs("--path", "none") == []
+    assert jobs("--path", "none/*") == []
+
+
+def test_a_path_that_is_there_may_be_read_yet(
+    daemon: Daemon, swmld: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "lexists", lambda path: path == "/mnt/ml/later")
+    code, out, _ = swmld("trace", "--once", "--json", "--path", "later")
+    assert (code, json.loads(out)["jobs"]) == (0, [])
+    assert swmld("trace", "--once", "--path", "late")[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -160,14 +169,15 @@ def test_filters_are_the_daemons(daemon: Daemon, swmld: Any, monkeypatch: pytest
         (["--for", "1ms"], "--for: expected 100ms or more"),
         (["--interval", "1ms"], "--interval: expected 100ms to 1h"),
         (["--mount", "/other"], "no daemon serves /other; served: /mnt/ml"),
-        (["--pid", "x"], "Invalid value for '--pid'"),
+        (["--path", "none"], "--path: none is not there, and nobody has read it"),
+        (["--once", "--json", "--path", "/mnt/ml/none"], "--path: none is not there, and nobody has read it"),
+        (["--pid", "x"], "Invalid value for '--pid': expected a whole number (see"),
+        (["replay", "f", "--speed", "x"], "Invalid value for '--speed': expected a number (see"),
         (["bogus"], "No such command 'bogus'"),
     ],
 )
 def test_what_cannot_work_is_one_line(daemon: Daemon, swmld: Any, arguments: list[str], said: str) -> None:
-    code, out, err = (
-        swmld("trace", *arguments) if "bogus" not in arguments else swmld("trace", "bogus", there=False)
-    )
+    code, out, err = swmld("trace", *arguments, there=arguments[0] not in ("bogus", "replay"))
     assert (code, out) == (2, "")
     assert err.startswith("swmld: ")
     assert said in err

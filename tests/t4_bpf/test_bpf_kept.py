@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from support.probes import PAGE, Lab, Watched
 from swmld.observe import kept, programs
 from swmld.observe.compiled import Compiled, dump
 
+ROOT = Path(__file__).resolve().parents[2]
 BLOCKS = 23
 
 
@@ -56,6 +59,15 @@ def test_the_second_start_needs_no_compiler(
     assert same(one, two)
     after = (state / kept.NAME).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns), "it was written again"
+
+
+def test_set_up_by_make_the_first_start_finds_them(tmp_path: Path, nothing_stays: None) -> None:
+    venv, state = tmp_path / "venv", tmp_path / "state"
+    venv.mkdir()
+    given = [f"VENV={venv}", f"STATE={state}", f"PYTHON={sys.executable}"]
+    made = ["make", "-C", ROOT, "-o", venv / ".installed", *given, venv / ".probes"]
+    subprocess.run(made, check=True, capture_output=True, timeout=120)
+    assert load(state, "auto")["origin"] == "kept"
 
 
 def test_what_is_kept_of_btf_is_of_no_use_elsewhere(state: Path) -> None:

@@ -184,3 +184,15 @@ def test_two_daemons_each_see_their_own_mount(quick: Callable[..., Daemon]) -> N
             second.settle()
             assert first.paths() == {"of-one"}
             assert second.paths() == {"of-two"}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("-Xclang", "-no-such-flag"), ("-DSWITCH_STATE=((u32)ctx[99])",)],
+    ids=["do not compile", "the kernel refuses one"],
+)
+def test_flags_that_do_not_serve_are_left_out(tmp_path: Path, base: Path, flags: tuple[str, ...]) -> None:
+    """Of another compiler, or another kernel's verifier: the same probes, compiled the slower way."""
+    code = f"from swmld.observe import programs\nprograms.QUICKLY = {flags!r}\n"
+    report = kernel.load(tmp_path, "btf", **kernel.python(base, code))
+    assert (report["way"], report["missing"], report["origin"]) == ("btf", [], "compiled")

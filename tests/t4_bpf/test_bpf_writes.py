@@ -69,6 +69,16 @@ def by_splice(path: Path) -> None:
         os.close(one)
 
 
+def by_copy_file_range(path: Path) -> None:
+    """Of a file beside it: between file systems the kernel refuses, and programs read and write."""
+    other = path.with_name("other")
+    other.write_bytes(DATA)
+    with other.open("rb", buffering=0) as file, path.open("wb", buffering=0) as to:
+        left = BLOCKS * PAGE
+        while left:
+            left -= os.copy_file_range(file.fileno(), to.fileno(), left)
+
+
 def by_uring(path: Path) -> None:
     ring, cqe = liburing.Ring(), liburing.Cqe()
     fd = opened(path)
@@ -123,8 +133,8 @@ def by_threads(path: Path) -> None:
 
 
 WAYS: list[Callable[[Path], None]] = [
-    by_write, by_pwrite_backwards, by_writev, by_append, by_splice, by_uring, by_direct, by_mapping,
-    by_threads,
+    by_write, by_pwrite_backwards, by_writev, by_append, by_splice, by_copy_file_range, by_uring, by_direct,
+    by_mapping, by_threads,
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from typing import Annotated, Any
 
@@ -215,9 +216,14 @@ def run(arguments: list[str]) -> int:
         return int(getattr(error, "exit_code", 2))
 
 
+# The parser's words for a value of another type.
+_VALUES = re.compile(r"Input should be a valid (integer|number), unable to parse string as an? \w+")
+_EXPECTED = {"integer": "expected a whole number", "number": "expected a number"}
+
+
 def _told(error: Any) -> str:
     """An error of the parser, with the help that tells more."""
-    text = error.format_message().rstrip(".")
+    text = _VALUES.sub(lambda said: _EXPECTED[said[1]], error.format_message().rstrip("."))
     option = getattr(error, "option_name", None)
     if option is not None and hasattr(error, "possibilities"):
         known = {name.lstrip("-"): name for name in error.possibilities or ()}

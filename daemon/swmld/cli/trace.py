@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ from swmld.errors import UsageError
 from swmld.units import format_duration, format_size, parse_duration
 
 if TYPE_CHECKING:
+    from swmld.cli.daemon import Running
     from swmld.cli.trace_source import Source
 
 HELP = """Show who reads what on the mount, in which pattern, how far, how fast, and what it waits for.
@@ -68,6 +70,7 @@ REPLAY = """Show a recording, as fast as it was, or otherwise as --speed says.
   swmld trace replay run.trace --once     what is known at its end
 """
 LEAST_INTERVAL = 0.1
+_PATTERN = re.compile(r"[*?[]")  # as fnmatch takes them
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -132,6 +135,8 @@ def trace(
     daemon = pick(Path(run_dir), mount)
     below = _below(daemon.mount, sent(daemon.mount, path)) if path is not None else None
     wanted = Wanted(job, pid, below)
+    if below is not None:
+        _refuse_unknown(daemon, below)
     if once:
         with daemon.connect() as client:
             found = client.call("patterns", Live(daemon, wanted).params())
@@ -226,6 +231,16 @@ def _below(mount: str, path: str) -> str | None:
     if not (path + "/").startswith(prefix):
         raise UsageError(f"--path: {path} is not under {mount}")
     return path[len(prefix) :] or None
+
+
+def _refuse_unknown(daemon: Running, path: str) -> None:
+    """Raises UsageError for a path that is not there and that nobody has read: it would wait for ever. What
+    is there may be read yet, and so may what a pattern fits."""
+    if _PATTERN.search(path) or os.path.lexists(os.path.join(daemon.mount, path)):
+        return
+    with daemon.connect() as client:
+        if not client.call("patterns", {"path": path, "limit": 1})["jobs"]:
+            raise UsageError(f"--path: {path} is not there, and nobody has read it")
 
 
 # ---- showing

@@ -18,7 +18,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -101,12 +101,12 @@ class Loader:
         self._headers = found.path
         self._make = BPF
 
-    def _compile(self, way: str, source: str) -> None:
+    def _compile(self, way: str, source: str, flags: Sequence[str] = ()) -> None:
         self._prepare()
-        flags = [f"-D{key}={value}" for key, value in programs.defines(way, self._types).items()]
+        defines = [f"-D{key}={value}" for key, value in programs.defines(way, self._types).items()]
         with _quiet() as said:
             try:
-                self._bpf = self._make(text=source.encode(), cflags=flags)
+                self._bpf = self._make(text=source.encode(), cflags=[*defines, *flags])
             except Exception as error:  # bcc raises Exception itself
                 raise HostError(_first_line(said(), str(error))) from None
 
@@ -120,20 +120,37 @@ class Loader:
         if btf is None:
             raise HostError("the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)")
         source = programs.source("btf.bpf.c")
-        key = compiled.key(source, programs.defines("btf", btf), VMLINUX.read_bytes(), os.uname())
+        text = "\n".join((source, *programs.QUICKLY))
+        key = compiled.key(text, programs.defines("btf", btf), VMLINUX.read_bytes(), os.uname())
         try:
             return self._from_state(key, btf)
         except (Unfit, HostError) as error:
             why = str(error)
-        self._compile("btf", source)
-        codes = self._codes()
-        attached, missing = self._attach(btf, codes)
+        codes, attached, missing = self._compiled(btf, source, programs.QUICKLY)
         try:
             self._keep(key, codes, missing)
         except (Unfit, HostError) as error:
             self.report["unkept"] = str(error)
         self.report |= {"missing": missing, "why": why}
         return self._maps() + attached
+
+    def _compiled(
+        self, btf: Btf, source: str, flags: Sequence[str]
+    ) -> tuple[dict[str, bytes], list[int], list[str]]:
+        """Programs by tracepoint, links, and the names of those that the kernel does without. Where the flags
+        do not compile, or the kernel refuses what they make, once more without."""
+        try:
+            self._compile("btf", source, flags)
+            codes = self._codes()
+            attached, missing = self._attach(btf, codes)
+        except HostError:
+            if not flags:
+                raise
+            return self._compiled(btf, source, ())
+        if flags and any(btf.typedef(f"btf_trace_{name}") is not None for name in missing):
+            _close(attached)
+            return self._compiled(btf, source, ())
+        return codes, attached, missing
 
     def _codes(self) -> dict[str, bytes]:
         """What was compiled, by tracepoint."""
