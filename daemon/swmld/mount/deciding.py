@@ -119,7 +119,13 @@ def acts_at_opens(verdict: Verdict) -> bool:
         or (told is not None and (told.advice != "normal" or told.readahead is not None))
         or (stream is not None and stream.drop_behind)
         or barrier_of(verdict) is not None
+        or in_memory(verdict)
     )
+
+
+def in_memory(verdict: Verdict) -> bool:
+    """Whether what is cached of it is to be in memory, too, when it is opened."""
+    return verdict.cache is not None and verdict.cache.tier == "memory"
 
 
 def barrier_of(verdict: Verdict) -> Coordinate | None:
