@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import os
 import select
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.mount import Daemon
-from support.pages import forget, resident
+from support.pages import forget
 from support.slowfs import SlowFs
 from support.tree import DISK, modes, require_mode, work_dir
 from swmld.mount import prioritizing
@@ -61,16 +59,6 @@ class Acting(Ruled):
     def __init__(self, daemon: Daemon, rules: Path, slow: SlowFs) -> None:
         super().__init__(daemon, rules)
         self.slow, self.source = slow, slow.backing
-
-    def pages(self, name: str) -> int:
-        """Of its cache file, in memory."""
-        return resident(self.cache_file(name))
-
-    def cache_file(self, name: str) -> Path:
-        self.until(lambda: name in self.cached(), f"{name} in the index")
-        with contextlib.closing(sqlite3.connect(self.daemon.cache / "index.db", timeout=LIMIT)) as index:
-            ((number,),) = index.execute("SELECT file_id FROM files WHERE path = ?", (name.encode(),))
-        return self.daemon.cache / "data" / f"{number % 256:02x}" / str(number)
 
     def queued(self, count: int) -> None:
         """Until so many fetches wait."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -53,6 +54,9 @@ class Decider(Protocol):
     watches: bool
     """Whether rules may want something done at each open, so that C is to answer none alone of which nothing
     was decided yet."""
+
+    ask_again: Callable[[], None]
+    """To be called when such rules have come into use: C opened some files alone until now."""
 
     coordinates: bool
     """Whether rules may want writers to wait for each other: then they are decided about, too."""
