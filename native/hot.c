@@ -330,7 +330,7 @@ static int passes(sw_session *s, const struct node *n)
 /* Under lock: may this node be opened for reading without asking Python? */
 static int openable(sw_session *s, const struct node *n)
 {
-	return n && n->file_id && !n->writers && !n->bypass && S_ISREG(n->perm) &&
+	return n && n->file_id && n->asked == s->asking && !n->writers && !n->bypass && S_ISREG(n->perm) &&
 	       (n->mode == SW_NONE || (n->mode == (passes(s, n) ? SW_PASS_CACHE : SW_CACHED) && !n->attached));
 }
 
@@ -850,6 +850,7 @@ static int set_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64
 		n->used->gen_size = size;
 		n->used->gen_mtime_ns = mtime_ns;
 		n->used->gen_ctime_ns = ctime_ns;
+		n->asked = s->asking;
 	}
 	if (n)
 		n->tell_open = tell_open != 0;
@@ -867,6 +868,13 @@ int sw_try_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64_t s
 		    int64_t ctime_ns, int tell_open)
 {
 	return set_complete(s, nodeid, file_id, size, mtime_ns, ctime_ns, tell_open, 0);
+}
+
+void sw_ask_again(sw_session *s)
+{
+	lock(s);
+	s->asking++;
+	unlock(s);
 }
 
 int sw_child_complete(sw_session *s, uint64_t parent, const char *name)

@@ -75,6 +75,7 @@ struct node {
 	uint16_t rule_epoch;
 	uint8_t in_key, in_lru, in_brow, bypass, attached, tell_open, pages, told_old;
 	uint8_t wrote;                 /* opened to write since Python's state of it began */
+	uint16_t asked;                /* what s->asking was when file_id was set */
 	uint8_t mode;                  /* SW_NONE.. : what the kernel's inode is in */
 };
 
@@ -216,6 +217,7 @@ struct sw_session {
 	uint64_t changes;              /* how many it has told */
 	struct paged *paged[SW_PAGED]; /* pages.c */
 	uint16_t epoch;                /* of the rules that nodes have: a directory that moves starts a new one */
+	uint16_t asking;               /* complete files of another number are asked for at their next open */
 	uint8_t settling;
 	/* source.c */
 	struct dirfd dirfds[SW_DIRFDS];

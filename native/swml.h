@@ -240,6 +240,7 @@ void sw_set_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64_t 
 /* The same where nothing has to be closed for it, which may block; else -EAGAIN, and nothing was done. */
 int sw_try_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64_t size, int64_t mtime_ns,
 		    int64_t ctime_ns, int tell_open);
+void sw_ask_again(sw_session *s);                      /* of each complete file that is known now, at its next open */
 int sw_child_complete(sw_session *s, uint64_t parent, const char *name); /* the table knows a whole cache file of it */
 void sw_evict(sw_session *s, uint64_t nodeid, uint64_t file_id);
 int sw_told_old(sw_session *s, uint64_t nodeid);       /* the kernel holds older attributes; reported once */

@@ -255,6 +255,32 @@ static void times_changed(void)
 	end();
 }
 
+/* Rules that came while the file was known may want something done: the next open is Python's, also while others have
+ * it open, and after its answer C opens by itself again. */
+static void asked_again(void)
+{
+	struct sw_entry e, other;
+	uint64_t fh;
+
+	begin();
+	kit_file(k->root, "file", "data");
+	kit_file(k->root, "other", "more");
+	e = entry("file");
+	other = entry("other");
+	complete(&e, 700, "data");
+	complete(&other, 701, "more");
+	fh = hot_open(e.nodeid, FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, NULL);
+	sw_ask_again(s);
+	CHECK(asks_python(e.nodeid, O_RDONLY));
+	CHECK(asks_python(other.nodeid, O_RDONLY));
+	k_release(k, e.nodeid, fh);
+	CHECK(asks_python(e.nodeid, O_RDONLY));
+	sw_set_complete(s, e.nodeid, 700, e.size, e.mtime_ns, e.ctime_ns, 0);
+	k_release(k, e.nodeid, hot_open(e.nodeid, FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, NULL));
+	CHECK(asks_python(other.nodeid, O_RDONLY));
+	end();
+}
+
 /* What has to be closed for another generation is closed by who may block. */
 static void nothing_is_closed_in_haste(void)
 {
@@ -682,6 +708,7 @@ int main(void)
 	refused();
 	changed_file();
 	times_changed();
+	asked_again();
 	nothing_is_closed_in_haste();
 	told_of_opens();
 	hot_open_gone();

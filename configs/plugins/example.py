@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 
-from swmld.plugins.interface import API, NONE, READ_BYTES, Context, Hints, Range
+from swmld.plugins import API, NONE, READ_BYTES, Context, Hints, Range
 
 MAGIC = b"RECORDS1"
 HEADER = struct.Struct("<8sQQ")

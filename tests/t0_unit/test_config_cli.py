@@ -327,6 +327,81 @@ def test_facts_can_be_assumed_and_reasons_asked_for(swmld: Run, tree: str) -> No
     assert "strategy = no_evict, by shuffled" in out
 
 
+PLUGIN = """
+from swmld.plugins.interface import NONE
+
+class Blobs:
+    api = 1
+    libraries = ()
+    extensions = (".blob",)
+    def framework_name(self): return "blobs"
+    def detect(self, path, head): return 0.9 if head.startswith(b"BLOBS") else 0.0
+    def hints(self, context): return NONE
+    def default_rules(self):
+        return "- {id: keep_blobs, conditions: [size > 0], actions: [{type: cache, parameters: {pin: true}}]}"
+    def default_templates(self): return ""
+"""
+
+
+def test_plugins_say_whose_framework_s_a_file_is(swmld: Run) -> None:
+    put("plugs/blobs.py", PLUGIN)
+    put("r.yaml", "frameworks: {blobs: {rules: [keep_blobs]}, pytorch: {rules: [large_model_streaming]}}\n")
+    put("d/a.blob", b"BLOBS" + bytes(10))
+    put("d/b.blob", b"none" + bytes(10))
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    put("d/c.safetensors", len(header).to_bytes(8, "little") + header + bytes(4))
+
+    def known(*arguments: str) -> dict[str, Any]:
+        code, out, err = swmld("test-rules", *arguments, "--json")
+        assert (code, err) == (0, "")
+        return {Path(each["path"]).name: each for each in json.loads(out)["files"]}
+
+    for arguments in (
+        ("r.yaml", "d", "--plugins", "plugs"),
+        (put("own.yaml", "plugins: plugs\n" + Path("r.yaml").read_text()), "d"),
+    ):
+        found = known(*arguments)
+        assert {name: each["rules"] for name, each in found.items()} == {
+            "a.blob": ["keep_blobs (framework blobs)"], "b.blob": [], "c.safetensors": [],
+        }  # fmt: skip
+        assert found["c.safetensors"]["facts"]["file_framework"] == "pytorch"
+    for command in (("validate",), ("rules", "check")):
+        code, out, err = swmld(*command, "r.yaml", "--plugins", "plugs")
+        assert (code, err) == (0, "")
+        assert "keep_blobs" in out
+        assert "note" not in out
+    assert "keep_blobs" in swmld("config", "show", "--rules", "r.yaml", "--plugins", "plugs")[1]
+    put("f.yaml", "file_framework: blobs\nsize: 3\n")
+    code, out, _ = swmld("rules", "match", "r.yaml", "--facts", "f.yaml", "--plugins", "plugs")
+    assert code == 0
+    assert "pin = true, by keep_blobs (framework blobs)" in out
+
+
+def test_why_a_name_of_a_plugin_is_unknown_is_told(swmld: Run) -> None:
+    put("plugs/blobs.py", PLUGIN + "raise ValueError('broken')\n")
+    put("r.yaml", "frameworks: {blobs: {rules: [keep_blobs]}}\n")
+    code, out, err = swmld("validate", "r.yaml", "--plugins", "plugs")
+    assert (code, out) == (2, "")
+    first, second = err.splitlines()
+    assert first.startswith("swmld: a plugin is not used: plugs/blobs.py: raised ValueError: broken")
+    assert second.startswith("swmld: r.yaml:1:30: rules: unknown rule 'keep_blobs'")
+
+
+def test_a_framework_that_no_plugin_knows_is_noted(swmld: Run) -> None:
+    exclude = "actions: [{type: exclude}]"
+    named = "pytorc: {rules: [large_model_streaming]}, numpy: {rules: [adaptive_caching]}"
+    put("r.yaml", f"frameworks: {{{named}}}\n"
+                  f"rules: [{{id: a, conditions: ['framework IN [jax, tensorflo]'], {exclude}}},"
+                  f" {{id: b, conditions: [file_framework != 'x'], {exclude}}}]\n")  # fmt: skip
+    code, out, _ = swmld("validate", "r.yaml")
+    assert code == 0
+    assert [line for line in out.splitlines() if line.startswith("note")] == [
+        "note: large_model_streaming (framework pytorc) (builtin/training.yaml:2): "
+        "no plugin knows the framework pytorc; did you mean pytorch?",
+        "note: a (r.yaml:2): no plugin knows the framework tensorflo; did you mean tensorflow?",
+    ]
+
+
 def test_an_environment_is_known_to_the_rules(swmld: Run, tree: str) -> None:
     rule = "{id: r, conditions: [environment == 'e'], actions: [{type: exclude}]}"
     put("r.yaml", f"environments: {{e: {{rules: [r]}}}}\nrules: [{rule}]\n")

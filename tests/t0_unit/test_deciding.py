@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from support.pages import resident
+from support.pages import forget, resident
+from support.waiting import until
 from swmld.fetch.sharing import Terms
-from swmld.mount.advising import PageCache
+from swmld.mount import advising
+from swmld.mount.advising import LOAD_STEP, PageCache
 from swmld.mount.deciding import PACK_MINIMUM, acts_at_opens, at_once, fetch_terms, file_limits, packing_level
 from swmld.plan.readahead import Limits
 from swmld.rules.actions import Advise, Cache, Compress, Prefetch, Prioritize, Stream
@@ -82,6 +84,8 @@ def test_what_is_fetched_at_the_open(verdict: Verdict, chunks: list[int]) -> Non
         (Verdict(1, advise=Advise("dontneed")), True),
         (Verdict(1, advise=Advise(readahead=0)), True),
         (Verdict(1, stream=Stream(drop_behind=True)), True),
+        (Verdict(1, cache=Cache(tier="memory")), True),
+        (Verdict(1, cache=Cache()), False),
     ],
 )
 def test_what_is_done_at_each_open(verdict: Verdict, acts: bool) -> None:
@@ -124,6 +128,17 @@ def test_the_level_of_a_verdict() -> None:
     assert Verdict(1, compress=Compress(enabled=False, level=9)).level == 0
 
 
+def test_half_of_the_room_in_memory_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "cached"
+    path.write_bytes(bytes(16 * LOAD_STEP))
+    forget(path)
+    assert resident(path) == 0
+    monkeypatch.setattr(advising, "_available", lambda: 7 * LOAD_STEP)
+    with path.open("rb") as file:
+        advising._load(file.fileno(), [(0, 2 * LOAD_STEP), (4 * LOAD_STEP, 8 * LOAD_STEP)])
+    until(lambda: resident(path) == 7 * LOAD_STEP // 2 // 4096, lambda: f"{resident(path)} pages")
+
+
 def test_pages_are_loaded_and_let_go(tmp_path: Path) -> None:
     """Also dirty ones, and those of the source, whose descriptor is closed at once."""
     path, native = tmp_path / "cached", Native()
@@ -140,7 +155,7 @@ def test_pages_are_loaded_and_let_go(tmp_path: Path) -> None:
     assert native.told.get(timeout=10) == (5, 0, 0)
     until_done()
     assert resident(path) == 0
-    pages.load(str(path), [(0, 0)])
+    pages.load(str(path), [(0, path.stat().st_size)])
     deadline = time.monotonic() + 10
     while resident(path) < 16:  # they are on their way
         assert time.monotonic() < deadline

@@ -265,6 +265,7 @@ def test_every_error_is_told_at_once_at_its_place() -> None:
         "F:29:9: actions: expected one of event, webhook and command in parameters",
         "F:30:9: actions: type: expected a value, got nothing",
         "F:31:5: rules: one: given twice, first in line 2",
+        "F:33:14: actions: expected at least one action",
         "F:34:5: rules: id: expected a value, got nothing",
         "F:34:5: rules: actions: expected a value, got nothing",
         "F:37:13: rules: unknown rule 'smart_caching'; did you mean adaptive_caching?",
@@ -311,6 +312,10 @@ def test_a_rule_that_cannot_be_made_hides_no_other_error_in_it(text: str, said: 
         ("- a\n", "F:1: expected keys with values"),
         ("rules: []\nrules: []\n", "F:2:1: rules: given twice, first in line 1"),
         ("rules: &a [*a]\n", "F:1:12: rules: &a holds itself"),
+        (rule(conditions="size > 1"),
+         "F:3:17: conditions: expected a list, got 'size > 1'; a single expression stands under condition"),
+        (rule(conditions="{any: [size > 1]}"),
+         "F:3:17: conditions: expected a list, got a mapping; each condition begins with '- '"),
         (rule("    condition: size > 1\n"), "F:5:5: condition: expected condition or conditions, not both"),
         ("rules: [{id: r, actions: [{type: cache}]}]\n",
          "F:1:9: rules: conditions: expected a list, got nothing"),
@@ -333,6 +338,37 @@ def test_a_rule_that_cannot_be_made_hides_no_other_error_in_it(text: str, said: 
 )  # fmt: skip
 def test_files_of_another_form(text: str, said: str) -> None:
     assert any(line.startswith(said) for line in problems(text)), problems(text)
+
+
+@pytest.mark.parametrize("given", ["conditions: size > 1", "conditions: {}", "condition: [size > 1]"])
+def test_conditions_that_cannot_be_read_are_not_said_to_be_missing(given: str) -> None:
+    (problem,) = problems(f"rules:\n- id: r\n  {given}\n  actions: [{{type: exclude}}]\n")
+    assert "got nothing" not in problem
+
+
+def test_a_rule_whose_id_is_taken_is_checked_all_the_same() -> None:
+    assert problems(rule() + rule(conditions="[sizze > 1]", actions="[{type: cach}]")[7:]) == [
+        "F:5:5: rules: r: given twice, first in line 2",
+        "F:6:18: conditions: unknown property 'sizze'; did you mean size?",
+        "F:7:22: type: unknown action 'cach'; did you mean cache?",
+    ]
+
+
+def test_settings_that_change_nothing_are_noted() -> None:
+    text = """\
+settings: {metrics_collection: no, monitoring: off, debug: true, nodes: 3, gpu_per_node: 2}
+environments:
+  e: {monitoring: comprehensive, batch_processing: true}
+  f: {fault_tolerance: true}
+templates:
+- {id: t, rules: [dataset_parallel_loading]}
+"""
+    counted = "changes nothing: what rules bring is always counted"
+    own = [f"F:1: metrics_collection no {counted}", f"F:1: monitoring off {counted}"]
+    assert list(rules_of(text).notes) == [*own, "F:1: nodes is used by no rule"]
+    assert set(rules_of(text, environment="e").notes) == {
+        own[0], "F:1: nodes is used by no rule", "F:3: batch_processing is used by no rule",
+    }  # fmt: skip
 
 
 def test_files_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:

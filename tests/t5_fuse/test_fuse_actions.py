@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import os
 import select
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.mount import Daemon
-from support.pages import forget, resident
+from support.pages import forget
 from support.slowfs import SlowFs
 from support.tree import DISK, modes, require_mode, work_dir
 from swmld.mount import prioritizing
@@ -35,6 +33,7 @@ RULES: dict[str, tuple[str, str]] = {
     "back": ("prioritize", "fetch_class: prefetch"),
     "part": ("prioritize", "bandwidth_share: 20%"),
     "willneed": ("advise", "advice: willneed"),
+    "memory": ("cache", "tier: memory"),
     "dontneed": ("advise", "advice: dontneed"),
     "random": ("advise", "advice: random"),
     "sequential": ("advise", "advice: sequential"),
@@ -60,16 +59,6 @@ class Acting(Ruled):
     def __init__(self, daemon: Daemon, rules: Path, slow: SlowFs) -> None:
         super().__init__(daemon, rules)
         self.slow, self.source = slow, slow.backing
-
-    def pages(self, name: str) -> int:
-        """Of its cache file, in memory."""
-        return resident(self.cache_file(name))
-
-    def cache_file(self, name: str) -> Path:
-        self.until(lambda: name in self.cached(), f"{name} in the index")
-        with contextlib.closing(sqlite3.connect(self.daemon.cache / "index.db", timeout=LIMIT)) as index:
-            ((number,),) = index.execute("SELECT file_id FROM files WHERE path = ?", (name.encode(),))
-        return self.daemon.cache / "data" / f"{number % 256:02x}" / str(number)
 
     def queued(self, count: int) -> None:
         """Until so many fetches wait."""
@@ -265,18 +254,33 @@ PAGES = CHUNK // 4096
 
 def test_pages_are_loaded_when_the_file_is_opened(everywhere: Acting) -> None:
     here = everywhere
-    names = ["usual/w", "willneed/w", "readahead/w"]
+    names = ["usual/w", "willneed/w", "readahead/w", "memory/w"]
     here.make(*names, size=12 * CHUNK)
     here.read(*names)
     forget(here.mount / names[0])  # what the mount has of it by itself
     for name in names:
         forget(here.cache_file(name))
         assert here.pages(name) == 0
-    for name, expected in zip(names, (0, 12 * PAGES, 8 * PAGES), strict=True):
+    for name, expected in zip(names, (0, 12 * PAGES, 8 * PAGES, 12 * PAGES), strict=True):
         with (here.mount / name).open("rb", buffering=0) as file:
             here.until(lambda: here.pages(name) == expected, f"{expected} pages of {name}")  # noqa: B023
             assert file.read(CHUNK) == (here.source / name).read_bytes()[:CHUNK]
     assert 0 < here.pages(names[0]) < 12 * PAGES
+
+
+def test_all_of_a_large_file_is_loaded(everywhere: Acting) -> None:
+    """More than the kernel reads ahead for one request."""
+    here = everywhere
+    names = ["willneed/large", "memory/large"]
+    here.make(*names, size=400 * CHUNK)
+    for name in names:
+        here.read(name)
+        forget(here.mount / name)
+        forget(here.cache_file(name))
+        assert here.pages(name) == 0
+        with (here.mount / name).open("rb", buffering=0):
+            here.until(lambda: here.pages(name) == 400 * PAGES, f"all of {name}")  # noqa: B023
+        here.read(name)
 
 
 def test_pages_are_let_go_when_the_file_is_closed(everywhere: Acting) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 from support.mount import Daemon
+from support.pages import forget, resident
 from support.slowfs import SlowFs
 from support.tree import Tree
 from support.waiting import until
@@ -55,6 +58,16 @@ class Ruled:
 
     def pinned(self) -> set[str]:
         return {entry["path"] for entry in self.entries() if entry["pinned"]}
+
+    def pages(self, name: str) -> int:
+        """Of its cache file, in memory."""
+        return resident(self.cache_file(name))
+
+    def cache_file(self, name: str) -> Path:
+        self.until(lambda: name in self.cached(), f"{name} in the index")
+        with contextlib.closing(sqlite3.connect(self.daemon.cache / "index.db", timeout=LIMIT)) as index:
+            ((number,),) = index.execute("SELECT file_id FROM files WHERE path = ?", (name.encode(),))
+        return self.daemon.cache / "data" / f"{number % 256:02x}" / str(number)
 
     def until(self, done: Callable[[], bool], what: str) -> None:
         until(done, lambda: f"{what}: {self.cached()}\n{self.daemon.tail()}")
@@ -314,6 +327,35 @@ rules:
     assert "model.pth" in here.cached()
     assert not set(data) & set(here.cached())
     here.read("model.pth", *data)
+
+
+def test_a_file_of_the_memory_tier_is_loaded_at_each_open(ruled: Callable[..., Ruled]) -> None:
+    """Also of a file that C opened without asking before there was the rule, and after a new start."""
+    here = ruled("rules: []")
+    here.make("a.pth", "a.bin", size=12 * CHUNK)
+    for _ in range(3):
+        here.read("a.pth", "a.bin")
+    here.rules.write_text(
+        """
+rules:
+  - id: memory
+    conditions: [name GLOB '*.pth']
+    actions: [{type: cache, parameters: {tier: memory}}]
+"""
+    )
+    here.until(lambda: bool(here.daemon.call("rules")["rules"]), "the rule is not there")
+    whole = 12 * CHUNK // 4096
+    for restart in (False, False, True):
+        if restart:
+            here.daemon.restart()
+        for name in ("a.pth", "a.bin"):
+            forget(here.mount / name)
+            forget(here.cache_file(name))
+            assert here.pages(name) == 0
+            with (here.mount / name).open("rb", buffering=0):
+                pass
+        here.until(lambda: here.pages("a.pth") == whole, "it is not in memory")
+        assert here.pages("a.bin") == 0
 
 
 SHUFFLED = """

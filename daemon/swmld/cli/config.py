@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from swmld.cli.options import JsonOption
+from swmld.cli.options import JsonOption, PluginsOption
 from swmld.cli.text import plain, prose
 from swmld.config.models import Settings
 
@@ -96,6 +96,7 @@ def show(
     config: ConfigOption = None,
     rules: RulesOption = None,
     environment: EnvironmentOption = None,
+    plugins: PluginsOption = None,
     mount: MountOption = None,
     origin: OriginOption = False,
     json_: JsonOption = False,
@@ -104,7 +105,8 @@ def show(
     from swmld.cli import config_tree, configuring
 
     given: dict[str, Any] = dict(ctx.find_root().params)
-    own = {"config": config, "rules": rules or None, "environment": environment, "mount": mount}
+    own = {"config": config, "rules": rules or None, "environment": environment,
+           "plugins": plugins or None, "mount": mount}  # fmt: skip
     given |= {key: value for key, value in own.items() if value is not None}
     options = {key: given.get(key) for key in Settings.model_fields}
     options |= {key: given.get(key) or None for key in ("rules", "plugins")}

@@ -128,15 +128,19 @@ def watched(settings: Settings, found: Found) -> Loaded | None:
 
 @dataclass(frozen=True, slots=True)
 class Understood:
-    """``daemon``: key, value and place of each of the daemon's settings in the files."""
+    """``daemon``: key, value and place of each of the daemon's settings in the files. ``plugins``:
+    directories of plugins, given and in the files."""
 
     rules: RuleSet
     daemon: tuple[tuple[str, str, str], ...]
+    plugins: tuple[Path, ...] = ()
 
 
-def understood(paths: Iterable[str | Path], environment: str | None) -> Understood:
-    """What files and directories say; without an environment also what they say of each one is read. Raises
-    RulesError with every problem of all."""
+def understood(
+    paths: Iterable[str | Path], environment: str | None, plugins: Iterable[str | Path] = ()
+) -> Understood:
+    """What files and directories say; without an environment also what they say of each one is read.
+    ``plugins``: more directories of these. Raises RulesError with every problem of all."""
     from swmld.config.load import check
     from swmld.rules.ruleset import RulesError
 
@@ -148,12 +152,13 @@ def understood(paths: Iterable[str | Path], environment: str | None) -> Understo
         problems += [*unread, *check(read)]
     except RulesError as error:  # too much to be read at all
         raise error from None
+    directories = [*map(Path, plugins), *_plugins(read)]
     names: list[str | None] = [environment]
     if environment is None:
         names += sorted(_environments(files, read))
     for name in names:
         try:
-            found = with_plugins(partial(rulesfiles.load_documents, files, read, name), _plugins(read))
+            found = with_plugins(partial(rulesfiles.load_documents, files, read, name), directories)
             rules = rules or found
         except RulesError as error:
             problems += error.problems
@@ -164,12 +169,16 @@ def understood(paths: Iterable[str | Path], environment: str | None) -> Understo
         for layer in _counting(files, read, environment)
         for key, value in layer.values.items()
     }
-    return Understood(rules, tuple((key, _text(v), layer.origin(key)) for key, (layer, v) in own.items()))
+    if notes := _unheard_of(rules, directories):
+        rules = replace(rules, notes=(*rules.notes, *notes))
+    daemon = tuple((key, _text(v), layer.origin(key)) for key, (layer, v) in own.items())
+    return Understood(rules, daemon, tuple(directories))
 
 
 def with_plugins(load: Callable[[], T], directories: Iterable[Path]) -> T:
     """What ``load`` loads; if it names what nobody knows, with that built in which plugins bring, as in a
-    daemon. Finding them takes a tenth of a second. Raises RulesError."""
+    daemon. Finding them takes a tenth of a second. Raises RulesError, also with why plugins of these
+    directories cannot be used if a name stays unknown."""
     from swmld.plugins import registry
     from swmld.rules import loading, plugged
     from swmld.rules.ruleset import RulesError
@@ -180,10 +189,42 @@ def with_plugins(load: Callable[[], T], directories: Iterable[Path]) -> T:
         if not any(problem.text.startswith(_UNKNOWN) for problem in error.problems):
             raise
     try:
-        plugged.vetted(registry.find((registry.DIRECTORY, *directories)))
+        found = plugged.vetted(registry.find((registry.DIRECTORY, *directories)))
         return load()
+    except RulesError as error:
+        if any(problem.text.startswith(_UNKNOWN) for problem in error.problems):
+            refused = (Problem("", 0, "", f"a plugin is not used: {text}") for text in found.problems)
+            raise RulesError([*refused, *error.problems]) from None
+        raise
     finally:
         loading.provide(())
+
+
+def _unheard_of(rules: RuleSet, directories: Iterable[Path]) -> list[str]:
+    """A note of each framework that rules ask for and no plugin knows: misspelt, as a rule, and then nothing
+    would ever say why they do not act."""
+    from swmld.plugins import registry
+    from swmld.plugins.known import WITHOUT_PLUGIN
+    from swmld.rules.kinds import nearest
+    from swmld.rules.operators import Operator
+
+    asked: dict[str, str] = {}
+    for rule in rules.rules:
+        nodes = [node for _, node in rule.conditions] + ([rule.guard] if rule.guard is not None else [])
+        for test in (test for node in nodes for test in node.tests()):
+            if test.what.name in ("framework", "file_framework"):
+                single = {test.operand} if test.operator is Operator.EQUALS else frozenset()
+                for name in test.operand if test.operator is Operator.IN else single:
+                    asked.setdefault(name, f"{rule.title} ({rule.where})")
+    if not asked:
+        return []
+    known = [each.name for each in registry.find((registry.DIRECTORY, *directories)).plugins]
+    known += WITHOUT_PLUGIN
+    return [
+        f"{where}: no plugin knows the framework {name}{nearest(name, known)}"
+        for name, where in sorted(asked.items())
+        if name not in known
+    ]
 
 
 def _plugins(read: Iterable[Document]) -> list[Path]:

@@ -30,6 +30,16 @@ METAVARS = {
 }  # fmt: skip
 SIZES = frozenset(key for key, metavar in METAVARS.items() if metavar == "SIZE")
 TIMES = frozenset(key for key, metavar in METAVARS.items() if metavar == "TIME")
+PluginsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugins",
+        metavar="DIR",
+        help="Directory of plugins, besides /etc/swmld/plugins. Repeatable.",
+        show_default=False,
+    ),
+]
+"""Of commands that read files as a daemon would."""
 PANELS = {
     "Mount": ("mount", "source", "read_only", "passthrough", "native", "fuse_uring", "follow", "hedge"),
     "Write": ("write", "staging_size"),

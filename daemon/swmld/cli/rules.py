@@ -12,7 +12,7 @@ from rich.console import Console
 from swmld.api.client import Client
 from swmld.api.messages import RulesResult
 from swmld.cli.daemon import pick
-from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
+from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, PluginsOption, RunDirOption
 from swmld.cli.text import printable, prose, put
 from swmld.cli.validate import Environment, Paths
 
@@ -83,7 +83,7 @@ def _ask(client: Client, params: dict[str, Any]) -> RulesResult:
 
 
 @app.command("check")
-def check(paths: Paths, environment: Environment = None) -> None:
+def check(paths: Paths, environment: Environment = None, plugins: PluginsOption = None) -> None:
     """Read rules files and list what was understood; or every error, with exit code 2. As swmld validate.
 
     [bold]Example[/bold]
@@ -92,7 +92,7 @@ def check(paths: Paths, environment: Environment = None) -> None:
     """
     from swmld.cli import rules_text
 
-    for line in rules_text.checked(paths, environment):
+    for line in rules_text.checked(paths, environment, plugins or ()):
         print(printable(line))
 
 
@@ -106,6 +106,7 @@ def match(
         ),
     ],
     environment: Environment = None,
+    plugins: PluginsOption = None,
 ) -> None:
     """Say what the rules would decide for the given facts, and why.
 
@@ -115,7 +116,7 @@ def match(
     """
     from swmld.cli import rules_text
 
-    for line in rules_text.decided(paths, facts, environment):
+    for line in rules_text.decided(paths, facts, environment, plugins or ()):
         print(printable(line))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from swmld import documents
-from swmld.cli.configuring import understood
+from swmld.cli.configuring import Understood, understood
 from swmld.cli.text import table
 from swmld.documents import DocumentError, Problem
 from swmld.head import plugged
@@ -27,21 +27,21 @@ def reference() -> str:
     return pages.page()
 
 
-def checked(paths: Iterable[str], environment: str | None) -> list[str]:
+def checked(paths: Iterable[str], environment: str | None, plugins: Iterable[str] = ()) -> list[str]:
     """What files and directories say; RulesError with all that is wrong with them."""
     plugged.find()
-    found = understood(paths, environment)
+    found = understood(paths, environment, plugins)
     lines = listing(found.rules)
     if found.daemon:
         lines.append("daemon: " + ", ".join(f"{key} {value} ({place})" for key, value, place in found.daemon))
     return lines
 
 
-def as_json(paths: Iterable[str], environment: str | None) -> dict[str, Any]:
+def as_json(paths: Iterable[str], environment: str | None, plugins: Iterable[str] = ()) -> dict[str, Any]:
     """The same for programs: ``problems``, empty if there are none, and what was understood."""
     plugged.find()
     try:
-        found = understood(paths, environment)
+        found = understood(paths, environment, plugins)
     except DocumentError as error:
         return {"problems": [problem_json(problem) for problem in error.problems]}
     rules = [
@@ -62,30 +62,32 @@ def problem_json(problem: Problem) -> dict[str, Any]:
             "text": problem.text}  # fmt: skip
 
 
-def decided(files: Iterable[str], facts: str, environment: str | None) -> Iterator[str]:
+def decided(
+    files: Iterable[str], facts: str, environment: str | None, plugins: Iterable[str] = ()
+) -> Iterator[str]:
     """What the rules make of the facts; RulesError with all that is wrong with either."""
-    rules, values = with_facts(files, facts, environment)
-    yield from explanation(Engine(rules.rules), values)
+    found, values = with_facts(files, facts, environment, plugins)
+    yield from explanation(Engine(found.rules.rules), values)
 
 
 def with_facts(
-    files: Iterable[str], facts: str | None, environment: str | None
-) -> tuple[RuleSet, dict[str, Value]]:
+    files: Iterable[str], facts: str | None, environment: str | None, plugins: Iterable[str] = ()
+) -> tuple[Understood, dict[str, Value]]:
     """Rules, and what a file of facts says; RulesError with all that is wrong with either."""
     plugged.find()
     problems: list[Problem] = []
-    rules, values = None, {}
+    found, values = None, {}
     try:
-        rules = understood(files, environment).rules
+        found = understood(files, environment, plugins)
     except RulesError as error:
         problems += error.problems
     try:
         values = known.read(documents.read(regular(facts))) if facts is not None else {}
     except DocumentError as error:
         problems += error.problems
-    if problems or rules is None:
+    if problems or found is None:
         raise RulesError(problems)
-    return rules, values
+    return found, values
 
 
 def regular(path: str) -> Path:

@@ -8,16 +8,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from swmld.cli.options import JsonOption
+from swmld.cli.options import JsonOption, PluginsOption
 from swmld.cli.text import prose, put
 from swmld.cli.validate import Environment
 
 HELP = """Say which rules of CONFIG, a file or directory, would match real files, and what they would decide.
 
 Nothing is mounted, and no daemon is asked: size, age, format and type are those of the file itself, by stat
-and its first bytes. What only reading tells (order, pattern, phase, job) is not known, and conditions on it
-do not hold, unless a recording says it ([bold]swmld trace record[/bold]) or a file of facts does. Files are
-tried with what the recording knew of them when they were last read in it.
+and its first bytes, from which plugins also know whose framework's it is. What only reading tells (order,
+pattern, phase, job) is not known, and conditions on it do not hold, unless a recording says it
+([bold]swmld trace record[/bold]) or a file of facts does. Files are tried with what the recording knew of
+them when they were last read in it.
 
 Paths count from --mount, else from the mount of the recording, else from a directory that is given as PATH,
 else from the current directory. Of directories the first 1000 files are tried.
@@ -57,6 +58,7 @@ def tried_rules(
         ),
     ] = None,
     environment: Environment = None,
+    plugins: PluginsOption = None,
     mount: Annotated[
         str | None,
         typer.Option("--mount", metavar="DIR", help="Directory that paths count from.", show_default=False),
@@ -67,7 +69,9 @@ def tried_rules(
     """Print a table."""
     from swmld.cli import trying
 
-    found = trying.tried(config, paths, trace=trace, facts=facts, environment=environment, mount=mount)
+    found = trying.tried(
+        config, paths, trace=trace, facts=facts, environment=environment, plugins=plugins or (), mount=mount
+    )
     if json_:
         print(json.dumps(found.as_json()))
         return

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import trio
 from rich.text import Text
 
 from swmld.cli.explain import styled
@@ -19,7 +20,10 @@ from swmld.cli.rules_text import regular, with_facts
 from swmld.cli.text import plain, printable, table
 from swmld.cli.trace_facts import Recorded, recorded
 from swmld.documents import DocumentError, Problem
+from swmld.head import recognition
 from swmld.head.filetype import HEAD, type_of
+from swmld.plugins import interface, registry
+from swmld.plugins.known import Plugins
 from swmld.rules.actions import ActionType
 from swmld.rules.catalogue import XATTR
 from swmld.rules.decide import Decision, Engine, Outcome
@@ -139,12 +143,17 @@ def tried(
     trace: str | None = None,
     facts: str | None = None,
     environment: str | None = None,
+    plugins: Iterable[str] = (),
     mount: str | None = None,
 ) -> Result:
     """Try the rules of ``config``. Raises DocumentError with all that is wrong with it, and with each path
     that cannot be tried; UsageError for a recording that is none."""
-    rules, more = with_facts([config], facts, environment)
-    result = Result(Engine(rules.rules))
+    understood, more = with_facts([config], facts, environment, plugins)
+    result = Result(Engine(understood.rules.rules))
+    asked = None
+    if recognition.OF_FILES & recognition.wanted(understood.rules):
+        asked = Plugins(registry.find((registry.DIRECTORY, *understood.plugins)))
+        result.notes += [f"a plugin is not used: {problem}" for problem in asked.problems]
     told = recorded(regular(trace)) if trace is not None else Recorded()
     if told.cut is not None:
         result.notes.append(told.cut)
@@ -157,7 +166,7 @@ def tried(
             name = os.path.relpath(path, root)
             known = told.facts.get(name)
             try:
-                own = of_file(path, name)
+                own = of_file(path, name, asked)
             except OSError as error:
                 problems.append(Problem(str(path), 0, "", error.strerror or str(error)))
                 continue
@@ -199,15 +208,16 @@ def _unread(error: OSError, problems: list[Problem]) -> None:
     problems.append(Problem(str(error.filename), 0, "", error.strerror or str(error)))
 
 
-def of_file(path: Path, name: str) -> dict[str, Value]:
-    """What the file itself says; blocks. ``name``: its path below the mount. Raises OSError, for what is no
-    file too: nothing is opened that could wait for somebody."""
+def of_file(path: Path, name: str, plugins: Plugins | None) -> dict[str, Value]:
+    """What the file itself says, and ``plugins`` say of it; blocks. ``name``: its path below the mount.
+    Raises OSError, for what is no file too: nothing is opened that could wait for somebody."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(0, "expected a file or a directory")
         kind, form = type_of(name, os.pread(descriptor, HEAD, 0))
+        head = os.pread(descriptor, interface.HEAD, 0) if plugins is not None else b""
         known = of_path(name) | {
             "size": status.st_size,
             "age": max(0.0, time.time() - status.st_mtime),
@@ -216,6 +226,8 @@ def of_file(path: Path, name: str) -> dict[str, Value]:
         known |= _xattrs(descriptor)
     finally:
         os.close(descriptor)
+    match = trio.run(plugins.framework, name, head) if plugins is not None else None
+    known |= {"file_framework": match.framework} if match is not None else {}
     return known | ({"format": form} if form else {})
 
 

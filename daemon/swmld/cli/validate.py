@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from swmld.cli.options import JsonOption
+from swmld.cli.options import JsonOption, PluginsOption
 from swmld.cli.text import printable, prose
 
 HELP = """Read configuration files and list what was understood; or every error, with exit code 2.
@@ -40,13 +40,18 @@ def register(root: typer.Typer) -> None:
     root.command("validate", help=prose(HELP))(validate)
 
 
-def validate(paths: Paths, environment: Environment = None, json_: JsonOption = False) -> None:
+def validate(
+    paths: Paths,
+    environment: Environment = None,
+    plugins: PluginsOption = None,
+    json_: JsonOption = False,
+) -> None:
     """Print what was understood."""
     from swmld.cli import rules_text
 
     if json_:
-        found = rules_text.as_json(paths, environment)
+        found = rules_text.as_json(paths, environment, plugins or ())
         print(json.dumps(found))
         raise typer.Exit(2 if found["problems"] else 0)
-    for line in rules_text.checked(paths, environment):
+    for line in rules_text.checked(paths, environment, plugins or ()):
         print(printable(line))

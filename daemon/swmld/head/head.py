@@ -39,7 +39,8 @@ AT_OPENS: Mapping[type[actions.Effect], frozenset[str]] = {
     actions.Stream: frozenset({"drop_behind"}),
     actions.Coordinate: frozenset({"mode"}),
 }
-"""Parameters whose effect is on an open file, also on one that is whole in the cache."""
+"""Parameters whose effect is on an open file, also on one that is whole in the cache. Of the cache's tiers
+it is memory alone."""
 
 HELD = 1 << 20
 """Files that are held for jobs at most; the oldest of more are evicted like others."""
@@ -80,6 +81,7 @@ class Head:
         self.history = history
         self.brought = history.brought
         self.compressed = history.compressed
+        self.ask_again: Callable[[], None] = _nobody
         self.rules, self.engine = NO_RULES, Engine(())
         self.swap(rules)
 
@@ -95,6 +97,8 @@ class Head:
         self.coordinates = actions.Coordinate in effects
         self._caching = not effects.isdisjoint((actions.Cache, actions.Compress))
         self.history.forget_but({rule.title for rule in rules.rules})
+        if self.watches:
+            self.ask_again()
         return old
 
     def _parts(self) -> list[object]:
@@ -232,6 +236,12 @@ def _whole(outcome: Outcome, known: dict[str, Value], job: int) -> str:
     return ""
 
 
+def _nobody() -> None:
+    """Before there is a mount."""
+
+
 def _at_opens(action: actions.Action) -> bool:
     """Whether it is done at each open (``mount.deciding.Decider.watches``)."""
+    if action.effect is actions.Cache:
+        return action.given.get("tier") == "memory"
     return not AT_OPENS.get(action.effect, frozenset()).isdisjoint(action.given)

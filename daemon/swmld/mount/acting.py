@@ -12,7 +12,7 @@ from swmld.fetch.flights import Target
 from swmld.mount import native as nat
 from swmld.mount.advising import PageCache, advise
 from swmld.mount.coordinating import Coordinator
-from swmld.mount.deciding import acts_at_opens, barrier_of, fetch_terms
+from swmld.mount.deciding import acts_at_opens, barrier_of, fetch_terms, in_memory
 from swmld.mount.native import Native
 from swmld.mount.prioritizing import IoPriorities
 from swmld.mount.target import SourceTarget
@@ -56,12 +56,14 @@ class Acts:
         if not acts_at_opens(verdict):
             return False
         told, stream, cached = verdict.advise, verdict.stream, target.file
+        if in_memory(verdict):
+            self._pages.load(cached.path, _present(cached))
         behind = stream is not None and stream.drop_behind
         forget = behind or (told is not None and told.advice in ("dontneed", "noreuse"))
         self._open[nodeid] = _Open(cached.path, cached.chunk_size, behind, forget, cached.front)
         if told is not None:
             advise(cached.fd, told.advice)
-            if told.advice == "willneed":
+            if told.advice == "willneed" and not in_memory(verdict):
                 self._pages.load(cached.path, _present(cached))
             elif told.readahead and cached.complete:
                 self._pages.load(cached.path, [(cached.front, min(told.readahead, cached.size))])

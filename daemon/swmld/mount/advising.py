@@ -32,6 +32,10 @@ _ADVICE = {
 }
 """Of those in ``actions.Advise``, what is said of an open file; the others are said of its pages."""
 
+LOAD_STEP = 128 << 10
+"""Bytes of one request to read ahead. Of a larger one the kernel does only the first part, as much as it
+would read ahead on that disk by itself; no disk has less than this."""
+
 _WRITE_AND_WAIT = 7  # SYNC_FILE_RANGE_WAIT_BEFORE | _WRITE | _WAIT_AFTER
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -54,7 +58,7 @@ class PageCache:
         self._thread: threading.Thread | None = None
 
     def load(self, path: str, spans: Iterable[tuple[int, int]]) -> None:
-        """Reads these (offset, length) of a cache file into memory."""
+        """Reads these (offset, length) of a cache file into memory, as many as half of its room takes."""
         wanted = list(spans)
         self._queue(lambda: _on_file(path, lambda fd: _load(fd, wanted)))
 
@@ -114,8 +118,19 @@ def _on_file(path: str, call: Callable[[int], None]) -> None:
 
 
 def _load(fd: int, spans: Iterable[tuple[int, int]]) -> None:
+    room = _available() // 2
     for offset, length in spans:
-        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+        for start in range(offset, offset + min(length, room), LOAD_STEP):
+            size = min(LOAD_STEP, offset + length - start, room)
+            os.posix_fadvise(fd, start, size, os.POSIX_FADV_WILLNEED)
+            room -= size
+
+
+def _available() -> int:
+    """Bytes that can be had without taking them from programs."""
+    with open("/proc/meminfo", "rb") as file:
+        lines = file.read().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(b"MemAvailable:"))
 
 
 def _forget(fd: int, offset: int, length: int) -> None:

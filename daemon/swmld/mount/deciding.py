@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -53,6 +54,9 @@ class Decider(Protocol):
     watches: bool
     """Whether rules may want something done at each open, so that C is to answer none alone of which nothing
     was decided yet."""
+
+    ask_again: Callable[[], None]
+    """To be called when such rules have come into use: C opened some files alone until now."""
 
     coordinates: bool
     """Whether rules may want writers to wait for each other: then they are decided about, too."""
@@ -119,7 +123,13 @@ def acts_at_opens(verdict: Verdict) -> bool:
         or (told is not None and (told.advice != "normal" or told.readahead is not None))
         or (stream is not None and stream.drop_behind)
         or barrier_of(verdict) is not None
+        or in_memory(verdict)
     )
+
+
+def in_memory(verdict: Verdict) -> bool:
+    """Whether what is cached of it is to be in memory, too, when it is opened."""
+    return verdict.cache is not None and verdict.cache.tier == "memory"
 
 
 def barrier_of(verdict: Verdict) -> Coordinate | None:

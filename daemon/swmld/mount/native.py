@@ -477,6 +477,10 @@ class Native:
         """C is to ask at the next open."""
         lib.sw_set_complete(self._s, nodeid, 0, 0, 0, 0, False)
 
+    def ask_again(self) -> None:
+        """C is to ask at the next open of each file."""
+        lib.sw_ask_again(self._s)
+
     def child_complete(self, parent: int, name: bytes) -> bool:
         """Whether the table knows a whole cache file of a child (perhaps of an older generation)."""
         return bool(_child_complete(self._session, parent, name))

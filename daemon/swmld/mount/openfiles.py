@@ -63,6 +63,7 @@ class OpenFiles:
         if decider is not None:
             self._acts = Acts(native)
             native.watched = lambda: decider.watches
+            decider.ask_again = native.ask_again
         self._opens = Opens(native)
         self._mirrors = Mirrors(native, disk)
         self.fetching = Fetching(

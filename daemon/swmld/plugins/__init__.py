@@ -8,5 +8,10 @@
     known        all of a daemon: the surest is asked
     conformance  what every plugin must do, as checks
 
-The modules with the names of frameworks are those that come with swmld.
+The modules with the names of frameworks are those that come with swmld. What a plugin needs of its own can be
+imported from here.
 """
+
+from swmld.plugins.interface import API, HEAD, NONE, READ_BYTES, READ_CALLS, Context, Hints, Plugin, Range
+
+__all__ = ["API", "HEAD", "NONE", "READ_BYTES", "READ_CALLS", "Context", "Hints", "Plugin", "Range"]

@@ -108,7 +108,9 @@ class Cache:
     """Where the bytes are kept, and how hard they are to evict."""
 
     tier: str = _word(
-        "disk", ("memory", "disk", "none"), "Page cache and disk, disk alone, or not cached at all."
+        "disk",
+        ("memory", "disk", "none"),
+        "Loaded into memory at each open, in memory as the kernel likes, or not cached at all.",
     )
     strategy: str = _word(
         "adaptive", ("adaptive", "aggressive", "lazy", "no_evict", "ttl"),

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from swmld.rules.kinds import Kind, parse
-from swmld.values import Flag, Parser, count, duration, either, expected
+from swmld.values import FALSE_WORDS, Flag, Parser, count, duration, either, expected
 
 MAX_ID = 200
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]*")
@@ -59,6 +59,17 @@ def _list(given: Any) -> list[Any]:
     raise expected("a list", given)
 
 
+def _tests(given: Any) -> list[Any]:
+    try:
+        return _list(given)
+    except ValueError as error:
+        if isinstance(given, str):
+            raise ValueError(f"{error}; a single expression stands under condition") from None
+        if isinstance(given, dict):
+            raise ValueError(f"{error}; each condition begins with '- '") from None
+        raise
+
+
 def _mapping(given: Any) -> dict[str, Any]:
     if given is None:
         return {}
@@ -75,6 +86,7 @@ Line = Annotated[str, Parser(_line, schema={"type": ["string", "number", "boolea
 Share = Annotated[float, Parser(_share, schema=_SHARE_SCHEMA)]
 Weight = Annotated[float, Parser(_weight, schema=_SHARE_SCHEMA)]
 Items = Annotated[list[Any], Parser(_list, schema={"type": "array"})]
+Tests = Annotated[list[Any], Parser(_tests, schema={"type": "array"})]
 Mapping = Annotated[dict[str, Any], Parser(_mapping, schema={"type": ["object", "null"]})]
 
 
@@ -111,7 +123,7 @@ class RuleModel(BaseModel):
         default=0, description="Of two rules that disagree the one with more wins."
     )
     enabled: Flag = Field(default=True, description="Whether the rule is used.")
-    conditions: Items | None = Field(
+    conditions: Tests | None = Field(
         default=None, description="When it applies: tests, groups (any, all, not) and expressions."
     )
     condition: Line | None = Field(default=None, description="The same as one expression.")
@@ -157,7 +169,7 @@ class ProfileModel(BaseModel):
 
     description: Line = Field(default="", description="Which hosts are meant.")
     enabled: Flag = Field(default=True, description="Whether the profile is used.")
-    conditions: Items = Field(
+    conditions: Tests = Field(
         description="Tests, groups, expressions, or properties with values: gpu_count: '>= 8'."
     )
     optimizations: Items = Field(description="Names of rules and templates.")
@@ -194,13 +206,17 @@ class Setting:
         parse(self.kind, given, self.words)
 
 
+DONE = {"debug": (), "metrics_collection": FALSE_WORDS, "monitoring": ("off", "basic")}
+"""Settings that act by themselves or ask for what is always done, but for these words."""
+
 SETTINGS: dict[str, Setting] = {
     entry.name: entry
     for entry in (
         Setting("optimization_level", Kind.STRING, "How much is done for speed.",
                 ("basic", "adaptive", "latency", "maximum")),
-        Setting("monitoring", Kind.STRING, "How much is counted.", ("off", "basic", "comprehensive")),
-        Setting("metrics_collection", Kind.BOOL, "Count what each rule brings."),
+        Setting("monitoring", Kind.STRING, "How much is counted: always all of it.",
+                ("off", "basic", "comprehensive")),
+        Setting("metrics_collection", Kind.BOOL, "Count what each rule brings: that is always done."),
         Setting("resource_monitoring", Kind.BOOL, "Watch the host's resources."),
         Setting("debug", Kind.BOOL, "Log each decision."),
         Setting("fault_tolerance", Kind.BOOL, "Prefer what survives a failure."),

@@ -20,6 +20,7 @@ from swmld.documents import Document, Location, Problem
 from swmld.rules import catalogue, conditions, operators, templates
 from swmld.rules.conditions import Leaf, Node
 from swmld.rules.document import (
+    DONE,
     SECTIONS,
     SETTINGS,
     FrameworkModel,
@@ -34,6 +35,7 @@ from swmld.rules.ruleset import Rule, RulesError, RuleSet
 from swmld.values import shown
 
 MAX_RULES = 50_000
+_TESTS = ("conditions", "condition")
 
 _provided: tuple[Document, ...] = ()
 
@@ -55,6 +57,7 @@ class _Loader:
     environment: str | None
     sections: dict[str, dict[str, _Entry]] = field(default_factory=lambda: {name: {} for name in SECTIONS})
     settings: dict[str, Any] = field(default_factory=dict)
+    set_in: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     rules: list[Rule] = field(default_factory=list)
@@ -87,9 +90,7 @@ class _Loader:
             elif isinstance(value, dict) and isinstance(value.get("id"), str):
                 self._define(section, value["id"], _Entry(book, here, value, None, builtin))
             else:
-                book.model(RuleModel, value, here)
-                if isinstance(value, dict) and not templates.used(value):
-                    _rest(book, value, here)
+                _unmade(book, value, here)
 
     def _named(self, book: Book, section: str, raw: Any, builtin: bool) -> None:
         if not isinstance(raw, dict):
@@ -111,13 +112,17 @@ class _Loader:
         if raw is not None and not isinstance(raw, dict):
             book.complain(("settings",), f"expected keys with values, got {shown(raw)}")
             return
-        self.settings |= _known_settings(book, raw or {}, ("settings",))
+        found = _known_settings(book, raw or {}, ("settings",))
+        self.settings |= found
+        self.set_in |= {key: book.where(("settings", key)) for key in found}
 
     def _define(self, section: str, name: str, entry: _Entry) -> None:
         before = self.sections[section].get(name)
         if before is not None and before.book.document is entry.book.document:
             first = before.book.document.line(before.location)
             entry.book.complain(entry.location, f"{name}: given twice, first in line {first}")
+            if section == "rules" and not templates.used(entry.raw):
+                _unmade(entry.book, entry.raw, entry.location)
             return
         if before is not None:
             old, new = before.book.where(before.location), entry.book.where(entry.location)
@@ -160,6 +165,23 @@ class _Loader:
         for name, entry in self.sections["rules"].items():
             if not entry.builtin and name not in self.made:
                 self.make(name, {}, None, "", False)
+        if chosen is not None:
+            here = chosen.location
+            self.set_in |= {key: chosen.book.where((*here, key)) for key in chosen.model["settings"]}
+        self._unused()
+
+    def _unused(self) -> None:
+        """A note of each setting that nothing depends on."""
+        asked = set().union(*(templates.used(self.sections["rules"][name].raw) for name in self.made))
+        for key, where in self.set_in.items():
+            value = self.parameters[key]
+            if key in asked:
+                continue
+            if key not in DONE:
+                self.notes.append(f"{where}: {key} is used by no rule")
+            elif str(value).lower() in DONE[key]:
+                text = "changes nothing: what rules bring is always counted"
+                self.notes.append(f"{where}: {key} {value} {text}")
 
     def _parts(self, named: dict[str, set[str]]) -> Iterator[tuple[str, list[str], Node | None, str, bool]]:
         """What frameworks, environments and profiles make active: names, guard, origin, whether they do."""
@@ -242,7 +264,8 @@ class _Loader:
             _rest(book, filled, here)
             _attribute(book.document, before, origin)
             return
-        found = rule_conditions(book, model, here)
+        unread = any(filled.get(key) is not None and getattr(model, key) is None for key in _TESTS)
+        found = rule_conditions(book, model, here) if not unread else []  # told already
         wanted_actions = rule_actions(book, model, here)
         if len(book.document.problems) > before:
             if wanted & {*given, *self.parameters}:
@@ -268,6 +291,13 @@ class _Loader:
                 description=model.description,
             )
         )
+
+
+def _unmade(book: Book, raw: Any, location: Location) -> None:
+    """Tell what is wrong with a rule that is not made, since its id is missing or taken."""
+    book.model(RuleModel, raw, location)
+    if isinstance(raw, dict) and not templates.used(raw):
+        _rest(book, raw, location)
 
 
 def _rest(book: Book, raw: Mapping[str, Any], location: Location) -> None:
