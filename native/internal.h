@@ -75,8 +75,8 @@ struct node {
 	uint16_t rule_epoch;
 	uint8_t in_key, in_lru, in_brow, bypass, attached, tell_open, pages, told_old;
 	uint8_t wrote;                 /* opened to write since Python's state of it began */
-	uint16_t asked;                /* what s->asking was when file_id was set */
 	uint8_t mode;                  /* SW_NONE.. : what the kernel's inode is in */
+	uint16_t asked;                /* what s->asking was when file_id was set */
 };
 
 /* What a file has besides once it is opened, or fetched: of the names of a listing a quarter less is held. */
