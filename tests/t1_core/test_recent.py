@@ -12,7 +12,7 @@ import pytest
 from swmld._native import ffi, lib
 from swmld.mount.grace import Grace
 from swmld.mount.lifetimes import Lifetimes
-from swmld.mount.recent import TOLD, Known, KnownPage, Listed, Parts, Recent
+from swmld.mount.recent import MISSED, TOLD, Known, KnownPage, Listed, Parts, Recent
 from swmld.sources.interface import Attributes, Change
 from swmld.sources.packed import PackedEntries
 
@@ -106,6 +106,27 @@ def test_a_listing_is_certain_as_long_as_the_changes_are_remembered() -> None:
         recent.forget(Change(b"e/a"))
     assert recent.listed(b"d")
     assert recent.still_listed(b"d") is None
+
+
+def test_what_was_not_there_a_moment_ago() -> None:
+    recent = Recent()
+    recent.miss(b"d/a", 10, 0)
+    assert recent.missed(b"d/a", 9)
+    assert not recent.missed(b"d/a", 10)
+    assert not recent.missed(b"d/b", 0)
+    recent.forget(Change(b"d/b"))
+    assert recent.missed(b"d/a", 9)
+    for change in (Change(b"d/a"), Change(b"d", tree=True)):
+        recent.miss(b"d/a", 10, recent.changes)
+        recent.forget(change)
+        assert not recent.missed(b"d/a", 9)
+    recent.miss(b"d/a", 10, recent.changes)
+    recent.put(b"d/a", known(asked=11, changes=recent.changes))
+    assert not recent.missed(b"d/a", 9)
+    for number in range(MISSED + 1):
+        recent.miss(b"%d" % number, 10, recent.changes)
+    assert not recent.missed(b"0", 9)
+    assert recent.missed(b"1", 9)
 
 
 def test_the_entries_of_a_listing_behind_a_name() -> None:

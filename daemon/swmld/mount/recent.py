@@ -23,6 +23,9 @@ PAGED = 1 << 18
 """Entries of pages that C has read, remembered as they are there: 28 MB, with a chunk each 38 MB. Of them no
 attributes are remembered besides."""
 
+MISSED = 256
+"""Names that were asked for of late and not there."""
+
 TOLD = 4096
 """Changes that are remembered, to tell whether an answer is older than one of them."""
 
@@ -155,6 +158,7 @@ class Recent:
         """The paths of files that have several, by inode number."""
         self._listings: OrderedDict[bytes, Parts] = OrderedDict()
         self._entries = 0
+        self._missed: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
         self._told: deque[Change] = deque(maxlen=TOLD)
         self.changes = 0
         """How many were told."""
@@ -188,6 +192,7 @@ class Recent:
                 return there
             self._pop(path)
             self._hide(path)
+            self._missed.pop(path, None)
             self._asked(_parent(path), known.asked)
             self._known[path] = known
             if known.attributes.nlink > 1 and known.attributes.is_file:
@@ -256,6 +261,19 @@ class Recent:
             if not names:
                 del self._names[known.attributes.ino]
         return known
+
+    def miss(self, path: bytes, asked: int, changes: int) -> None:
+        """The source had nothing there."""
+        with self._lock:
+            self._missed[path] = (asked, changes)
+            if len(self._missed) > MISSED:
+                self._missed.popitem(last=False)
+
+    def missed(self, path: bytes, since: int) -> bool:
+        """Whether that was so at some time after ``since``, and nothing was told of it from then on."""
+        with self._lock:
+            asked, changes = self._missed.get(path, (0, 0))
+            return asked > since and self._unchanged(path, changes)
 
     # ---- listings
 

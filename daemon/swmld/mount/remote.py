@@ -32,6 +32,10 @@ STRICT, RELAXED = 0, 1
 MORE = 8192
 """Entries of a page after the first, of a source that gives more than ``LISTED`` of them at once."""
 
+MISSED_SECONDS = 0.25
+"""For which a file is made where the source had none, without asking again: the kernel looks a name up just
+before. What another host makes meanwhile is found by the source, which makes no file twice."""
+
 WATCHED_SECONDS = 86400.0
 """How long a look at the source holds that tells of its changes."""
 
@@ -410,6 +414,15 @@ class RemoteTree:
             self._recent.drop(path)
             return None
 
+    def absent(self, path: bytes) -> bool:
+        """Whether nothing is there, as a listing says that would be told of a change, or the source did a
+        moment ago."""
+        parent, _, name = path.rpartition(b"/")
+        listed = self._known_listing(parent)
+        if listed is not None and not self._recent.get(path):
+            return listed.find(name) is None
+        return self._recent.missed(path, now() - round(MISSED_SECONDS * 1e9))
+
     def told(self, path: bytes, was: Attributes | None, attributes: Attributes) -> None:
         """The source has said that of it just now, as the answer to a change that we made; ``was``: what it
         was shown as until now. It stays the node that it is."""
@@ -431,7 +444,11 @@ class RemoteTree:
 
     def _stat(self, path: bytes) -> Known:
         asked, changes = now(), self._recent.changes
-        known = Known(self._grace.asked(lambda: self._source.stat(path)), asked, changes)
+        try:
+            known = Known(self._grace.asked(lambda: self._source.stat(path)), asked, changes)
+        except FileNotFoundError:
+            self._recent.miss(path, asked, changes)
+            raise
         self._lifetimes.note(path, known.attributes)
         return self._recent.put(path, known)
 

@@ -159,7 +159,7 @@ class RemoteChanges:
         path = self._tree.below(parent, name)
         attributes = self._new(parent, stat.S_IFREG | mode, uid, gid)
         exclusive = bool(flags & os.O_EXCL)
-        if self._staging.attributes(path) is not None or self._tree.look(path) is not None:
+        if self._staging.attributes(path) is not None or not self._absent(path):
             code = errno.EEXIST if exclusive else errno.ESTALE
             raise OSError(code, os.strerror(code))
         file = self._staging.create(path, attributes)
@@ -173,6 +173,9 @@ class RemoteChanges:
             raise
         self._enter(entry.nodeid, file)
         return entry, fd
+
+    def _absent(self, path: bytes) -> bool:
+        return self._tree.absent(path) or self._tree.look(path) is None
 
     def _show(self, parent: int, name: bytes) -> Entry:
         """What is there now, as the kernel is answered; its listing of the directory is old."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -30,6 +32,13 @@ from swmld.sources.seaweed_volumes import Volumes
 from swmld.sources.seaweed_watch import Watch
 from swmld.sources.seaweed_writing import Place, Writing
 from swmld.urls import SourceUrl
+
+LOOKED = 0.25
+"""Seconds for which a directory that was there need not be looked at again before something is made in it.
+One that another host removes meanwhile is made again, as by any other client of the filer."""
+
+MOST_LOOKED = 1024
+"""Directories that are remembered so."""
 
 GRPC = 10_000
 """What a SeaweedFS server adds to its HTTP port for its gRPC, unless told otherwise."""
@@ -58,6 +67,8 @@ class SeaweedSource:
         self._volumes = Volumes(self._filer, self._connections, security, timeout)
         self._watch = Watch(self._filer, self._root)
         self.writing = Writing(self._filer, self._connections, security, timeout)
+        self._there: dict[str, float] = {}
+        """When directories were last seen, not long ago."""
 
     def _entry(self, path: bytes) -> Entry:
         return self._names.entry(f"{self._root}/{_text(path)}" if path else self._root)
@@ -180,6 +191,7 @@ class SeaweedSource:
         if not self._names.entry(place.path).is_dir:
             raise failure(errno.ENOTDIR, f"removal of {_shown(path)}")
         self._filer.delete(*place)
+        self._there.clear()
 
     def rename(self, old: bytes, new: bytes) -> None:
         """See ``Source.rename``; EBUSY for the root. One operation where the filer's store has transactions:
@@ -265,9 +277,19 @@ class SeaweedSource:
 
     def _directory(self, place: Place) -> None:
         """ENOENT, ENOTDIR: the filer would make directories of all that leads there."""
-        directory = place.directory.rstrip("/")
-        if directory and not self._names.entry(directory).is_dir:
+        directory, now = place.directory.rstrip("/"), time.monotonic()
+        if not directory or now - self._there.get(directory, -LOOKED) < LOOKED:
+            return
+        if not self._names.entry(directory).is_dir:
             raise failure(errno.ENOTDIR, directory)
+        if len(self._there) >= MOST_LOOKED:
+            self._there.clear()
+        self._there[directory] = now
+
+    def _told(self, tell: Callable[[Change], None], change: Change) -> None:
+        if change.tree:
+            self._there.clear()
+        tell(change)
 
     def _message(self, place: Place) -> Any | None:
         try:
@@ -280,7 +302,7 @@ class SeaweedSource:
 
     def watch(self, tell: Callable[[Change], None], ready: Callable[[bool], None]) -> None:
         """See ``Source.watch``."""
-        self._watch.run(tell, ready)
+        self._watch.run(partial(self._told, tell), ready)
 
     def close(self) -> None:
         """See ``Source.close``."""
