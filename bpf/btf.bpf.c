@@ -82,7 +82,8 @@ int on_page_cache_ra_order(u64 *ctx)
 
 int on_sched_switch(u64 *ctx)
 {
-	return on_switch(LOAD(u32, ctx[1], OFF_TASK_PID), SWITCH_STATE, LOAD(u32, ctx[2], OFF_TASK_PID));
+	return on_switch(LOAD(u32, ctx[1], OFF_TASK_PID), SWITCH_STATE, LOAD(u32, ctx[2], OFF_TASK_PID),
+			 LOAD(u32, ctx[2], OFF_TASK_TGID));
 }
 
 #ifndef SWP_NO_DIRECT
