@@ -215,6 +215,20 @@ def test_what_somebody_has_open_by_its_old_number_stays_his(machine: Machine) ->
     reader.release()
 
 
+def test_what_is_whole_is_shared_with_who_has_it_open(machine: Machine) -> None:
+    cache = machine.open()
+    reader = cache.acquire(OLD, b"a/f")
+    fill(reader)
+    cache.renamed(b"a", b"b")
+    file = cache.acquire(NEW, b"b/f", number=number({b"a/f": 1}))
+    assert file is reader
+    assert holds(file, OLD)
+    file.release()
+    reader.release()
+    settled(cache)
+    assert whole(cache, NEW, b"b/f", OLD)
+
+
 def test_another_file_at_the_old_place_is_not_taken(machine: Machine) -> None:
     cache = machine.open()
     cached(cache, OLD, b"a/f")

@@ -83,6 +83,7 @@ def test_a_renamed_directory_stays_cached(base: Path, cluster: Cluster, mode: st
         (mount / "d").mkdir()
         (mount / "d/small").write_bytes(b"new" * 1000)
         assert (mount / "d/small").read_bytes() == b"new" * 1000
+        before = own.fetched()
         own.read("aside")
         assert own.fetched() == before
 

@@ -101,10 +101,13 @@ class Memory:
 
     def move(self, file: CacheFile, now: Identity, path: bytes, source: int, *, pinned: bool) -> bool:
         """``file`` is that of another source inode now, under which there is nothing. False where it has left
-        memory, or somebody has it and not ``pinned``. Holds both stripes."""
+        memory, or somebody has it, it is not whole, and not ``pinned``. Holds both stripes."""
         with self._lock, file.lock:
             key = key_of(file.identity)
-            if file.settled or file.dead or self._files.get(key) is not file or (file.pins and not pinned):
+            if file.settled or file.dead or self._files.get(key) is not file:
+                return False
+            # Of a whole one nothing is fetched any more that two would wait for.
+            if file.pins and not pinned and file.present_count < file.nchunks:
                 return False
             self._tombs[key] = file.file_id  # before it leaves: see ``retire``
             self._files[key_of(now)] = file

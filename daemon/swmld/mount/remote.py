@@ -233,8 +233,13 @@ class RemoteTree:
 
     def number(self, path: bytes) -> Callable[[bytes], int] | None:
         """See ``Tree``."""
-        known = self._recent.get(path)
-        return partial(_number_at, self._source, known.attributes) if known is not None else None
+        return partial(self._number_at, path)
+
+    def _number_at(self, path: bytes, earlier: bytes) -> int:
+        with suppress(OSError):  # forgotten since it was looked up, for a change that was told
+            known = self._recent.get(path) or self._stat(path)
+            return self._source.number_at(earlier, known.attributes)
+        return 0
 
     def reopen(self, nodeid: int, opened: Opened) -> Opened:
         """See ``Tree``."""
@@ -516,10 +521,6 @@ class RemoteTree:
         if parent:
             self._native.expire(parent)  # a listing that the kernel keeps is another now
             self._native.forget_entry(parent, name)
-
-
-def _number_at(source: Source, attributes: Attributes, path: bytes) -> int:
-    return source.number_at(path, attributes)
 
 
 def _nobody(_: int) -> None:

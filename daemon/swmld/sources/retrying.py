@@ -4,9 +4,6 @@ Waits are random between 0 and a bound that doubles, which spreads clients that 
 fixed waits or half-random ones do (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 A ``Retry-After`` is waited for in full, and the random wait on top, so that not all come back at once.
 
-A call for which the budget has nothing left waits on, until its time is over: the few that ask find out for
-all whether the source is back, and each one that is answered lets two others ask.
-
 A change whose answer was lost may have been made. So where it is made again and finds itself made (the name
 that was to go is gone, the directory that was to come is there), that is its answer. A write is known again
 by its token, at the source.
@@ -180,37 +177,29 @@ class Retrying(Wrapper):
 
     def _tries(self) -> _Tries:
         self._budget.asked()
-        return _Tries(self._pause, self._budget.answered, self._clock.now() + self._patience.limit)
+        return _Tries(self._pause, self._clock.now() + self._patience.limit)
 
     def _pause(self, error: OSError, number: int, deadline: float) -> bool:
         """Waits before the ``number``-th retry; False where there is to be none."""
         if error.errno not in PASSING or self._closing.is_set():
             return False
-        wait = self._wait(number) + (error.retry_after if isinstance(error, Busy) else 0.0)
-        while self._clock.now() + wait <= deadline:
-            if self._clock.wait(self._closing, wait):
-                return False
-            if self._budget.take():
-                self.stats.retried()
-                return True
-            number += 1
-            wait = max(self._wait(number), self._patience.first)
-        self.stats.gave_up()
-        return False
-
-    def _wait(self, number: int) -> float:
-        bound = self._patience.first * 2.0 ** min(number - 1, 60)
-        return self._chance() * min(self._patience.longest, bound)
+        wait = self._chance() * min(self._patience.longest, self._patience.first * 2.0 ** min(number - 1, 60))
+        if isinstance(error, Busy):
+            wait += error.retry_after
+        if self._clock.now() + wait > deadline or not self._budget.take():
+            self.stats.gave_up()
+            return False
+        if self._clock.wait(self._closing, wait):
+            return False
+        self.stats.retried()
+        return True
 
 
 class _Tries:
     """The tries of one call."""
 
-    def __init__(
-        self, pause: Callable[[OSError, int, float], bool], answered: Callable[[], None], deadline: float
-    ) -> None:
+    def __init__(self, pause: Callable[[OSError, int, float], bool], deadline: float) -> None:
         self._pause = pause
-        self._answered = answered
         self._deadline = deadline
         self._failed = 0
         self.lost = False
@@ -226,6 +215,3 @@ class _Tries:
             self.lost = self.lost or not isinstance(error, Busy)
             if not self._pause(error, self._failed, self._deadline):
                 raise
-        else:
-            if self._failed:
-                self._answered()
