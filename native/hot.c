@@ -623,7 +623,7 @@ int sw_begin_write(sw_session *s, uint64_t nodeid)
 		n->writers++;
 		n->wrote = 1;
 		n->refs++;
-		n->attr_at = 0;
+		n->attr_at = n->last_known = 0;
 		r = (int)n->mode;
 	}
 	unlock(s);
@@ -638,7 +638,7 @@ void sw_end_write(sw_session *s, uint64_t nodeid)
 	n = node_get(s, nodeid);
 	if (n && n->writers) {
 		n->writers--;
-		n->attr_at = 0;
+		n->attr_at = n->last_known = 0;
 		n->written_at = now_ns(CLOCK_MONOTONIC_COARSE);
 		node_unref(s, n);
 	}

@@ -74,7 +74,8 @@ struct node {
 	int16_t rule;                  /* of s->rules, -1 none; node_rule() when rule_epoch is not s->epoch */
 	uint16_t rule_epoch;
 	uint8_t in_key, in_lru, in_brow, bypass, attached, tell_open, pages, told_old;
-	uint8_t wrote;                 /* opened to write since Python's state of it began */
+	uint8_t wrote : 1;             /* opened to write since Python's state of it began */
+	uint8_t last_known : 1;        /* its name was found to mean another file, and the attributes are right as of then */
 	uint8_t mode;                  /* SW_NONE.. : what the kernel's inode is in */
 	uint16_t asked;                /* what s->asking was when file_id was set */
 };
@@ -138,6 +139,7 @@ struct rule {
 struct pending {
 	struct pending *next;
 	uint64_t unique, nodeid;
+	uint64_t fh;                   /* of a GETATTR for an open file; 0: it has none */
 	uint32_t opcode, pid;
 	uint8_t interrupted;
 };
@@ -351,6 +353,7 @@ void dirfd_unpin(sw_session *s, int slot);
 void dirfds_drop(sw_session *s, struct node *n); /* under lock: the node goes */
 int source_stat(sw_session *s, uint64_t nodeid, struct statx *st);
 int source_stat_at(int dirfd, const char *name, struct statx *st);
+int source_held_attr(sw_session *s, uint64_t nodeid, uint64_t fh, struct fuse_attr_out *out);
 
 /* cfile.c (under lock) */
 struct sw_cfile *cfile_get(struct sw_cfile *f);

@@ -76,8 +76,38 @@ static int told_stale(sw_session *s, uint64_t nodeid, int r)
 		return r;
 	lock(s);
 	n = node_get(s, nodeid);
-	if (n)
+	if (n) {
+		n->last_known |= n->attr_at != 0;
 		n->attr_at = n->kernel_until = 0;
+	}
+	unlock(s);
+	return r;
+}
+
+/* A program that has a file open asks for its size when it reads to the end. If somebody replaced or removed the file
+ * beside the mount since then, the name is of no use, but the file that is open still is what it was: as the writer's
+ * own descriptor has it, or as it was last seen. Not so for a GETATTR without a handle: it may be of the path, and its
+ * ESTALE makes the kernel look the name up again. */
+int source_held_attr(sw_session *s, uint64_t nodeid, uint64_t fh, struct fuse_attr_out *out)
+{
+	struct handle *h = fh & SW_HOT_FH ? NULL : (struct handle *)(uintptr_t)fh;
+	uint64_t asked = now_ns(CLOCK_MONOTONIC_COARSE);
+	struct statx st;
+	struct node *n;
+	int own, r = -ESTALE;
+
+	if (!s->config.local)
+		return r;
+	own = h && h->fd >= 0 && source_stat_at(h->fd, "", &st) == 0;
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n && own)
+		node_attr(s, n, &st, asked);
+	if (n && (own || (n->opens && (n->last_known || n->attr_at) && !n->writers))) {
+		memset(out, 0, sizeof *out);
+		fill_attr(n, &out->attr);
+		r = 0;
+	}
 	unlock(s);
 	return r;
 }

@@ -13,7 +13,7 @@ import mmap
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -141,6 +141,41 @@ def test_the_next_open_sees_a_change_while_a_reader_holds_the_old(fs: Tree) -> N
     for reader in readers.values():
         os.close(reader)
     assert seen_right(fs, wanted) == dict.fromkeys(CHANGES, True)
+
+
+@pytest.fixture
+def closing() -> Iterator[contextlib.ExitStack]:
+    """What a test that failed has open would keep its daemon from ending."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.mark.parametrize("access", [os.O_RDONLY, os.O_RDWR], ids=["reader", "writer"])
+@pytest.mark.parametrize("size", [40_000, SIZE])
+@pytest.mark.parametrize("gone", [True, False], ids=["removed", "replaced"])
+def test_who_holds_a_file_that_goes_behind_reads_it_to_its_end(
+    own: Callable[..., Tree], closing: contextlib.ExitStack, gone: bool, size: int, access: int
+) -> None:
+    """A read beyond the end asks for the size, which the name cannot tell any more."""
+    fs = own(options=["--check", "strict", "--metadata-timeout", "0s"])
+    (fs.source / "name").write_bytes(content(1, size))
+    fs.settle()
+    held = os.open(fs / "name", access)
+    closing.callback(os.close, held)
+    assert os.pread(held, 100, 0) == content(1, size)[:100]
+    if gone:
+        (fs.source / "name").unlink()
+    else:
+        replace(fs.source / "name", content(2))
+    if gone:
+        with posix.fails(errno.ENOENT):
+            (fs / "name").read_bytes()
+    else:
+        assert (fs / "name").read_bytes() == content(2)
+    for _ in "12":
+        assert os.pread(held, size + 1, 0) == content(1, size)
+        assert os.pread(held, 100, size - 1) == content(1, size)[-1:]
+        assert os.pread(held, 100, size) == b""
 
 
 def test_a_change_while_a_mapping_lives(cached: Tree) -> None:
