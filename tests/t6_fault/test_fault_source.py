@@ -385,3 +385,25 @@ def test_source_mount_gone(daemon: Callable[..., Daemon], base: Path) -> None:
             one.read("cold")
         assert one.read("cached") == wanted
         one.daemon.stop()
+
+
+# --- several names ---
+
+
+def test_other_names_of_a_file_whose_writer_has_lost_its_own(
+    daemon: Callable[..., Daemon], base: Path
+) -> None:
+    """The kernel cannot open anew what a network file system finds by names alone."""
+    (base / "backing").mkdir()
+    wanted = content("first")
+    with SlowFs(base, base / "backing") as slow:
+        one = daemon(source=slow.path, options=[*OPTIONS, "--check", "strict"], expect_log=TROUBLE)
+        first, second = one.mount / "first", one.mount / "second"
+        first.write_bytes(wanted)
+        os.link(first, second)
+        with first.open("r+b", buffering=0) as writer:
+            first.unlink()
+            assert posix.run(second.read_bytes) == wanted
+            writer.write(b"written")
+            assert posix.run(second.read_bytes) == b"written" + wanted[7:]
+        assert (slow.backing / "second").read_bytes() == b"written" + wanted[7:]

@@ -168,6 +168,7 @@ class Native:
             _must(lib.sw_rule(self._s, os.fsencode(glob), _CHECKS[check], int(interval * 1e9)))
         self._session = address(self._s)
         self.hot = config.hot
+        self.local = config.local
         self.watched: Callable[[], bool] | None = None
         """Whether rules may want something done at each open (``deciding.Decider.watches``)."""
         self._events = ffi.new("struct sw_event[]", 256)

@@ -130,8 +130,13 @@ class FileWrites:
             await self._leave_cache(file, mode)
             if flags & os.O_TRUNC:
                 await self._set_size(file, fd, 0, uid)
+            local = self._native.local
+            found = os.fstat(fd) if local else await self._store(lambda: os.fstat(fd))
             # The kernel would clear set-id bits for root, too, on a file that it passes through.
-            pass_through = not os.fstat(fd).st_mode & (stat.S_ISUID | stat.S_ISGID)
+            pass_through = not found.st_mode & (stat.S_ISUID | stat.S_ISGID)
+            # It opens it anew, by the name of this descriptor, for each who opens another name: a network
+            # file system does not find it once that name is gone.
+            pass_through = pass_through and (local or found.st_nlink == 1)
             pass_through = pass_through and not self._mirrors.of(file)
             # Of what the kernel passes through to a file that is uploaded later we are told nothing.
             sync = self._writes.late and bool(flags & os.O_DSYNC)
