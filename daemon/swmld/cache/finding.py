@@ -177,29 +177,44 @@ class Finder:
         if old == new or replace(before, ino=now.ino) != now:
             return 0
         with self._memory.stripes([old, new]):
-            file = self._memory.get(old)
-            row = None if file is not None or self._memory.buried(old) else self.row(old)
-            found = file.identity if file is not None else row.identity if row is not None else None
-            if found != before or not self._clear(new, now):
+            if self._found(old) != before or not self._clear(new, now):
                 return 0
-            if file is not None:
-                if not self._memory.move(file, now, path, self._source, pinned=pinned):
-                    return 0
-            elif row is not None:
-                self._memory.move_row(row, now, path)
-                self._books.writer.flush()
-            if (came := self._unopened.take(old)) is not None:
+            file_id = self._move(before, now, path, pinned)
+            if file_id and (came := self._unopened.take(old)) is not None:
                 self._unopened.add(new, *came)
-        return file.file_id if file is not None else row.file_id if row is not None else 0
+        return file_id
+
+    def _found(self, key: Key) -> Identity | None:
+        """What stands under a number. Holds the stripe."""
+        file = self._memory.get(key)
+        if file is not None:
+            return file.identity
+        row = None if self._memory.buried(key) else self.row(key)
+        return row.identity if row is not None else None
+
+    def _move(self, before: Identity, now: Identity, path: bytes, pinned: bool) -> int:
+        """The file id; 0: it may not be moved. Holds both stripes."""
+        key = key_of(before)
+        file = self._memory.get(key)
+        if file is not None and self._memory.move(file, now, path, self._source, pinned=pinned):
+            return file.file_id
+        # It may have left memory for the index a moment ago.
+        if self._memory.get(key) is not None or self._memory.buried(key):
+            return 0
+        row = self.row(key)
+        if row is None or row.identity != before:
+            return 0
+        self._memory.move_row(row, now, path)
+        self._books.writer.flush()
+        return row.file_id
 
     def _clear(self, key: Key, identity: Identity) -> bool:
         """Drops what stands under a number that another file has now; False if it is ``identity`` itself.
         Holds the stripe."""
+        if self._found(key) == identity:
+            return False
         file = self._memory.get(key)
         row = None if file is not None or self._memory.buried(key) else self.row(key)
-        found = file.identity if file is not None else row.identity if row is not None else None
-        if found == identity:
-            return False
         gone = self._remover.retire_file(file) if file is not None else None
         if row is not None:
             gone = self._remover.retire_row(row)
