@@ -82,8 +82,7 @@ int on_page_cache_ra_order(u64 *ctx)
 
 int on_sched_switch(u64 *ctx)
 {
-	return on_switch(LOAD(u32, ctx[1], OFF_TASK_PID), SWITCH_STATE, LOAD(u32, ctx[2], OFF_TASK_PID),
-			 LOAD(u32, ctx[2], OFF_TASK_TGID));
+	return on_switch(LOAD(u32, ctx[1], OFF_TASK_PID), SWITCH_STATE, LOAD(u32, ctx[2], OFF_TASK_PID));
 }
 
 #ifndef SWP_NO_DIRECT

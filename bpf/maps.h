@@ -21,7 +21,6 @@ BPF_TABLE("lru_hash", u32, struct swp_process, processes, SWP_PROCESSES);
 BPF_TABLE("lru_hash", u32, struct swp_stranger, strangers, SWP_STRANGERS);
 BPF_TABLE("lru_hash", u64, struct swp_request, requests, 8192);
 BPF_TABLE("array", u32, u64, lost, SWP_LOST_MAX);
-BPF_TABLE("percpu_array", u32, u64, running, 1); /* by sched_switch: who runs here, as bpf_get_current_pid_tgid says it */
 BPF_TABLE("array", u32, u64, asleep, 1); /* threads that wait: 0 spares a lookup at every switch */
 BPF_RINGBUF_OUTPUT(events, SWP_RING_PAGES);
 
@@ -60,17 +59,6 @@ static __always_inline u32 self_pid(void)
 	return bpf_get_current_pid_tgid() >> 32;
 }
 
-/* Pid (upper half) and tid of the one who runs: 13 ns less than the helper, which is a call of the kernel and a return. The map's
- * element is found in line since 6.10, as old as the tracepoint of reads is. 0 until this CPU has gone from one thread to
- * another. A thread that becomes its process's leader, by exec, has its old tid until then. */
-static __always_inline u64 current_id(void)
-{
-	u32 zero = 0;
-	u64 *id = running.lookup(&zero);
-
-	return id && *id ? *id : bpf_get_current_pid_tgid();
-}
-
 /* Is this file one that we serve, and the reader another than we? Asked of each read on the machine, so cheapest first.
  * *epoch: of its books, if they are still this file's; *id: the reader's pid (upper half) and tid. */
 static __always_inline struct swp_config *ours(u32 dev, u64 ino, u64 *id, u32 *epoch)
@@ -87,7 +75,7 @@ static __always_inline struct swp_config *ours(u32 dev, u64 ino, u64 *id, u32 *e
 	if (!f || (dev != g->mount_dev && !(f->bits >> (ino & 63) & 1)))
 		return NULL;
 	*epoch = f->epoch;
-	*id = current_id();
+	*id = bpf_get_current_pid_tgid();
 	return *id >> 32 == g->self ? NULL : g;
 }
 

@@ -57,7 +57,7 @@ TRACEPOINT_PROBE(readahead, page_cache_ra_order)
 
 TRACEPOINT_PROBE(sched, sched_switch)
 {
-	return on_switch(args->prev_pid, args->prev_state, args->next_pid, 0);
+	return on_switch(args->prev_pid, args->prev_state, args->next_pid);
 }
 
 TRACEPOINT_PROBE(fuse, fuse_request_send)

@@ -26,16 +26,13 @@ static __always_inline void enter_wait(struct swp_thread *t, u64 ns, u64 now)
 		__sync_fetch_and_add(&p->histogram[b], 1);
 }
 
-/* Page waits are uninterruptible (folio_wait_bit_common); waits for FUSE's answers are not, and are seen as requests.
- * `process`: of `to`, 0 where it is not told. */
-static __always_inline int on_switch(u32 from, u64 state, u32 to, u32 process)
+/* Page waits are uninterruptible (folio_wait_bit_common); waits for FUSE's answers are not, and are seen as requests. */
+static __always_inline int on_switch(u32 from, u64 state, u32 to)
 {
 	u32 zero = 0;
-	u64 *n = asleep.lookup(&zero), *id = running.lookup(&zero), now;
+	u64 *n = asleep.lookup(&zero), now;
 	struct swp_thread *t;
 
-	if (id)
-		*id = process ? (u64)process << 32 | to : 0;
 	if (!n)
 		return 0;
 	if (state & UNINTERRUPTIBLE) {

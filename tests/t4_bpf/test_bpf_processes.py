@@ -136,46 +136,6 @@ def test_a_reader_that_runs_another_program(lab: Lab) -> None:
     assert process.comm == "cat"
 
 
-def test_readers_that_take_turns_on_one_cpu(lab: Lab) -> None:
-    """Each switch from one to the other comes between two reads of the same file."""
-    lab.make("shared", pages=1)
-    turns, pages = 500, 4096
-    rings = [os.pipe(), os.pipe()]
-
-    def read(number: int) -> None:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        fd = os.open(lab / "shared", os.O_RDONLY)
-        for _ in range(turns):
-            os.read(rings[number][0], 1)
-            assert len(os.pread(fd, pages, 0)) == pages
-            os.write(rings[1 - number][1], b"x")
-
-    with posix.Child(lambda: read(0)) as one, posix.Child(lambda: read(1)) as other:
-        os.write(rings[0][1], b"x")
-        one.wait()
-        other.wait()
-    for end in (*rings[0], *rings[1]):
-        os.close(end)
-    lab.seen.settle()
-    assert lab.seen.pids(f"{lab.name}/shared") == {one.pid, other.pid}
-    assert [lab.stream("shared", child.pid).reads for child in (one, other)] == [turns, turns]
-
-
-def test_a_thread_that_runs_another_program(lab: Lab) -> None:
-    """It becomes the process: its reads, before and after, are those of one."""
-    lab.make("before", "after", pages=2)
-    program = (
-        "import os, sys, threading\n"
-        "def run():\n"
-        "    open(sys.argv[1], 'rb').read(); os.execlp('cat', 'cat', sys.argv[2])\n"
-        "threading.Thread(target=run).start()\n"
-    )
-    argv = [sys.executable, "-c", program, lab / "before", lab / "after"]
-    done = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
-    assert done.wait(60) == 0
-    assert lab.pid("before") == lab.pid("after") == done.pid
-
-
 def test_processes_that_do_not_read_the_mount_are_not_told(lab: Lab) -> None:
     lab.seen.settle()
     before = len(lab.seen.about)
