@@ -158,11 +158,8 @@ class Finder:
     def _follow_moves(self, identity: Identity, path: bytes, numbers: Sequence[int]) -> None:
         """What is cached of this generation under one of the inode numbers that it had becomes its. Not what
         somebody has open by that number: it is another file to the mount."""
-        key = key_of(identity)
-        if self._memory.get(key) is not None:
-            return
-        row = None if self._memory.buried(key) else self.row(key)
-        if row is not None and row.identity == identity:
+        there = self._stands(key_of(identity))
+        if isinstance(there, CacheFile) or (there is not None and there.identity == identity):
             return
         for ino in numbers:
             before = replace(identity, ino=ino)
@@ -177,20 +174,18 @@ class Finder:
         if old == new or replace(before, ino=now.ino) != now:
             return 0
         with self._memory.stripes([old, new]):
-            if self._found(old) != before or not self._clear(new, now):
+            there = self._stands(old)
+            if there is None or there.identity != before or not self._clear(new, now):
                 return 0
             file_id = self._move(before, now, path, pinned)
             if file_id and (came := self._unopened.take(old)) is not None:
                 self._unopened.add(new, *came)
         return file_id
 
-    def _found(self, key: Key) -> Identity | None:
-        """What stands under a number. Holds the stripe."""
+    def _stands(self, key: Key) -> CacheFile | FileRow | None:
+        """What is cached under a number, in memory or in the index alone."""
         file = self._memory.get(key)
-        if file is not None:
-            return file.identity
-        row = None if self._memory.buried(key) else self.row(key)
-        return row.identity if row is not None else None
+        return file if file is not None or self._memory.buried(key) else self.row(key)
 
     def _move(self, before: Identity, now: Identity, path: bytes, pinned: bool) -> int:
         """The file id; 0: it may not be moved. Holds both stripes."""
@@ -198,11 +193,8 @@ class Finder:
         file = self._memory.get(key)
         if file is not None and self._memory.move(file, now, path, self._source, pinned=pinned):
             return file.file_id
-        # It may have left memory for the index a moment ago.
-        if self._memory.get(key) is not None or self._memory.buried(key):
-            return 0
-        row = self.row(key)
-        if row is None or row.identity != before:
+        row = self._stands(key)  # it may have left memory for the index a moment ago
+        if not isinstance(row, FileRow) or row.identity != before:
             return 0
         self._memory.move_row(row, now, path)
         self._books.writer.flush()
@@ -211,14 +203,13 @@ class Finder:
     def _clear(self, key: Key, identity: Identity) -> bool:
         """Drops what stands under a number that another file has now; False if it is ``identity`` itself.
         Holds the stripe."""
-        if self._found(key) == identity:
+        there = self._stands(key)
+        if there is not None and there.identity == identity:
             return False
-        file = self._memory.get(key)
-        row = None if file is not None or self._memory.buried(key) else self.row(key)
-        gone = self._remover.retire_file(file) if file is not None else None
-        if row is not None:
-            gone = self._remover.retire_row(row)
-        self._remover.finish([gone])
+        if isinstance(there, CacheFile):
+            self._remover.finish([self._remover.retire_file(there)])
+        elif there is not None:
+            self._remover.finish([self._remover.retire_row(there)])
         return True
 
     def make_several(self, wanted: Sequence[tuple[Identity, bytes]]) -> list[CacheFile | None]:
