@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import grpc
 import pytest
 from support.seaweed import DIRECTORY, Cluster
+from support.source_kit import failing
+from support.source_writes import write
 from support.waiting import until
-from swmld.sources.interface import Change
+from swmld.sources.interface import Attributes, Change, NewAttributes
 from swmld.sources.seaweedfs import SeaweedSource
 
 pytestmark = pytest.mark.timeout(120)
@@ -94,5 +100,71 @@ def test_a_filer_that_comes_back_tells_on(seaweed: Cluster) -> None:
         watched.until(lambda: watched.ready[-1] is True, "back")
         seaweed.put("/w/b", b"c" * 1000, port=port)
         watched.has(Change(b"b"))
+    finally:
+        watched.end()
+
+
+def test_what_this_client_does_is_not_told(seaweed: Cluster, watched: Watched) -> None:
+    """Its answer was; but others tell theirs."""
+    source, directory = watched.source, Attributes(stat.S_IFDIR | 0o755)
+    said = write(source, b"mine", b"x" * 5000)
+    write(source, b"mine", b"y" * 5000, said)
+    source.make_dir(b"d", directory)
+    source.rename(b"mine", b"d/mine")
+    source.change(b"d/mine", NewAttributes(mode=0o600))
+    source.rename(b"d", b"e")
+    source.remove(b"e/mine")
+    source.remove_dir(b"e")
+    seaweed.put("/watch/theirs", b"a" * 1000)
+    watched.until(lambda: bool(watched.told), "theirs")
+    assert watched.told == [Change(b"theirs")]
+    watched.told.clear()
+    other = seaweed.source("watch")
+    try:
+        write(other, b"another", b"x" * 5000)
+        other.make_dir(b"f", directory)
+    finally:
+        other.close()
+    watched.has(Change(b"another"), Change(b"f", tree=True))
+
+
+def test_what_came_of_a_change_without_an_answer_is_told(
+    seaweed: Cluster, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, call = watched.source, watched.source._filer._calls[0]["CreateEntry"]
+
+    class Lost(grpc.RpcError):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.DEADLINE_EXCEEDED
+
+        def details(self) -> str:
+            return "lost"
+
+    def losing(request: Any, timeout: float) -> Any:
+        call(request, timeout=timeout)
+        raise Lost
+
+    with monkeypatch.context() as patched:
+        patched.setitem(source._filer._calls[0], "CreateEntry", losing)
+        assert failing(lambda: write(source, b"lost", b"x" * 5000)).errno == errno.ETIMEDOUT
+    watched.has(Change(b"lost", tree=True))
+    source.change(b"lost", NewAttributes(mode=0o600))
+    watched.has(Change(b"lost"))
+    write(source, b"known", b"x")
+    seaweed.put("/watch/theirs", b"b" * 1000)
+    watched.has(Change(b"theirs"))
+    assert Change(b"known") not in watched.told
+
+
+def test_a_filer_that_hangs_leaves_its_answers_in_doubt(seaweed: Cluster) -> None:
+    seaweed.put("/watch/first", b"a" * 1000)
+    watched = Watched(seaweed.source("watch", timeout=1.0))
+    try:
+        with seaweed.stopped():
+            error = failing(lambda: watched.source._filer.delete("/watch", "late"))
+            assert error.errno == errno.ETIMEDOUT
+            watched.has(Change(b"late", tree=True))
+        seaweed.put("/watch/later", b"a" * 1000)
+        watched.has(Change(b"later"))
     finally:
         watched.end()

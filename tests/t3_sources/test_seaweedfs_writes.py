@@ -291,6 +291,57 @@ def test_filers_that_do_not_know_the_condition_are_asked_before(
     assert read_all(source, b"file") == b"new"
 
 
+def _counted(
+    source: SeaweedSource, monkeypatch: pytest.MonkeyPatch, name: str, plain: bool = False
+) -> list[Any]:
+    """The requests of a call of the filer; ``plain``: as it takes them that knows no conditions."""
+    call, requests = source._filer._calls[0][name], []
+
+    def counting(request: Any, timeout: float) -> Any:
+        requests.append(request)
+        if plain:
+            request.ClearField("condition")
+        return call(request, timeout=timeout)
+
+    monkeypatch.setitem(source._filer._calls[0], name, counting)
+    return requests
+
+
+def test_who_made_a_file_writes_it_again_without_asking(
+    seaweed: Cluster, source: SeaweedSource, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lookups = _counted(source, monkeypatch, "LookupDirectoryEntry")
+    said = write(source, b"file", b"")
+    for number in range(3):
+        said = write(source, b"file", b"%d" % number * UNIT, said)
+    assert not lookups
+    assert said == source.stat(b"file")
+    assert read_all(source, b"file") == b"2" * UNIT
+    seaweed.put(f"/{root}/file", b"theirs")
+    assert failing(lambda: write(source, b"file", b"ours", said)).errno == errno.ESTALE
+    assert lookups, "it is asked what is there now"
+    assert read_all(source, b"file") == b"theirs"
+    said = write(source, b"file", b"ours", source.stat(b"file"))
+    seaweed.put(f"/{root}/file", b"theirs again")
+    assert failing(lambda: write(source, b"file", b"x" * UNIT, said)).errno == errno.ESTALE
+    assert read_all(source, b"file") == b"theirs again"
+
+
+def test_filers_that_keep_no_conditions_are_asked_before_each_write(
+    seaweed: Cluster, source: SeaweedSource, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lookups = _counted(source, monkeypatch, "LookupDirectoryEntry")
+    for name in ("CreateEntry", "UpdateEntry"):
+        _counted(source, monkeypatch, name, plain=True)
+    said = write(source, b"file", b"")
+    said = write(source, b"file", b"one" * UNIT, said)
+    assert len(lookups) == 1
+    assert said == source.stat(b"file")
+    seaweed.put(f"/{root}/file", b"theirs")
+    assert failing(lambda: write(source, b"file", b"ours", said)).errno == errno.ESTALE
+    assert read_all(source, b"file") == b"theirs"
+
+
 def test_names_that_are_no_utf_8_cannot_be_made(source: SeaweedSource) -> None:
     given = Attributes(stat.S_IFDIR | 0o755)
     for call in (

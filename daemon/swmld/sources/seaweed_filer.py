@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ import grpc
 
 from swmld.sources.errors import Busy, failure
 from swmld.sources.seaweed_filers import AWAY, Filers, Unsent
-from swmld.sources.seaweed_messages import MESSAGES, METHODS, SERVICE
+from swmld.sources.seaweed_latest import Latest
+from swmld.sources.seaweed_messages import MESSAGES, METHODS, SERVICE, Entry
 from swmld.sources.seaweed_security import Certificates
 
 _MESSAGE = 1 << 30
@@ -65,6 +67,17 @@ _TEXTS = {
 _HARMLESS = frozenset({"AssignVolume", "GetFilerConfiguration"})
 """Calls that may be made twice."""
 
+_SIGNED = frozenset({"CreateEntry", "UpdateEntry", "DeleteEntry", "AtomicRenameEntry"})
+"""Calls whose event, as all clients are told it, has the caller's signature."""
+
+_ANSWERED = frozenset(
+    {
+        *(errno.ENOENT, errno.ESTALE, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EOPNOTSUPP),
+        *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ENOSPC, errno.EINVAL),
+    }
+)
+"""Errors of a change with which the filer says that it was not made."""
+
 _ENTRY_EQUAL = 10
 """The condition that an entry is as it was (IF_ENTRY_EQUAL)."""
 
@@ -91,6 +104,13 @@ class FilerClient:
         self.filers = filers
         self._timeout = timeout
         self._closing = threading.Event()
+        self.signature = random.getrandbits(31) or 1
+        """That of the changes that are made here."""
+        self.doubted: Callable[[list[str]], None] = _ignored
+        """Told of paths of which it is not known whether a change was made, or will be; set by the owner."""
+        self._latest = Latest()
+        self._refuses: bool | None = None
+        """Whether filers keep to conditions; None: not known yet."""
         self._channels = [_channel(address.grpc, certificates) for address in filers.addresses]
         self._calls = [_calls(channel) for channel in self._channels]
 
@@ -171,7 +191,7 @@ class FilerClient:
                 raise _refusal(answer.error_code, answer.error, what, f"making of {what}")
             return answer
 
-        return _stored(self._conditional(call, directory, before), entry)
+        return self._stored(directory, entry, self._conditional(call, directory, before))
 
     def update(self, directory: str, entry: Any, before: Any) -> Any:
         """Puts an entry in the place of ``before``; what is there then. ESTALE, ENOENT."""
@@ -180,14 +200,41 @@ class FilerClient:
         def call(condition: Any) -> Any:
             return self._changed("UpdateEntry", what, directory=directory, entry=entry, condition=condition)
 
-        return _stored(self._conditional(call, directory, before), entry)
+        return self._stored(directory, entry, self._conditional(call, directory, before))
+
+    def _stored(self, directory: str, entry: Any, answer: Any) -> Any:
+        """The entry as the filer stored it, which it tells since version 4."""
+        event = answer.metadata_event.event_notification
+        if not event.HasField("new_entry"):
+            return entry
+        self._latest.keep(directory, event.new_entry)
+        return event.new_entry
+
+    def latest(self, directory: str, name: str) -> Any | None:
+        """The entry as it was stored here last, to be the ``before`` of its next change; None: ask for it."""
+        entry = self._latest.take(directory, name)
+        if entry is not None and self._refuses is None:
+            self._refuses = self._is_refused(directory, entry)
+        return entry if self._refuses else None
+
+    def _is_refused(self, directory: str, entry: Any) -> bool | None:
+        """Found out by a change to what it is, on the condition that it is something else; None: neither."""
+        other = Entry()
+        other.CopyFrom(entry)
+        other.attributes.mtime_ns ^= 1
+        try:
+            self._changed(
+                "UpdateEntry", entry.name, directory=directory, entry=entry, condition=_if_equal(other)
+            )
+        except OSError as error:
+            return True if error.errno == errno.ESTALE else None
+        return False
 
     def _conditional(self, call: Callable[[Any], Any], directory: str, before: Any | None) -> Any:
         if before is None:
             return call(None)
-        clause = MESSAGES["Clause"](kind=_ENTRY_EQUAL, expected_entry=before)
         try:
-            return call(MESSAGES["WriteCondition"](clauses=[clause]))
+            return call(_if_equal(before))
         except OSError as error:
             if error.errno != errno.ESTALE or self.entry(directory, before.name) != before:
                 raise
@@ -226,6 +273,17 @@ class FilerClient:
 
     def _changed(self, called: str, what: str, /, **fields: Any) -> Any:
         request = METHODS[called][0](**fields)
+        if called not in _SIGNED:
+            return self._asked(called, what, request)
+        request.signatures.append(self.signature)
+        try:
+            return self._asked(called, what, request)
+        except OSError as error:
+            if error.errno not in _ANSWERED and not isinstance(error, Unsent):
+                self.doubted(_paths(request))
+            raise
+
+    def _asked(self, called: str, what: str, request: Any) -> Any:
 
         def call(number: int) -> Any:
             try:
@@ -252,6 +310,20 @@ class FilerClient:
         self._closing.set()
         for channel in self._channels:
             channel.close()
+
+
+def _ignored(_: list[str]) -> None:
+    return None
+
+
+def _paths(request: Any) -> list[str]:
+    """What a change is of, absolute."""
+    if hasattr(request, "old_name"):
+        places = [(request.old_directory, request.old_name), (request.new_directory, request.new_name)]
+    else:
+        name = request.entry.name if hasattr(request, "entry") else request.name
+        places = [(request.directory, name)]
+    return [f"{directory.rstrip('/')}/{name}" for directory, name in places]
 
 
 def _channel(address: str, certificates: Certificates | None) -> Any:
@@ -299,10 +371,8 @@ def _errors(what: str) -> Iterator[None]:
 stream_errors = _errors
 
 
-def _stored(answer: Any, entry: Any) -> Any:
-    """The entry as the filer stored it, which it tells since version 4."""
-    event = answer.metadata_event.event_notification
-    return event.new_entry if event.HasField("new_entry") else entry
+def _if_equal(entry: Any) -> Any:
+    return MESSAGES["WriteCondition"](clauses=[MESSAGES["Clause"](kind=_ENTRY_EQUAL, expected_entry=entry)])
 
 
 def _refusal(code: int, text: str, path: str, what: str) -> OSError:

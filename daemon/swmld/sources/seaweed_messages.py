@@ -37,19 +37,22 @@ GetFilerConfigurationRequest:
 GetFilerConfigurationResponse: cipher=7 bool
 PingRequest: target=1 string, target_type=2 string
 PingResponse: start_time_ns=1 int64, remote_time_ns=2 int64, stop_time_ns=3 int64
-EventNotification: old_entry=1 Entry, new_entry=2 Entry, new_parent_path=4 string
+EventNotification: old_entry=1 Entry, new_entry=2 Entry, new_parent_path=4 string, signatures=6 int32*
 SubscribeMetadataRequest: client_name=1 string, path_prefix=2 string, since_ns=3 int64, client_id=7 int32,
     client_epoch=9 int32, client_supports_idle_heartbeat=13 bool
 SubscribeMetadataResponse: directory=1 string, event_notification=2 EventNotification, ts_ns=3 int64
 Clause: kind=1 int32, expected_entry=10 Entry
 WriteCondition: clauses=1 Clause*
-CreateEntryRequest: directory=1 string, entry=2 Entry, o_excl=3 bool, condition=7 WriteCondition
+CreateEntryRequest: directory=1 string, entry=2 Entry, o_excl=3 bool, signatures=5 int32*,
+    condition=7 WriteCondition
 CreateEntryResponse: error=1 string, metadata_event=2 SubscribeMetadataResponse, error_code=3 int32
-UpdateEntryRequest: directory=1 string, entry=2 Entry, condition=6 WriteCondition
+UpdateEntryRequest: directory=1 string, entry=2 Entry, signatures=4 int32*, condition=6 WriteCondition
 UpdateEntryResponse: metadata_event=1 SubscribeMetadataResponse
-DeleteEntryRequest: directory=1 string, name=2 string, is_delete_data=4 bool, is_recursive=5 bool
+DeleteEntryRequest: directory=1 string, name=2 string, is_delete_data=4 bool, is_recursive=5 bool,
+    signatures=8 int32*
 DeleteEntryResponse: error=1 string
-AtomicRenameEntryRequest: old_directory=1 string, old_name=2 string, new_directory=3 string, new_name=4 string
+AtomicRenameEntryRequest: old_directory=1 string, old_name=2 string, new_directory=3 string,
+    new_name=4 string, signatures=5 int32*
 AtomicRenameEntryResponse:
 StatisticsRequest: replication=1 string, collection=2 string, ttl=3 string, disk_type=4 string
 StatisticsResponse: total_size=4 uint64, used_size=5 uint64

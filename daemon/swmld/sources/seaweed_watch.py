@@ -5,6 +5,10 @@ neither another clock here nor a break loses one. Events that come twice are har
 without ending (a firewall forgets it), so the filer is asked for its time now and then, and where it does
 not tell, the stream is begun anew. The filer's own heartbeats are asked for, too: they move the time to
 begin from.
+
+What this client changes itself is told as well, and known by its signature: its answer has said it all, so
+that it is passed over. Where the answer never came, or said nothing, the path is in doubt: what becomes of it
+is told like anybody's change, from then on and once at that moment.
 """
 
 from __future__ import annotations
@@ -28,6 +32,9 @@ PROBE = 5.0
 AGAIN = 0.5
 """Seconds before the stream is begun again."""
 
+_DOUBTED = 1024
+"""Paths in doubt that are remembered: with more of them, all are."""
+
 _LONGEST = 5.0
 """Seconds that this grows to while the filer is away."""
 
@@ -43,13 +50,18 @@ class Watch:
         self._since, self._number = 0, -1
         # The filer refuses a second stream of a client; the number is what tells clients.
         self._client, self._epoch = random.getrandbits(31), 0
+        self._doubted: set[str] = set()
+        self._late: list[str] = []
+        """Those that are to be told once."""
+        self._wake = threading.Event()
+        filer.doubted = self._doubt
 
     def run(self, tell: Callable[[Change], None], ready: Callable[[bool], None]) -> None:
         """See ``Source.watch``."""
         wait = AGAIN
         while not self._closed.is_set():
             try:
-                with self._begun() as stream:
+                with self._begun(tell) as stream:
                     ready(True)
                     wait = AGAIN
                     with stream_errors("subscription"):
@@ -67,8 +79,9 @@ class Watch:
             wait = min(2 * wait, _LONGEST)
 
     @contextlib.contextmanager
-    def _begun(self) -> Iterator[Any]:
-        """A stream, with a thread beside it that ends it when the filer does not answer any more."""
+    def _begun(self, tell: Callable[[Change], None]) -> Iterator[Any]:
+        """A stream, with a thread beside it that ends it when the filer does not answer any more, and tells
+        of what is in doubt: who is in doubt holds locks of the kernel."""
         before, self._number = self._number, self._filer.filers.current
         now = self._filer.now_ns(self._number)
         if before != self._number:  # it has another clock, and whoever is told begins anew
@@ -77,21 +90,32 @@ class Watch:
         root = f"{self._root}/"
         stream = self._filer.subscribe(self._number, root, self._since, self._client, self._epoch)
         with self._lock:
+            self._late.clear()  # whoever is told begins anew
             self._stream = stream
             if self._closed.is_set():
                 stream.cancel()
         done = threading.Event()
-        probe = threading.Thread(target=self._probe, args=(stream, done), name="seaweedfs-probe", daemon=True)
+        probe = threading.Thread(
+            target=self._probe, args=(stream, done, tell), name="seaweedfs-probe", daemon=True
+        )
         probe.start()
         try:
             yield stream
         finally:
             done.set()
+            self._wake.set()
             stream.cancel()
             probe.join()
 
-    def _probe(self, stream: Any, done: threading.Event) -> None:
-        while not done.wait(PROBE):
+    def _probe(self, stream: Any, done: threading.Event, tell: Callable[[Change], None]) -> None:
+        while True:
+            woken = self._wake.wait(PROBE)
+            if done.is_set():
+                return
+            if woken:
+                self._wake.clear()
+                self._tell_late(tell)
+                continue
             try:
                 self._filer.now_ns(self._number)
             except OSError as error:
@@ -102,9 +126,32 @@ class Watch:
                 return
 
     def _heard(self, answer: Any, tell: Callable[[Change], None]) -> None:
-        for change in changes_of(answer, self._root):
-            tell(change)
+        if not self._is_ours(answer):
+            for change in changes_of(answer, self._root):
+                tell(change)
         self._since = max(self._since, answer.ts_ns)
+
+    def _is_ours(self, answer: Any) -> bool:
+        if self._filer.signature not in answer.event_notification.signatures:
+            return False
+        with self._lock:
+            return self._doubted.isdisjoint(f"{where}/{entry.name}" for entry, where in _places(answer))
+
+    def _doubt(self, paths: list[str]) -> None:
+        with self._lock:
+            self._doubted.update(paths)
+            if len(self._doubted) > _DOUBTED:
+                self._filer.signature = random.getrandbits(31) or 1  # none of those made until now is ours
+                self._doubted.clear()
+            self._late = [*self._late, *paths][-_DOUBTED:]
+        self._wake.set()
+
+    def _tell_late(self, tell: Callable[[Change], None]) -> None:
+        with self._lock:
+            late, self._late = self._late, []
+        for path in late:
+            if (below := _below(self._root, path)) is not None:
+                tell(Change(below, tree=True))
 
     def close(self) -> None:
         """Ends ``run``."""
@@ -119,24 +166,27 @@ def changes_of(answer: Any, root: str) -> list[Change]:
 
     A directory that appears is told with all below it: it may have been moved here, its entries one by
     one."""
-    event = answer.event_notification
     found: list[Change] = []
-    places = (
-        (event.old_entry, event.HasField("old_entry"), answer.directory),
-        (event.new_entry, event.HasField("new_entry"), event.new_parent_path or answer.directory),
-    )
-    moved = places[0][1] != places[1][1] or _at(places[0]) != _at(places[1])
-    for entry, there, directory in places:
-        path = _below(root, f"{directory.rstrip('/')}/{entry.name}")
-        if there and path is not None:
+    places = _places(answer)
+    moved = len({(entry.name, directory) for entry, directory in places}) != 1 or len(places) == 1
+    for entry, directory in places:
+        path = _below(root, f"{directory}/{entry.name}")
+        if path is not None:
             change = Change(path, tree=entry.is_directory and moved)
             if change not in found:
                 found.append(change)
     return found
 
 
-def _at(place: tuple[Any, bool, str]) -> tuple[str, str]:
-    return place[2], place[0].name
+def _places(answer: Any) -> list[tuple[Any, str]]:
+    """The entries that an event has, each with its directory, without a slash at its end."""
+    event = answer.event_notification
+    found = []
+    if event.HasField("old_entry"):
+        found.append((event.old_entry, answer.directory.rstrip("/")))
+    if event.HasField("new_entry"):
+        found.append((event.new_entry, (event.new_parent_path or answer.directory).rstrip("/")))
+    return found
 
 
 def _below(root: str, path: str) -> bytes | None:

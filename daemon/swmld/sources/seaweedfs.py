@@ -157,6 +157,12 @@ class SeaweedSource:
             except OSError as error:
                 if error.errno != errno.ESTALE:
                     raise
+        elif expected is not None and (made := self._unasked(place, path, expected)) is not None:
+            try:
+                return self._translated(self.writing.write(place, fd, size, attributes, token, made), path)
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
         before = self._message(place)
         if before is None:
             if expected is not None:
@@ -170,6 +176,11 @@ class SeaweedSource:
             if expected is None or not _is_same(self._translated(before, path), expected):
                 raise failure(errno.ESTALE, shown)
         return self._translated(self.writing.write(place, fd, size, attributes, token, before), path)
+
+    def _unasked(self, place: Place, path: bytes, expected: Attributes) -> Any | None:
+        """The entry of ``expected`` where we have made it ourselves."""
+        entry = self._filer.latest(*place)
+        return entry if entry is not None and _is_same(self._translated(entry, path), expected) else None
 
     def remove(self, path: bytes) -> None:
         """See ``Source.remove``."""
@@ -215,6 +226,8 @@ class SeaweedSource:
             if found.is_dir and self._names.entries(target.path, b"", 1)[0]:
                 raise failure(errno.ENOTEMPTY, shown)
         self._filer.rename(source, target)
+        if is_dir:
+            self._there.clear()
 
     def change(self, path: bytes, new: NewAttributes) -> Attributes:
         """See ``Source.change``; EBUSY for the filer's root."""
