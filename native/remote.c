@@ -109,6 +109,16 @@ int sw_renew(sw_session *s, uint64_t nodeid, const struct sw_attrs *was, const s
 	return r;
 }
 
+void sw_relist(sw_session *s, uint64_t nodeid)
+{
+	struct node *n;
+
+	lock(s);
+	if ((n = node_get(s, nodeid)))
+		n->pages = 0;
+	unlock(s);
+}
+
 void sw_expire(sw_session *s, uint64_t nodeid)
 {
 	struct node *n;

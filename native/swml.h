@@ -184,6 +184,7 @@ int sw_refresh(sw_session *s, uint64_t nodeid, const struct sw_attrs *attrs, uin
 /* We have made the node's file another generation at the source, or moved it: `was` until now, it is the same node as
  * `attrs`. -ESTALE when it was not, and is not. */
 int sw_renew(sw_session *s, uint64_t nodeid, const struct sw_attrs *was, const struct sw_attrs *attrs);
+void sw_relist(sw_session *s, uint64_t nodeid); /* a directory has other entries now: the kernel's own listing of it is old */
 void sw_expire(sw_session *s, uint64_t nodeid); /* it changed at the source: ask before it is relied on; 0: all may have */
 uint64_t sw_child(sw_session *s, uint64_t parent, const char *name); /* nodeid as the table has it, 0: unknown */
 /* From now on the source tells of its changes, or not; how long a check holds for relaxed paths without a rule. */

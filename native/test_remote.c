@@ -166,6 +166,11 @@ static void expired(void)
 		; /* the clock's next tick */
 	EQUAL(sw_refresh(s, id, &a, sw_now(), &e), 0);
 	EQUAL(k_getattr(k, id, &o), 0);
+	node_get(s, id)->pages = 1;
+	sw_relist(s, id);
+	CHECK(!node_get(s, id)->pages);
+	EQUAL(k_getattr(k, id, &o), 0); /* what it is itself holds on */
+	sw_relist(s, 999); /* nobody */
 	sw_expire(s, 0);
 	python_is_asked(k_send(k, FUSE_GETATTR, id, &in, sizeof in, NULL, 0));
 	sw_expire(s, 999); /* nobody */

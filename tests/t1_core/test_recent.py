@@ -69,7 +69,7 @@ TWO = [(b"a", known()), (b"b", known())]
 
 
 def test_listings_are_of_what_did_not_change_since() -> None:
-    recent = Recent(listed=4)
+    recent = Recent(listed=5)
     two = parts(TWO)
     recent.put_listing(b"d", two, 0)
     assert recent.listed(b"d") is recent.still_listed(b"d") is two
@@ -85,12 +85,72 @@ def test_listings_are_of_what_did_not_change_since() -> None:
         assert recent.listed(b"d") is recent.still_listed(b"d") is two
     recent.put_listing(b"e", parts(TWO), recent.changes)
     recent.put_listing(b"f", parts(TWO[:1]), recent.changes)
-    assert recent.listed(b"d") is None, "there is room for four entries"
+    assert recent.listed(b"d") is None, "there is room for three entries and two directories"
     assert recent.listed(b"e")
     assert recent.listed(b"f")
-    recent.unlist(b"e/a")
-    assert recent.listed(b"e") is None
-    assert recent.listed(b"f")
+
+
+def test_a_listing_tells_what_is_not_there_also_after_changes_of_other_names() -> None:
+    recent = Recent(listed=8)
+    two = parts(TWO)
+    recent.put_listing(b"d", two, 0)
+    assert recent.names(b"d") is two
+    assert [two.lacks(name) for name in (b"a", b"c")] == [False, True]
+    recent.forget(Change(b"d/c"))
+    recent.forget(Change(b"d/a", tree=True))
+    assert recent.listed(b"d") is recent.still_listed(b"d") is None, "it is not what it was"
+    assert recent.names(b"d") is two
+    assert [two.lacks(name) for name in (b"a", b"b", b"c", b"e")] == [False, False, False, True]
+    recent.put_listing(b"d", two, recent.changes)
+    assert recent.still_listed(b"d") is two, "as it was read anew"
+    for name in (b"v", b"w", b"x", b"y", b"z"):
+        recent.forget(Change(b"d/" + name))
+        recent.forget(Change(b"d/" + name))
+        assert recent.names(b"d")
+    recent.forget(Change(b"d/a"))
+    assert recent.names(b"d") is None, "changed names count as entries do"
+
+
+def test_nothing_is_in_a_directory_that_was_made_just_now() -> None:
+    recent = Recent()
+    recent.made(b"d", recent.changes, asked=5)
+    made = recent.still_listed(b"d")
+    assert made is not None
+    assert made.lacks(b"a")
+    assert made.asked == 5
+    assert made.after(b"") == ((), False)
+    for change in (Change(b"e/a"), Change(b"e"), Change(b"", tree=True)):
+        before = recent.changes
+        recent.forget(change)  # of another host, while the source was asked
+        recent.made(b"e", before, asked=6)
+        assert recent.names(b"e") is None
+        recent.made(b"e", recent.changes, asked=7)
+        assert recent.names(b"e") is not None
+
+
+@pytest.mark.parametrize("path", [b"", b"a", b"a/b", b"a/b/c"])
+def test_which_changes_an_answer_is_older_than(path: bytes) -> None:
+    """Against the plain reading of what each change says."""
+    paths = [b"", b"a", b"a/b", b"a/b/c", b"a/b/c/d", b"b", b"ab", b"a/bc"]
+    for each in paths:
+        for tree in (False, True):
+            recent = Recent()
+            for _ in range(3):
+                recent.forget(Change(b"other/one"))
+            recent.forget(Change(each, tree))
+            recent.forget(Change(b"other/one"))
+            below = tree and (not each or path.startswith(each + b"/"))
+            inside = bool(each) and each.rpartition(b"/")[0] == path
+            for since in range(6):
+                hit = since < 4 and (each == path or below)
+                assert recent.unchanged(path, since) is not hit, (each, tree, since)
+                still = not hit and not (since < 4 and inside)
+                assert (recent.still(path, since) is not None) is still, (each, tree, since)
+            for _ in range(TOLD - 2):
+                recent.forget(Change(b"other/two"))
+            assert recent.unchanged(path, 4), "exactly so many are remembered"
+            recent.forget(Change(b"other/two"))
+            assert not recent.unchanged(path, 2)
 
 
 def test_a_listing_is_certain_as_long_as_the_changes_are_remembered() -> None:

@@ -177,9 +177,9 @@ def test_what_ends_by_itself_is_not_served_after_its_end(base: Path, cluster: Cl
     """The filer tells nobody of it, and whoever listens to it relies on being told."""
     top = f"ends-{mode}-{next(_tries)}"
     cluster.put(f"/{top}/stays", b"x" * 5000)
-    now = int(time.time())
     with mounted(base / "own", cluster, top, mode=mode) as daemon:
         until(lambda: "tells of its changes" in daemon.log_text(), "the filer is listened to")
+        now = int(time.time())
         cluster.create(f"/{top}", "ends", content=b"y" * 5000, attributes={"crtime": now, "ttl_sec": 4})
         ends = daemon.mount / "ends"
         read = 0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.mount import Daemon
+from support.mount import Daemon, total
 from support.pages import forget
 from support.posix import getdents
 from support.seaweed import Cluster
@@ -290,3 +290,32 @@ def test_what_was_staged_is_listed_as_it_has_become(base: Path, cluster: Cluster
         with mounted(base / "other", cluster, base.name) as other:
             assert {entry.name: entry.stat().st_ino for entry in os.scandir(other.mount)} == shown
             assert (other.mount / "f3").read_bytes() == b"staged" * 3
+
+
+def test_files_are_made_without_asking_what_is_there(base: Path, cluster: Cluster) -> None:
+    """In a directory that was made here, as unpacking an archive does; what others make there is seen."""
+    cluster.put(f"/{base.name}/.made", b"")
+    with mounted(base / "own", cluster, base.name) as daemon:
+        told(daemon)
+        (daemon.mount / "new").mkdir()
+        before = calls(daemon)
+        for number in range(20):
+            with (daemon.mount / "new" / f"f{number}").open("xb") as file:
+                file.write(b"x" * 4000)
+        after = calls(daemon)
+        assert after["write"] - before["write"] == 40, "once to make each the only one, once with its bytes"
+        assert after["stat"] == before["stat"]
+        cluster.put(f"/{base.name}/new/theirs", b"theirs")
+        until((daemon.mount / "new" / "theirs").exists, "what others make is there")
+        with pytest.raises(FileExistsError):
+            (daemon.mount / "new" / "theirs").open("xb")
+        (daemon.mount / "new" / "f1").unlink()
+        assert not (daemon.mount / "new" / "f1").exists()
+        assert len(list((daemon.mount / "new").iterdir())) == 20
+        assert (daemon.mount / "new" / "f2").read_bytes() == b"x" * 4000
+
+
+def calls(daemon: Daemon) -> dict[str, float]:
+    """How often the source was asked what."""
+    metrics = daemon.metrics()
+    return {call: total(metrics, "swmld_source_calls_total", call=call) for call in ("stat", "write")}

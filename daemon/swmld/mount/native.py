@@ -367,6 +367,10 @@ class Native:
         """It has changed at the source: nothing of it is to be relied on without asking. 0: all may have."""
         lib.sw_expire(self._s, nodeid)
 
+    def relist(self, nodeid: int) -> None:
+        """A directory has other entries than before: the listing that the kernel keeps of it is old."""
+        lib.sw_relist(self._s, nodeid)
+
     def child(self, parent: int, name: bytes) -> int:
         """The nodeid of a child as the table has it, 0 when it does not know it."""
         return int(lib.sw_child(self._s, parent, name))

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import overload
 
 from swmld.sources.interface import Attributes, Change
@@ -90,6 +90,9 @@ class Parts(Sequence[tuple[bytes, Known]]):
         """How many had been told when none of them was known to have been in it: ``Recent``'s."""
         self.asked: int | None = None
         """When the oldest entry was."""
+        self.touched: set[bytes] = set()
+        """Names that changes were told of since, or that we have changed: what is said of them here does not
+        hold. ``Recent``'s."""
 
     def add(self, part: Listed) -> None:
         """What comes after all the others."""
@@ -130,6 +133,10 @@ class Parts(Sequence[tuple[bytes, Known]]):
             if isinstance(part, KnownPage):
                 part.changes = changes
 
+    def lacks(self, name: bytes) -> bool:
+        """Whether there is no such name for certain."""
+        return name not in self.touched and self.find(name) is None
+
     def find(self, name: bytes) -> Known | None:
         """What was said of a name; None: it is not here."""
         for part in self._parts:
@@ -137,6 +144,49 @@ class Parts(Sequence[tuple[bytes, Known]]):
             if known is not None:
                 return known
         return None
+
+
+class _Told:
+    """The latest changes, each with its number, from 1 on: looked up by path, as each answer is."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._changes: deque[Change] = deque()
+        self._of: dict[bytes, int] = {}
+        self._in: dict[bytes, int] = {}
+        """By the directory of the path."""
+        self._below: dict[bytes, int] = {}
+        """Of those that are of all below a path, too."""
+
+    def add(self, change: Change) -> None:
+        self.count += 1
+        self._changes.append(change)
+        for numbers, path in self._places(change):
+            numbers[path] = self.count
+        if len(self._changes) > TOLD:
+            gone, number = self._changes.popleft(), self.count - TOLD
+            for numbers, path in self._places(gone):
+                if numbers[path] == number:
+                    del numbers[path]
+
+    def _places(self, change: Change) -> Iterator[tuple[dict[bytes, int], bytes]]:
+        yield self._of, change.path
+        if change.path:
+            yield self._in, _parent(change.path)
+        if change.tree:
+            yield self._below, change.path
+
+    def latest(self, path: bytes) -> int:
+        """The number of the last one that ``path`` is in, or of the last that was forgotten."""
+        found = max(self._of.get(path, 0), self.count - TOLD)
+        while self._below and path:
+            path = _parent(path)
+            found = max(found, self._below.get(path, 0))
+        return found
+
+    def latest_in(self, directory: bytes) -> int:
+        """The number of the last one of something in it, or 0."""
+        return self._in.get(directory, 0)
 
 
 class Recent:
@@ -159,9 +209,12 @@ class Recent:
         self._listings: OrderedDict[bytes, Parts] = OrderedDict()
         self._entries = 0
         self._missed: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
-        self._told: deque[Change] = deque(maxlen=TOLD)
-        self.changes = 0
+        self._told = _Told()
+
+    @property
+    def changes(self) -> int:
         """How many were told."""
+        return self._told.count
 
     # ---- attributes
 
@@ -280,16 +333,25 @@ class Recent:
     def listed(self, path: bytes) -> Parts | None:
         """The entries of a directory as they were when nothing was told to have changed there since."""
         with self._lock:
-            return self._listings.get(path)
+            listed = self._listings.get(path)
+            return None if listed is None or listed.touched else listed
 
     def still_listed(self, path: bytes) -> Parts | None:
         """The same, if that is certain: not so many changes were told since that some are forgotten."""
         with self._lock:
             listed = self._listings.get(path)
-            if listed is None or not self._unchanged_in(path, listed.changes):
+            if listed is None or listed.touched or not self._unchanged_in(path, listed.changes):
                 return None
             self._listings.move_to_end(path)
             listed.renew(self.changes)
+            return listed
+
+    def names(self, path: bytes) -> Parts | None:
+        """The same, also if some names (``touched``) have changed since: what it ``lacks`` is not there."""
+        with self._lock:
+            listed = self._listings.get(path)
+            if listed is not None:
+                self._listings.move_to_end(path)
             return listed
 
     def still(self, directory: bytes, since: int) -> int | None:
@@ -304,19 +366,42 @@ class Recent:
             if len(entries) > self._most_listed or not self._unchanged_in(path, changes):
                 return
             self._pop_listing(path)
-            entries.changes = changes
-            self._listings[path] = entries
-            self._entries += len(entries)
-            while self._entries > self._most_listed:
-                self._pop_listing(next(iter(self._listings)))
+            entries.changes, entries.touched = changes, set()
+            self._put_listing(path, entries)
 
-    def unlist(self, path: bytes) -> None:
-        """What is remembered of the directory that it is in may show it as it was while it was staged."""
+    def made(self, path: bytes, changes: int, asked: int) -> None:
+        """A directory that we have made, and nobody else anything in it since: there is nothing in it.
+        ``changes``: how many had been told before that; forgets what was known of the name."""
         with self._lock:
-            self._pop_listing(_parent(path))
+            unchanged = self._unchanged(path, changes) and self._unchanged_in(path, changes)
+            self._forget(Change(path, tree=True))
+            if unchanged:
+                empty = Parts()
+                empty.asked, empty.changes = asked, self.changes
+                self._put_listing(path, empty)
+
+    def _put_listing(self, path: bytes, entries: Parts) -> None:
+        self._listings[path] = entries
+        self._entries += 1 + len(entries)
+        self._trim()
+
+    def _trim(self) -> None:
+        while self._entries > self._most_listed:
+            self._pop_listing(next(iter(self._listings)))
 
     def _pop_listing(self, path: bytes) -> None:
-        self._entries -= len(self._listings.pop(path, ()))
+        listed = self._listings.pop(path, None)
+        if listed is not None:
+            self._entries -= 1 + len(listed) + len(listed.touched)
+
+    def _touch(self, path: bytes) -> None:
+        """What the listing of the directory that it is in says of it does not hold."""
+        directory, _, name = path.rpartition(b"/")
+        listed = self._listings.get(directory)
+        if listed is not None and name not in listed.touched:
+            listed.touched.add(name)
+            self._entries += 1
+            self._trim()
 
     # ---- changes
 
@@ -328,34 +413,29 @@ class Recent:
             return self._unchanged(path, since)
 
     def _unchanged(self, path: bytes, since: int) -> bool:
-        if (newer := self.changes - since) > TOLD:
-            return False
-        return not any(path == c.path or _is_below(path, c) for c in islice(reversed(self._told), newer))
+        return self._told.latest(path) <= since
 
     def _unchanged_in(self, directory: bytes, since: int) -> bool:
-        if (newer := self.changes - since) > TOLD:
-            return False
-        return not any(
-            _parent(c.path) == directory or directory == c.path or _is_below(directory, c)
-            for c in islice(reversed(self._told), newer)
-        )
+        return max(self._told.latest(directory), self._told.latest_in(directory)) <= since
 
     def forget(self, change: Change) -> None:
         """What was known of it does not hold any more."""
         with self._lock:
-            self.changes += 1
-            self._told.append(change)
-            self._drop(change.path)
-            self._pop_listing(change.path)
-            if change.path:
-                self._pop_listing(_parent(change.path))
-            if change.tree:
-                for each in [path for path in self._known if _is_below(path, change)]:
-                    self._drop(each)
-                for each in [path for path in self._listings if _is_below(path, change)]:
-                    self._pop_listing(each)
-                for each in [path for path in self._pages if path == change.path or _is_below(path, change)]:
-                    self._pop_pages(each)
+            self._forget(change)
+
+    def _forget(self, change: Change) -> None:
+        self._told.add(change)
+        self._drop(change.path)
+        self._pop_listing(change.path)
+        if change.path:
+            self._touch(change.path)
+        if change.tree:
+            for each in [path for path in self._known if _is_below(path, change)]:
+                self._drop(each)
+            for each in [path for path in self._listings if _is_below(path, change)]:
+                self._pop_listing(each)
+            for each in [path for path in self._pages if path == change.path or _is_below(path, change)]:
+                self._pop_pages(each)
 
 
 def _is_below(path: bytes, change: Change) -> bool:

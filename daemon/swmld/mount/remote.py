@@ -86,18 +86,16 @@ class RemoteTree:
 
     def _look(self, parent: int, name: bytes, ref: bool) -> tuple[Entry, bytes, Known]:
         path = self.below(parent, name)
-        with self._steady():
-            if (staged := self._staged(path)) is not None:
-                known = Known(staged, now(), self._recent.changes)
-                return self._unkept(self._native.enter(parent, name, staged, known.asked, ref)), path, known
+        staged = self._enter_staged(parent, name, path, ref)
+        if staged is not None:
+            return staged[0], path, staged[1]
         entry = None
         if self._ruled and (nodeid := self._native.child(parent, name)):
             entry = self._native.cached_entry(nodeid)
         fresh = self._fresh(path, entry)
         if fresh is None:
             try:
-                listed = self._known_listing(path.rpartition(b"/")[0])
-                if listed is not None and listed.find(name) is None:
+                if self._lacks(path):
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
                 fresh = self._stat(path)
             except FileNotFoundError:
@@ -107,9 +105,19 @@ class RemoteTree:
         return self.enter(parent, name, path, fresh, ref), path, fresh
 
     def enter(self, parent: int, name: bytes, path: bytes, known: Known, ref: bool) -> Entry:
-        """Into the table."""
+        """Into the table, as the source has it or as it is staged."""
+        staged = self._enter_staged(parent, name, path, ref)
+        if staged is not None:
+            return staged[0]
         entry = self._native.enter(parent, name, known.attributes, known.asked, ref)
         return self._still(entry, path, known)
+
+    def _enter_staged(self, parent: int, name: bytes, path: bytes, ref: bool) -> tuple[Entry, Known] | None:
+        with self._steady():
+            if (staged := self._staged(path)) is None:
+                return None
+            known = Known(staged, now(), self._recent.changes)
+            return self._unkept(self._native.enter(parent, name, staged, known.asked, ref)), known
 
     def _steady(self) -> AbstractContextManager[None]:
         return self.staging.steady() if self.staging is not None else nullcontext()
@@ -146,7 +154,7 @@ class RemoteTree:
             if staged is not None:
                 return self._unkept(self._native.refresh(nodeid, staged, now()))
         entry = self._native.cached_entry(nodeid)
-        known = self._fresh(path, entry)
+        known = remembered = self._fresh(path, entry)
         if known is None:
             try:
                 known = self._stat(path)
@@ -156,7 +164,11 @@ class RemoteTree:
                 if entry is not None and entry.nlink > 1 and stat.S_ISREG(entry.mode):
                     return self._by_another_name(nodeid, path)
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
-        return self._still(self._native.refresh(nodeid, known.attributes, known.asked), path, known)
+        now_there = self._native.refresh(nodeid, known.attributes, known.asked)
+        if remembered is not None and not now_there.valid:
+            # Asked for within the tick of the clock in which the node expired: C keeps none of that time.
+            self._recent.drop(path)
+        return self._still(now_there, path, known)
 
     def _by_another_name(self, nodeid: int, path: bytes) -> Entry:
         """Of a file that has lost the name by which it was known. ESTALE: it is known by no other."""
@@ -327,9 +339,11 @@ class RemoteTree:
 
     def _known_listing(self, path: bytes) -> Parts | None:
         """One that was read before, where it would have been told that it does not hold."""
+        return self._certain(self._recent.still_listed(path))
+
+    def _certain(self, listed: Parts | None) -> Parts | None:
         if not self.watched or self._strict or self._ruled or self._lifetimes.any:
             return None
-        listed = self._recent.still_listed(path)
         if listed is None or listed.asked is None or now() - listed.asked > WATCHED_SECONDS * 1e9:
             return None
         return listed
@@ -422,21 +436,40 @@ class RemoteTree:
     def absent(self, path: bytes) -> bool:
         """Whether nothing is there, as a listing says that would be told of a change, or the source did a
         moment ago."""
-        parent, _, name = path.rpartition(b"/")
-        listed = self._known_listing(parent)
-        if listed is not None and not self._recent.get(path):
-            return listed.find(name) is None
-        return self._recent.missed(path, now() - round(MISSED_SECONDS * 1e9))
+        return self._lacks(path) or self._recent.missed(path, now() - round(MISSED_SECONDS * 1e9))
+
+    def _lacks(self, path: bytes) -> bool:
+        """Whether a listing is known of the directory that it would be in, and has no such name."""
+        directory, _, name = path.rpartition(b"/")
+        listed = self._certain(self._recent.names(directory))
+        return listed is not None and listed.lacks(name) and self._recent.get(path) is None
 
     def told(self, path: bytes, was: Attributes | None, attributes: Attributes) -> None:
         """The source has said that of it just now, as the answer to a change that we made; ``was``: what it
         was shown as until now. It stays the node that it is."""
+        self._forget(Change(path))
         self._lifetimes.note(path, attributes)
         # Later than whatever was asked for within this tick of the clock.
         self._recent.put(path, Known(attributes, now() + 1, self._recent.changes))
-        self._recent.unlist(path)
         if was is not None and (nodeid := self._find(path)[1]):
             self._native.renew(nodeid, was, attributes)
+
+    def made(self, path: bytes, attributes: Attributes, changes: int) -> None:
+        """We have made a directory; ``changes``: how many had been told before. What is in it is known."""
+        self._recent.made(path, changes, now())
+        self._native.dir_changed(self._recent.changes)
+        self._lifetimes.note(path, attributes)
+        self._recent.put(path, Known(attributes, now() + 1, self._recent.changes))
+
+    def gone(self, path: bytes) -> None:
+        """We have removed it, or given it another name."""
+        self._forget(Change(path, tree=True))
+        self._recent.miss(path, now(), self._recent.changes)
+
+    def known(self, path: bytes) -> Attributes | None:
+        """As ``look``, without asking where it would be told that it is not so any more."""
+        known = self._fresh(path, None) if self.watched else None
+        return known.attributes if known is not None else self.look(path)
 
     def forget(self, path: bytes, *, tree: bool = False) -> None:
         """We have changed it ourselves, and ``tree``: all below it."""
@@ -519,7 +552,7 @@ class RemoteTree:
             self._native.expire(nodeid)
             self._native.forget_attributes(nodeid)
         if parent:
-            self._native.expire(parent)  # a listing that the kernel keeps is another now
+            self._native.relist(parent)
             self._native.forget_entry(parent, name)
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from swmld.cache.store import Cache
 from swmld.errors import CacheError
@@ -24,6 +24,10 @@ from swmld.staging.files import StagedFile
 from swmld.types import Identity
 
 RENAME_NOREPLACE = 1 << 0
+
+NEW_SECONDS = 0.05
+"""For which the kernel may keep what a file was when it was made: it looks again at once (``may_open``), and
+what is written through it, it sees itself."""
 
 
 @dataclass(slots=True)
@@ -166,7 +170,7 @@ class RemoteChanges:
         try:
             if exclusive and not self._staging.back:
                 self._staging.claim(file)
-            entry = self._show(parent, name)
+            entry = replace(self._show(parent, name), valid=NEW_SECONDS)
             fd = self._descriptor(file, flags)
         except BaseException:
             self._staging.abandon(file)
@@ -180,7 +184,7 @@ class RemoteChanges:
     def _show(self, parent: int, name: bytes) -> Entry:
         """What is there now, as the kernel is answered; its listing of the directory is old."""
         entry = self._tree.lookup(parent, name)
-        self._native.expire(parent)
+        self._native.relist(parent)
         return entry
 
     def _new(self, parent: int, mode: int, uid: int, gid: int) -> Attributes:
@@ -205,17 +209,15 @@ class RemoteChanges:
 
     def make_directory(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Entry:
         """mkdir(2)."""
-        path = self._tree.below(parent, name)
+        path, changes = self._tree.below(parent, name), self._tree.changes
         made = self._source.make_dir(path, self._new(parent, stat.S_IFDIR | mode, uid, gid))
-        self._tree.forget(path)
-        self._tree.told(path, None, made)
+        self._tree.made(path, made, changes)
         return self._show(parent, name)
 
     def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Entry:
         """symlink(2)."""
         path = self._tree.below(parent, name)
         made = self._source.symlink(path, target, self._new(parent, stat.S_IFLNK | 0o777, uid, gid))
-        self._tree.forget(path)
         self._tree.told(path, None, made)
         return self._show(parent, name)
 
@@ -237,8 +239,8 @@ class RemoteChanges:
 
     def _went(self, parent: int, name: bytes, path: bytes) -> None:
         self._native.unlinked(parent, name)
-        self._tree.forget(path, tree=True)
-        self._native.expire(parent)
+        self._tree.gone(path)
+        self._native.relist(parent)
 
     def rename(self, old: tuple[int, bytes], new: tuple[int, bytes], flags: int) -> None:
         """rename(2). EXDEV for directories where the source cannot move them; EINVAL for flags but
@@ -248,7 +250,7 @@ class RemoteChanges:
         source, target = self._tree.below(*old), self._tree.below(*new)
         if flags and (self._staging.attributes(target) or self._tree.look(target)):
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-        moved = self._staging.attributes(source) or self._tree.look(source)
+        moved = self._staging.attributes(source) or self._tree.known(source)
         if moved is None:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         if not moved.is_dir:
@@ -261,17 +263,17 @@ class RemoteChanges:
             self._staging.rename_directory(source, target)
             self._cache.renamed(source, target)
         self._native.renamed(old, new, False)
-        for path in (source, target):
-            self._tree.forget(path, tree=True)
+        self._tree.gone(source)
+        self._tree.forget(target, tree=True)
         if not moved.is_dir and self._staging.attributes(target) is None:
             there = self._tree.look(target)
             if there is not None:
                 self._follow(moved, there, target)
                 self._tree.told(target, moved, there)
         for parent in (old[0], new[0]):
-            self._native.expire(parent)
-        if moved.is_dir and (node := self._native.child(*new)):
-            self._native.expire(node)
+            self._native.relist(parent)
+        if moved.is_dir:
+            self._native.expire(0)  # what is below it may have other numbers
 
     def _follow(self, before: Attributes, now: Attributes, path: bytes) -> None:
         """What is cached of a file that was renamed stays cached."""

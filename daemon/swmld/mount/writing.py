@@ -75,7 +75,7 @@ class FileWrites:
             nonlocal taken
             async with file.lock:
                 taken = True  # it closes what it cannot enter
-                return await self._enter(file, fd, uid, os.O_RDWR | flags & os.O_DSYNC)
+                return await self._enter(file, fd, uid, os.O_RDWR | flags & os.O_DSYNC, new=self._writes.late)
 
         try:
             return await self._one_writer(file.nodeid, uid, pid, write)
@@ -117,7 +117,8 @@ class FileWrites:
         with trio.CancelScope(shield=True):
             await self._store(lambda: self._writes.closed(nodeid, fd))
 
-    async def _enter(self, file: OpenFile, fd: int, uid: int, flags: int) -> int:
+    async def _enter(self, file: OpenFile, fd: int, uid: int, flags: int, *, new: bool = False) -> int:
+        """``new``: nothing of it can be in the cache."""
         nodeid = file.nodeid
         try:
             mode = self._native.begin_write(nodeid)
@@ -127,11 +128,12 @@ class FileWrites:
         try:
             if mode is Mode.PASS_CACHE and flags & os.O_RDWR:
                 await self._make_way(file)
-            await self._leave_cache(file, mode)
+            await self._leave_cache(file, mode, new)
             if flags & os.O_TRUNC:
                 await self._set_size(file, fd, 0, uid)
             local = self._native.local
-            found = os.fstat(fd) if local else await self._store(lambda: os.fstat(fd))
+            here = local or self._writes.late
+            found = os.fstat(fd) if here else await self._store(lambda: os.fstat(fd))
             # The kernel would clear set-id bits for root, too, on a file that it passes through.
             pass_through = not found.st_mode & (stat.S_ISUID | stat.S_ISGID)
             # It opens it anew, by the name of this descriptor, for each who opens another name: a network
@@ -165,14 +167,15 @@ class FileWrites:
         self._native.supersede(nodeid)
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # the kernel looks the name up again
 
-    async def _leave_cache(self, file: OpenFile, mode: Mode) -> None:
+    async def _leave_cache(self, file: OpenFile, mode: Mode, new: bool = False) -> None:
         """From here on the source alone counts; readers that are passed through get a mirror."""
         file.from_source = True
         if mode is Mode.PASS_CACHE:
             await self._mirrors.own(file)
         if mode is Mode.CACHED:
             self._native.bypass(file.nodeid, True)
-        await self._disk.call(lambda: self._loader.drop(file.nodeid))
+        if not new:
+            await self._disk.call(lambda: self._loader.drop(file.nodeid))
 
     # ---- changes
 

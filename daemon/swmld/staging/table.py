@@ -172,8 +172,9 @@ class Table:
 
     def unqueue(self, file: StagedFile) -> None:
         """It waits no more."""
-        if self.line.pop(file.turn, None) is not None:
-            self.line_bytes -= file.waiting_bytes
+        if self.line.pop(file.turn, None) is None:
+            return
+        self.line_bytes -= file.waiting_bytes
         self.failing.discard(file.number)
         file.turn = file.waiting_bytes = 0
         self.changed.notify_all()
