@@ -578,6 +578,12 @@ int hot_request(sw_session *s, char *msg, size_t len, char *out)
 		return release_hot(s, h, *(uint64_t *)arg);
 	if (h->opcode == FUSE_FALLOCATE) /* pyfuse3 does not carry it */
 		return fallocate_hot(s, h, arg);
+	if (h->opcode == FUSE_WRITE) { /* nor does it say who writes: its handles are even */
+		struct fuse_write_in *w = arg;
+
+		w->fh |= w->write_flags & FUSE_WRITE_KILL_SUIDGID ? SW_KILL_FH : 0;
+		return 0;
+	}
 	if (h->opcode == FUSE_READ) {
 		struct fuse_read_in in = *(struct fuse_read_in *)arg;
 

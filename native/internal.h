@@ -34,6 +34,7 @@ struct fuse_backing_map {
 #define SW_ROOT 1
 #define SW_HOT_FH (1ULL << 63)    /* fh made in C; the rest is the nodeid, or a struct dirh */
 #define SW_DIR_FH (1ULL << 62)
+#define SW_KILL_FH 1ULL           /* told to Python in the fh of a WRITE: its writer may not keep set-id bits */
 #define SW_OWN_UNIQUE (1ULL << 63) /* requests that C makes up for pyfuse3: their replies go nowhere */
 #define SW_MSG_MAX ((1 << 20) + 8192)
 #define SW_NAME_MAX 1024          /* bytes of a name that FUSE carries; CIFS and NTFS have more than NAME_MAX */

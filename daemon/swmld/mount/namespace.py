@@ -90,10 +90,11 @@ class Namespace:
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
     ) -> None:
-        """Owner before mode: a change of owner clears setuid bits that the same request may set."""
+        """Owner before mode: a change of owner clears setuid bits that the same request may set. Nothing to
+        change: chown(2) with neither."""
 
         def run(fd: int) -> None:
-            if uid is not None or gid is not None:
+            if uid is not None or gid is not None or (mode is atime_ns is mtime_ns is None):
                 calls.chown(fd, uid, gid)
             if mode is not None:
                 calls.chmod(fd, stat.S_IMODE(mode))

@@ -55,6 +55,9 @@ FOPEN_DIRECT_IO = 1 << 0
 FOPEN_KEEP_CACHE = 1 << 1
 FOPEN_PASSTHROUGH = 1 << 7
 
+FH_KILL_SETID = 1 << 0
+"""In the handle of a WRITE: its writer may not keep setuid and setgid bits."""
+
 _CHECKS = {Check.STRICT: 0, Check.RELAXED: 1, Check.IMMUTABLE: 2}
 
 
