@@ -81,24 +81,49 @@ static int held_fd(sw_session *s, uint64_t nodeid, int by_handle)
 	return r;
 }
 
+/* A node that another one has taken the place of (hot.c, replace) has no names, but its file has: those of the other.
+ * 0: it is not such a node. */
+static uint64_t successor(sw_session *s, uint64_t nodeid)
+{
+	struct node *n, *m = NULL;
+	uint64_t id = 0;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n && n->opens && !n->in_key && !n->links)
+		m = node_by_key(s, n->dev, n->ino);
+	if (m && m->btime_ns == n->btime_ns)
+		id = m->id;
+	unlock(s);
+	return id;
+}
+
 int sw_getattr_held(sw_session *s, uint64_t nodeid, struct sw_entry *out)
 {
 	int fd, r = sw_getattr(s, nodeid, out);
 	uint64_t asked = now_ns(CLOCK_MONOTONIC_COARSE);
+	uint64_t other;
 	struct statx st;
 	struct node *n;
 
 	if (r != -ESTALE)
 		return r;
 	fd = held_fd(s, nodeid, 1);
-	r = fd < 0 ? fd : source_stat_at(fd, "", &st);
+	other = fd < 0 ? successor(s, nodeid) : 0;
+	r = other ? source_stat(s, other, &st) : fd < 0 ? fd : source_stat_at(fd, "", &st);
 	if (fd >= 0)
 		close(fd);
 	lock(s);
 	n = node_get(s, nodeid);
 	if (n && !r) {
+		if (other) { /* its bytes may be older: they end where they ended */
+			st.stx_size = n->size;
+			st.stx_blocks = n->blocks;
+		}
+		n->attr_at = 0;
 		node_attr(s, n, &st, asked);
 		n->attr_at = 0; /* the next open asks what the name means */
+		n->last_known = 1;
 	} else if (n && r == -ESTALE && n->opens && !n->writers && (n->last_known || n->attr_at))
 		r = 0; /* as it was last seen */
 	if (n && !r) {
@@ -112,10 +137,18 @@ int sw_getattr_held(sw_session *s, uint64_t nodeid, struct sw_entry *out)
 int sw_open_held(sw_session *s, uint64_t nodeid, int flags, int by_handle)
 {
 	int fd, r = sw_open_source(s, nodeid, flags, 1);
+	uint64_t other;
 
 	if (r != -ESTALE)
 		return r;
 	fd = held_fd(s, nodeid, by_handle);
+	other = fd < 0 ? successor(s, nodeid) : 0;
+	if (other) { /* the same file, by whichever name it was asked */
+		r = sw_open_source(s, other, flags, 1);
+		fd = r == -ESTALE ? held_fd(s, other, 1) : -ESTALE;
+		if (r != -ESTALE)
+			return r;
+	}
 	if (fd < 0)
 		return fd;
 	r = reopen(fd, flags);

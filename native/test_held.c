@@ -184,9 +184,40 @@ static void another_file(void)
 	end();
 }
 
+/* Readers keep the old node of a file whose writer got another one: what they ask is asked of the file all the same. */
+static void superseded(void)
+{
+	struct sw_entry e, f;
+	struct stat st;
+	int64_t fh;
+	int held;
+
+	begin();
+	kit_file(k->root, "file", "12345");
+	e = entry("file");
+	fh = sw_open_file(s, e.nodeid, SW_WANT_PARTIAL, -1, 0, 1);
+	CHECK(fh > 0);
+	sw_supersede(s, e.nodeid);
+	EQUAL(sw_getattr_held(s, e.nodeid, &f), 0); /* as last seen: nobody knows the file by now */
+	CHECK(f.size == 5 && (f.mode & 07777) != 0600);
+	f = entry("file");
+	CHECK(f.nodeid != e.nodeid && f.ino == e.ino);
+	CHECK(!fchmodat(k->root, "file", 0600, 0));
+	kit_file(k->root, "file", "12345678");
+	held = sw_open_held(s, e.nodeid, O_RDONLY, 0);
+	CHECK(held >= 0 && !fstat(held, &st) && st.st_ino == e.ino);
+	close(held);
+	EQUAL(sw_getattr_held(s, e.nodeid, &f), 0);
+	CHECK(f.nodeid == e.nodeid && (f.mode & 07777) == 0600 && f.size == 5);
+	release(e.nodeid, fh);
+	EQUAL(sw_getattr_held(s, e.nodeid, &f), -ESTALE);
+	end();
+}
+
 int main(void)
 {
 	kit_defaults();
+	superseded();
 	writer(0);
 	writer(1);
 	by_name();

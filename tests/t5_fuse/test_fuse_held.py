@@ -198,6 +198,30 @@ def test_a_file_that_was_made_through_the_mount(fs: Tree, keep: Keep, gone: Call
     looked_at(fs, gone)
 
 
+def test_a_reader_changes_what_another_has_open_to_write(fs: Tree, keep: Keep) -> None:
+    """Where files are passed through the two have different inodes of the kernel's."""
+    path = made(fs)
+    assert path.read_bytes() == content(1)
+    reader = keep(os.open(path, os.O_RDONLY))
+    writer = keep(os.open(path, os.O_RDWR))
+    os.fchmod(reader, 0o640)
+    os.utime(reader, ns=(10**9, 3 * 10**9))
+    os.setxattr(reader, "user.a", b"value")
+    os.fsync(reader)
+    for fd in (reader, writer):
+        assert stat.S_IMODE(os.fstat(fd).st_mode) == 0o640
+        assert os.fstat(fd).st_mtime_ns == 3 * 10**9
+        assert os.getxattr(fd, "user.a") == b"value"
+    (fs / "name").rename(fs / "renamed")
+    os.fchmod(reader, 0o600)
+    assert stat.S_IMODE(os.fstat(writer).st_mode) == 0o600
+    (fs / "renamed").unlink()
+    os.fchmod(reader, 0o604)
+    assert stat.S_IMODE(os.fstat(reader).st_mode) == 0o604
+    assert os.fstat(reader).st_nlink == 0
+    assert os.pread(reader, SIZE, 0) == content(1)
+
+
 def test_names_that_the_kernel_keeps(own: Callable[..., Tree], keep: Keep) -> None:
     """With the default options the kernel goes by the old name for a while: what is asked by handle is
     answered, and what may have been asked by the name is done to the file that has it now."""
