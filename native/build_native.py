@@ -13,6 +13,7 @@ SOURCES = [
     "calls.c",
     "table.c",
     "source.c",
+    "held.c",
     "remote.c",
     "dirs.c",
     "blake2b.c",

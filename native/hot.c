@@ -239,6 +239,7 @@ static void mode_leave(sw_session *s, struct node *n)
 	uint32_t was = n->mode;
 
 	n->mode = SW_NONE;
+	held_drop(s, n);
 	if (n->keep_fd >= 0) {
 		close_later(s, n->keep_fd);
 		n->keep_fd = -1;
@@ -522,9 +523,17 @@ static int getxattr_hot(sw_session *s, struct fuse_in_header *h, struct fuse_get
 	struct fuse_getxattr_out size = {0};
 	char path[320], base[256];
 	uint64_t parent;
+	struct statx st;
+	struct node *n;
 	ssize_t k;
-	int slot, dir;
+	int slot, dir, held;
 
+	lock(s);
+	n = node_get(s, h->nodeid);
+	held = n && n->opens;
+	unlock(s);
+	if (held && source_stat(s, h->nodeid, &st) < 0) /* its name may mean another file */
+		return 0;
 	if (h->nodeid == SW_ROOT || sw_parent(s, h->nodeid, &parent, base, sizeof base) < 0 || in->size > outsize)
 		return 0;
 	dir = dirfd_pin(s, parent, &slot);
@@ -569,6 +578,12 @@ int hot_request(sw_session *s, char *msg, size_t len, char *out)
 		return release_hot(s, h, *(uint64_t *)arg);
 	if (h->opcode == FUSE_FALLOCATE) /* pyfuse3 does not carry it */
 		return fallocate_hot(s, h, arg);
+	if (h->opcode == FUSE_WRITE) { /* nor does it say who writes: its handles are even */
+		struct fuse_write_in *w = arg;
+
+		w->fh |= w->write_flags & FUSE_WRITE_KILL_SUIDGID ? SW_KILL_FH : 0;
+		return 0;
+	}
 	if (h->opcode == FUSE_READ) {
 		struct fuse_read_in in = *(struct fuse_read_in *)arg;
 
@@ -698,11 +713,13 @@ void sw_bypass(sw_session *s, uint64_t nodeid, int on)
 int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int writer, int pass)
 {
 	struct handle *h = calloc(1, sizeof *h);
+	struct statx st;
 	struct node *n;
-	int id = 0, r = 0;
+	int id = 0, r = 0, held;
 
 	if (!h)
 		return -ENOMEM;
+	held = want == SW_WANT_COMPLETE ? -1 : held_make(s, nodeid, fd, &st);
 	lock(s);
 	n = node_get(s, nodeid);
 	if (!n)
@@ -749,6 +766,8 @@ int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int write
 	if (r < 0) {
 		if (n)
 			replace(s, n);
+		if (held >= 0)
+			close_later(s, held);
 		unlock(s);
 		free(h);
 		return r;
@@ -764,6 +783,7 @@ int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int write
 	n->attached = 1;
 	if (used_of(n))
 		n->used->last_open = now_ns(CLOCK_REALTIME_COARSE);
+	held_keep(s, n, held, &st);
 	if (h->flags & FOPEN_DIRECT_IO)
 		COUNT(s, open_direct);
 	else if (h->flags & FOPEN_PASSTHROUGH)

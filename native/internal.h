@@ -34,6 +34,7 @@ struct fuse_backing_map {
 #define SW_ROOT 1
 #define SW_HOT_FH (1ULL << 63)    /* fh made in C; the rest is the nodeid, or a struct dirh */
 #define SW_DIR_FH (1ULL << 62)
+#define SW_KILL_FH 1ULL           /* told to Python in the fh of a WRITE: its writer may not keep set-id bits */
 #define SW_OWN_UNIQUE (1ULL << 63) /* requests that C makes up for pyfuse3: their replies go nowhere */
 #define SW_MSG_MAX ((1 << 20) + 8192)
 #define SW_NAME_MAX 1024          /* bytes of a name that FUSE carries; CIFS and NTFS have more than NAME_MAX */
@@ -88,6 +89,7 @@ struct used {
 	uint64_t last_open;            /* CLOCK_REALTIME */
 	uint64_t next;                 /* nodeid of what its reader opened next, the last time; 0: not known */
 	uint64_t watch_ino;            /* inode of the backing file, 0 none */
+	int held_fd;                   /* held.c: O_PATH of the source file while it is open, -1 */
 	struct used *brow_prev, *brow_next;
 	uint8_t watch_source;          /* the backing file is the source's own */
 };
@@ -139,7 +141,6 @@ struct rule {
 struct pending {
 	struct pending *next;
 	uint64_t unique, nodeid;
-	uint64_t fh;                   /* of a GETATTR for an open file; 0: it has none */
 	uint32_t opcode, pid;
 	uint8_t interrupted;
 };
@@ -331,6 +332,7 @@ int brow_touch(sw_session *s, struct node *n);   /* recency of registered backin
 void brow_remove(sw_session *s, struct node *n);
 int number_retired(const sw_session *s, uint64_t ino); /* it was a nodeid lately, of a file that is gone */
 uint64_t node_valid_ns(sw_session *s, struct node *n);
+uint64_t node_kept_ns(sw_session *s, struct node *n); /* the same, of attributes that were asked for just now */
 void node_entry(sw_session *s, struct node *n, struct sw_entry *out);
 void node_rule(sw_session *s, struct node *n);
 int node_path(sw_session *s, const struct node *n, char *buf, size_t size);
@@ -353,7 +355,12 @@ void dirfd_unpin(sw_session *s, int slot);
 void dirfds_drop(sw_session *s, struct node *n); /* under lock: the node goes */
 int source_stat(sw_session *s, uint64_t nodeid, struct statx *st);
 int source_stat_at(int dirfd, const char *name, struct statx *st);
-int source_held_attr(sw_session *s, uint64_t nodeid, uint64_t fh, struct fuse_attr_out *out);
+int source_same(const sw_session *s, const struct node *n, const struct statx *st); /* under lock: st is of its file */
+
+/* held.c */
+int held_make(sw_session *s, uint64_t nodeid, int fd, struct statx *st); /* not under lock */
+void held_keep(sw_session *s, struct node *n, int fd, const struct statx *st);
+void held_drop(sw_session *s, struct node *n);
 
 /* cfile.c (under lock) */
 struct sw_cfile *cfile_get(struct sw_cfile *f);

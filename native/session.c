@@ -123,10 +123,7 @@ static int pending_add(sw_session *s, const struct fuse_in_header *h, int *inter
 	else
 		p = malloc(sizeof *p);
 	if (p) {
-		const struct fuse_getattr_in *in = (const struct fuse_getattr_in *)(h + 1);
-		int held = h->opcode == FUSE_GETATTR && h->len >= sizeof *h + sizeof *in && in->getattr_flags & FUSE_GETATTR_FH;
-
-		*p = (struct pending){*at, h->unique, h->nodeid, held ? in->fh : 0, h->opcode, h->pid, 0};
+		*p = (struct pending){*at, h->unique, h->nodeid, h->opcode, h->pid, 0};
 		*at = p;
 		*interrupted = early_take(s, h->unique) && may_be_let_go(h->opcode);
 		p->interrupted = (uint8_t)*interrupted;
@@ -460,13 +457,6 @@ static void *pump_thread(void *arg)
 				s->uring = ring_prepare(s);
 			if (!h->error && body)
 				amend(s, &p, buf + sizeof *h, body);
-			/* Not let go of early, so the kernel still holds the file, and with it what `fh` stands for. */
-			if (p.fh && !p.interrupted && h->error == -ESTALE &&
-			    source_held_attr(s, p.nodeid, p.fh, (struct fuse_attr_out *)(h + 1)) == 0) {
-				n = (ssize_t)(sizeof *h + sizeof(struct fuse_attr_out));
-				h->len = (uint32_t)n;
-				h->error = 0;
-			}
 			if (p.opcode == FUSE_INIT) /* before the answer: whoever meets the mount then asks how it works */
 				s->passthrough_on = s->config.passthrough && s->config.hot;
 		}

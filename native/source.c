@@ -59,11 +59,11 @@ void dirfds_drop(sw_session *s, struct node *n)
 	}
 }
 
-static int same_file(const struct node *n, uint64_t root_dev, const struct statx *st)
+int source_same(const sw_session *s, const struct node *n, const struct statx *st)
 {
 	uint64_t dev = (uint64_t)st->stx_dev_major << 32 | st->stx_dev_minor;
 
-	return n->ino == st->stx_ino && n->dev == (dev == root_dev ? 0 : dev) && node_same(n, st);
+	return n->ino == st->stx_ino && n->dev == (dev == s->root_dev ? 0 : dev) && node_same(n, st);
 }
 
 /* The name means another file, or none: what the table holds of the node is not to answer the kernel's LOOKUP, which
@@ -78,35 +78,9 @@ static int told_stale(sw_session *s, uint64_t nodeid, int r)
 	n = node_get(s, nodeid);
 	if (n) {
 		n->last_known |= n->attr_at != 0;
-		n->attr_at = n->kernel_until = 0;
-	}
-	unlock(s);
-	return r;
-}
-
-/* A program that has a file open asks for its size when it reads to the end. If somebody replaced or removed the file
- * beside the mount since then, the name is of no use, but the file that is open still is what it was: as the writer's
- * own descriptor has it, or as it was last seen. Not so for a GETATTR without a handle: it may be of the path, and its
- * ESTALE makes the kernel look the name up again. */
-int source_held_attr(sw_session *s, uint64_t nodeid, uint64_t fh, struct fuse_attr_out *out)
-{
-	struct handle *h = fh & SW_HOT_FH ? NULL : (struct handle *)(uintptr_t)fh;
-	uint64_t asked = now_ns(CLOCK_MONOTONIC_COARSE);
-	struct statx st;
-	struct node *n;
-	int own, r = -ESTALE;
-
-	if (!s->config.local)
-		return r;
-	own = h && h->fd >= 0 && source_stat_at(h->fd, "", &st) == 0;
-	lock(s);
-	n = node_get(s, nodeid);
-	if (n && own)
-		node_attr(s, n, &st, asked);
-	if (n && (own || (n->opens && (n->last_known || n->attr_at) && !n->writers))) {
-		memset(out, 0, sizeof *out);
-		fill_attr(n, &out->attr);
-		r = 0;
+		n->attr_at = 0;
+		if (!n->opens) /* held.c asks whether the kernel still has the name */
+			n->kernel_until = 0;
 	}
 	unlock(s);
 	return r;
@@ -186,7 +160,7 @@ static int open_child(sw_session *s, int up, uint64_t parent, uint64_t nodeid)
 	}
 	lock(s);
 	n = node_get(s, nodeid);
-	same = n && same_file(n, s->root_dev, &st);
+	same = n && source_same(s, n, &st);
 	unlock(s);
 	if (!same)
 		close(fd);
@@ -338,7 +312,7 @@ int source_stat(sw_session *s, uint64_t nodeid, struct statx *st)
 		return told_stale(s, nodeid, r == -ENOENT || r == -ENOTDIR ? -ESTALE : r);
 	lock(s);
 	n = node_get(s, nodeid);
-	if (!n || !same_file(n, s->root_dev, st))
+	if (!n || !source_same(s, n, st))
 		r = -ESTALE;
 	unlock(s);
 	return told_stale(s, nodeid, r);
@@ -437,7 +411,7 @@ static int open_source(sw_session *s, uint64_t nodeid, int flags, int verify)
 	}
 	lock(s);
 	n = node_get(s, nodeid);
-	if (!n || !same_file(n, s->root_dev, &st))
+	if (!n || !source_same(s, n, &st))
 		r = -ESTALE;
 	unlock(s);
 	if (r < 0)
@@ -510,7 +484,7 @@ int sw_before_unlink(sw_session *s, uint64_t parent, const char *name)
 	}
 	lock(s);
 	n = node_get(s, id);
-	if (n && n->orphan_fd < 0 && same_file(n, s->root_dev, &st)) {
+	if (n && n->orphan_fd < 0 && source_same(s, n, &st)) {
 		n->orphan_fd = fd;
 		fd = -1;
 	}

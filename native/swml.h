@@ -152,6 +152,10 @@ int sw_dir_fd(sw_session *s, uint64_t nodeid);                  /* may block; a 
 /* May block; a new fd of the node's source file. verify 0: whatever its name means now, for callers that compare
  * the open file's generation themselves (a round trip less at a slow source). */
 int sw_open_source(sw_session *s, uint64_t nodeid, int flags, int verify);
+/* The same for those who have it open, if its name means another file by now: as the file is that they hold (held.c).
+ * by_handle 0: it may have been asked by the name, if the kernel still has that; -ESTALE then. */
+int sw_getattr_held(sw_session *s, uint64_t nodeid, struct sw_entry *out);        /* may block */
+int sw_open_held(sw_session *s, uint64_t nodeid, int flags, int by_handle);       /* may block */
 /* May block; a child that is known to be a regular file, opened first and looked at then: one walk of the name. */
 int sw_open_child(sw_session *s, uint64_t parent, const char *name, struct sw_entry *out); /* fd */
 int sw_path(sw_session *s, uint64_t nodeid, char *buf, size_t size); /* relative to the root; length or -errno */
@@ -228,8 +232,8 @@ void sw_end_write(sw_session *s, uint64_t nodeid);
 int sw_mirror_fd(sw_session *s, uint64_t nodeid);     /* PASS_CACHE lives: a new O_RDWR fd of its backing file */
 void sw_supersede(sw_session *s, uint64_t nodeid); /* lookups make another node from now on */
 void sw_bypass(sw_session *s, uint64_t nodeid, int on); /* reads of this node must come from the source */
-/* fh, or -errno; -ESTALE: look up again. fd stays the caller's, open until RELEASE for a writer. pass 0: not even
- * where passthrough would work. */
+/* fh, or -errno; -ESTALE: look up again. fd is a cache file's for SW_WANT_COMPLETE, else the source's or -1; it stays the
+ * caller's, open until RELEASE for a writer. pass 0: not even where passthrough would work. */
 int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int writer, int pass);
 unsigned sw_open_flags(uint64_t fh);                  /* FOPEN_* that go with it */
 void sw_open_undo(sw_session *s, uint64_t fh);        /* the open was never answered */

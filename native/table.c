@@ -185,8 +185,10 @@ static struct node *node_new(sw_session *s, uint64_t id, uint64_t dev, uint64_t 
 
 struct used *used_of(struct node *n)
 {
-	if (!n->used && (n->used = calloc(1, sizeof *n->used)))
+	if (!n->used && (n->used = calloc(1, sizeof *n->used))) {
 		n->used->node = n;
+		n->used->held_fd = -1;
+	}
 	return n->used;
 }
 
@@ -266,6 +268,7 @@ static void node_free(sw_session *s, struct node *n)
 		close_later(s, n->orphan_fd);
 	if (n->keep_fd >= 0)
 		close_later(s, n->keep_fd);
+	held_drop(s, n);
 	cfile_put(s, n->cf);
 	s->nnodes--;
 	while (n->links) /* may free parents: last, with the node already out of the tables */
@@ -606,11 +609,8 @@ void node_rule(sw_session *s, struct node *n)
 		}
 }
 
-/* How long the kernel may answer for this node by itself: not at all with attributes that are not to be relied on. */
-uint64_t node_valid_ns(sw_session *s, struct node *n)
+uint64_t node_kept_ns(sw_session *s, struct node *n)
 {
-	if (!n->attr_at)
-		return 0;
 	switch (node_check(s, n)) {
 	case 0:
 		return 0;
@@ -619,6 +619,12 @@ uint64_t node_valid_ns(sw_session *s, struct node *n)
 	default:
 		return s->config.meta_ns;
 	}
+}
+
+/* How long the kernel may answer for this node by itself: not at all with attributes that are not to be relied on. */
+uint64_t node_valid_ns(sw_session *s, struct node *n)
+{
+	return n->attr_at ? node_kept_ns(s, n) : 0;
 }
 
 void node_entry(sw_session *s, struct node *n, struct sw_entry *out)
@@ -654,6 +660,8 @@ void table_free(sw_session *s)
 				close(n->orphan_fd);
 			if (n->keep_fd >= 0)
 				close(n->keep_fd);
+			if (n->used && n->used->held_fd >= 0)
+				close(n->used->held_fd);
 			cfile_put(s, n->cf);
 			while (n->links) {
 				struct link *l = n->links;
@@ -677,8 +685,10 @@ void sw_ref(sw_session *s, uint64_t nodeid)
 
 	lock(s);
 	n = node_get(s, nodeid);
-	if (n)
+	if (n) {
 		node_hold(s, n);
+		n->kernel_until = now_ns(CLOCK_MONOTONIC_COARSE) + node_valid_ns(s, n);
+	}
 	unlock(s);
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support import posix
-from support.posix import ALICE, BOB, CAROL, User, fails
+from support.posix import ALICE, BOB, CAROL, ROOT, User, fails
 from support.tree import Tree
 
 DAVE = User(65530, 65530)
@@ -181,6 +181,23 @@ def test_writing_by_root_keeps_set_id(fs: Tree) -> None:
     name = owned(fs / "name", ALICE, 0o6777)
     append(name)
     assert mode_of(name) == 0o6777
+
+
+@pytest.mark.parametrize(("opener", "writer", "left"), [(ROOT, BOB, 0o777), (BOB, ROOT, 0o6777)])
+def test_set_id_goes_by_who_writes_not_by_who_opened(
+    fs: Tree, opener: User, writer: User, left: int
+) -> None:
+    """The open file may have been handed on."""
+    name = owned(fs / "name", ALICE, 0o6777)
+
+    def open_and_hand_on() -> None:
+        os.setresuid(opener.uid, opener.uid, 0)
+        fd = os.open(name, os.O_WRONLY)
+        os.setresuid(0, 0, 0)
+        posix.run(lambda: os.write(fd, b"x"), writer)
+
+    posix.run(open_and_hand_on)
+    assert mode_of(name) == left
 
 
 # --- creating ---

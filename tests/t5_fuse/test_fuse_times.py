@@ -54,6 +54,7 @@ CONTENT: dict[str, Change] = {
 STATUS: dict[str, Change] = {
     "chmod": lambda path: path.chmod(0o600),
     "chown": lambda path: os.chown(path, 5, 5),
+    "chown to nobody else": lambda path: os.chown(path, -1, -1),
     "link": lambda path: os.link(path, path.with_name("linked")),
     "setxattr": lambda path: os.setxattr(path, "user.x", b"1"),
     "rename": lambda path: (path.rename(path.with_name("r")), path.with_name("r").rename(path)),

@@ -100,6 +100,8 @@ def test_trusted_attributes_are_roots(fs: Tree) -> None:
     with fails(errno.EPERM):
         posix.run(lambda: os.setxattr(fs / "name", "trusted.a", b"2"), ALICE)
     assert "trusted.a" in os.listxattr(fs / "name")
+    os.setxattr(fs / "name", "user.a", b"1")
+    assert posix.run(lambda: os.listxattr(fs / "name"), ALICE) == ["user.a"]
 
 
 def _capability() -> bytes:

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import pyfuse3
 
 from swmld.errors import SwmldError
+from swmld.mount import native as nat
 from swmld.mount.gate import as_read
 from swmld.mount.namespace import Caller, Namespace
 from swmld.mount.native import Entry, Native
@@ -115,7 +116,8 @@ class Fuse(pyfuse3.Operations):
             changes["atime_ns"] = attr.st_atime_ns
         if fields.update_mtime and not fields.update_size:  # truncate(2) has set it at the source
             changes["mtime_ns"] = attr.st_mtime_ns
-        if changes:
+        # With nothing to change it is a chown(2) of nothing: ctime, and set-id bits.
+        if changes or not fields.update_size:
             await self._names.setattr(nodeid, **changes)
         return attributes(await self._names.getattr(nodeid))
 
@@ -185,7 +187,9 @@ class Fuse(pyfuse3.Operations):
 
     @_translated
     async def write(self, fh: int, offset: int, data: bytes) -> int:
-        return await self._files.writes.write(fh, offset, data)
+        # C says so of who writes: who opened the file may have been another user.
+        unprivileged = bool(fh & nat.FH_KILL_SETID)
+        return await self._files.writes.write(fh & ~nat.FH_KILL_SETID, offset, data, not unprivileged)
 
     @_translated
     async def flush(self, fh: int) -> None:
@@ -252,7 +256,8 @@ class Fuse(pyfuse3.Operations):
 
     @_translated
     async def listxattr(self, nodeid: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
-        return await self._names.listxattr(nodeid)
+        names = await self._names.listxattr(nodeid)
+        return [name for name in names if not ctx.uid or not name.startswith(b"trusted.")]
 
     @_translated
     async def removexattr(self, nodeid: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:

@@ -73,7 +73,7 @@ class Namespace:
     async def getattr(self, nodeid: int) -> Entry:
         """As the source has it; what was last known while the source cannot be asked."""
         try:
-            return await self._gate.call(lambda: self._native.getattr(nodeid))
+            return await self._gate.call(lambda: self._native.getattr_held(nodeid))
         except OSError as error:
             entry = self._native.cached_entry(nodeid)
             if error.errno in UNREACHABLE and entry is not None and entry.nlink:
@@ -90,10 +90,11 @@ class Namespace:
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
     ) -> None:
-        """Owner before mode: a change of owner clears setuid bits that the same request may set."""
+        """Owner before mode: a change of owner clears setuid bits that the same request may set. Nothing to
+        change: chown(2) with neither."""
 
         def run(fd: int) -> None:
-            if uid is not None or gid is not None:
+            if uid is not None or gid is not None or (mode is atime_ns is mtime_ns is None):
                 calls.chown(fd, uid, gid)
             if mode is not None:
                 calls.chmod(fd, stat.S_IMODE(mode))
@@ -106,7 +107,7 @@ class Namespace:
         """``function`` of an O_PATH descriptor of the node, in a worker thread."""
 
         def run() -> T:
-            fd = self._native.open_source(nodeid, os.O_PATH)
+            fd = self._native.open_held(nodeid, os.O_PATH)
             try:
                 return function(fd)
             finally:
@@ -183,7 +184,7 @@ class Namespace:
         """One more name of a file."""
 
         def run(d: int) -> None:
-            fd = self._native.open_source(nodeid, os.O_PATH)
+            fd = self._native.open_held(nodeid, os.O_PATH)
             try:
                 calls.link(fd, d, name)
             finally:

@@ -55,6 +55,9 @@ FOPEN_DIRECT_IO = 1 << 0
 FOPEN_KEEP_CACHE = 1 << 1
 FOPEN_PASSTHROUGH = 1 << 7
 
+FH_KILL_SETID = 1 << 0
+"""In the handle of a WRITE: its writer may not keep setuid and setgid bits."""
+
 _CHECKS = {Check.STRICT: 0, Check.RELAXED: 1, Check.IMMUTABLE: 2}
 
 
@@ -236,6 +239,12 @@ class Native:
         _must(lib.sw_getattr(self._s, nodeid, e))
         return _entry(e)
 
+    def getattr_held(self, nodeid: int) -> Entry:
+        """Blocking. The same for who has it open: as the file is that is held, whatever its name means."""
+        e = ffi.new("struct sw_entry *")
+        _must(lib.sw_getattr_held(self._s, nodeid, e))
+        return _entry(e)
+
     def cached_entry(self, nodeid: int) -> Entry | None:
         """What the table holds, however old."""
         e = ffi.new("struct sw_entry *")
@@ -265,6 +274,11 @@ class Native:
         """Blocking. A new descriptor of the node's own file on the source; the caller closes it. Without
         ``verify`` it may be another file that has taken the name."""
         return _must(lib.sw_open_source(self._s, nodeid, flags, verify))
+
+    def open_held(self, nodeid: int, flags: int, *, by_handle: bool = False) -> int:
+        """Blocking. As ``open_source``; of who has it open, the file that is held if its name means another
+        one. Unless it was asked for ``by_handle``, ESTALE as long as the kernel may have gone by the name."""
+        return _must(lib.sw_open_held(self._s, nodeid, flags, by_handle))
 
     def open_child(self, parent: int, name: bytes) -> tuple[Entry, int]:
         """Blocking. (attributes, descriptor) of a child that is known to be a regular file."""

@@ -129,7 +129,7 @@ class Opening:
             self._native.set_complete(file.nodeid, target.file.file_id, target.identity, decided=True)
             # The kernel could make nothing of compressed chunks: such a file is not passed through.
             want = Want.PARTIAL if target.file.level else Want.COMPLETE
-            fh = self._opens.enter(file, want, target.file.fd)
+            fh = self._opens.enter(file, want, target.file.fd if want is Want.COMPLETE else target.source_fd)
         except BaseException:
             target.release()
             raise
@@ -142,7 +142,7 @@ class Opening:
 
     def _partial(self, file: OpenFile, entry: Entry, target: SourceTarget, verdict: Verdict | None) -> int:
         try:
-            fh = self._opens.enter(file, Want.PARTIAL, -1)
+            fh = self._opens.enter(file, Want.PARTIAL, target.source_fd)
         except BaseException:
             target.release()
             raise

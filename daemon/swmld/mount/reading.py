@@ -57,9 +57,10 @@ class FileReads:
         self._opens.counters.read_bytes += len(data)
         return data
 
-    async def open_source(self, nodeid: int, like: Opened) -> Opened:
-        """The node's bytes at the source, opened once more; ended by ``close_source``. OSError."""
-        return await self._gate.call(lambda: self._tree.reopen(nodeid, like), self.close_source)
+    async def open_source(self, nodeid: int, like: Opened, *, held: bool = False) -> Opened:
+        """The node's bytes at the source, opened once more; ended by ``close_source``. ``held``: by who has
+        it open. OSError."""
+        return await self._gate.call(lambda: self._tree.reopen(nodeid, like, held=held), self.close_source)
 
     def close_source(self, source: Opened) -> None:
         """Does not block."""
@@ -116,7 +117,7 @@ class FileReads:
             return Opened(own.fd)
         if file.source is None:
             opened = file.target.opened if file.target is not None else None
-            source = await self.open_source(file.nodeid, opened or Opened())
+            source = await self.open_source(file.nodeid, opened or Opened(), held=True)
             if file.source is not None:
                 self.close_source(source)
             else:

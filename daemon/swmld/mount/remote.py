@@ -253,7 +253,7 @@ class RemoteTree:
             return self._source.number_at(earlier, known.attributes)
         return 0
 
-    def reopen(self, nodeid: int, opened: Opened) -> Opened:
+    def reopen(self, nodeid: int, opened: Opened, *, held: bool = False) -> Opened:
         """See ``Tree``."""
         return self.open(nodeid, 0)
 

@@ -82,8 +82,9 @@ class Tree(Protocol):
         again; the others are left out."""
         ...
 
-    def reopen(self, nodeid: int, opened: Opened) -> Opened:
-        """To be read past the cache: the file that is ``opened``, else that of the node."""
+    def reopen(self, nodeid: int, opened: Opened, *, held: bool = False) -> Opened:
+        """To be read past the cache: the file that is ``opened``, else that of the node; ``held``: for who
+        has it open, even if its name means another one by now."""
         ...
 
     def number(self, path: bytes) -> Callable[[bytes], int] | None:
@@ -183,10 +184,12 @@ class DirectoryTree:
         """See ``Tree``: none, a directory is always asked."""
         return []
 
-    def reopen(self, nodeid: int, opened: Opened) -> Opened:
+    def reopen(self, nodeid: int, opened: Opened, *, held: bool = False) -> Opened:
         """See ``Tree``. The open file itself, even if its name means another one by now; without O_DIRECT."""
         if opened.fd >= 0:
             return Opened(os.open(f"/proc/self/fd/{opened.fd}", os.O_RDONLY | os.O_CLOEXEC))
+        if held:
+            return Opened(self._native.open_held(nodeid, os.O_RDONLY, by_handle=True))
         return Opened(self._native.open_source(nodeid, os.O_RDONLY))
 
     def staged(self, nodeid: int) -> bool:
@@ -256,7 +259,12 @@ class DirectoryWrites:
         if fd >= 0:
             how(fd)
             return
-        fd = self._native.open_source(nodeid, os.O_RDONLY)
+        try:
+            fd = self._native.open_held(nodeid, os.O_RDONLY, by_handle=True)
+        except OSError as error:
+            if error.errno == errno.ESTALE and self._native.local:
+                return  # nobody has written it since it was opened: a writer's file would be held
+            raise
         try:
             how(fd)
         finally:

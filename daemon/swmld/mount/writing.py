@@ -179,17 +179,18 @@ class FileWrites:
 
     # ---- changes
 
-    async def write(self, fh: int, offset: int, data: bytes) -> int:
-        """Bytes written to the source (all of them unless its disk filled up). OSError."""
+    async def write(self, fh: int, offset: int, data: bytes, keep_setid: bool) -> int:
+        """Bytes written to the source (all of them unless its disk filled up); ``keep_setid``: by somebody
+        who does not clear setuid and setgid bits. OSError."""
         handle = self._opens.handles[fh]
         file = handle.file
         counters = self._opens.counters
         counters.writes += 1
         if not self._mirrors.of(file):
-            done = await self._store(lambda: calls.pwrite(handle.fd, data, offset, not handle.uid))
+            done = await self._store(lambda: calls.pwrite(handle.fd, data, offset, keep_setid))
         else:
             async with file.lock:  # overlapping writes reach all files in one order
-                done = await self._store(lambda: calls.pwrite(handle.fd, data, offset, not handle.uid))
+                done = await self._store(lambda: calls.pwrite(handle.fd, data, offset, keep_setid))
                 for mirror in self._mirrors.of(file):
                     await self._disk.call(lambda m=mirror: calls.pwrite(m, data[:done], offset))  # type: ignore[misc]
         counters.written_bytes += done
