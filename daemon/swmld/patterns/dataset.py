@@ -9,7 +9,7 @@ from swmld.patterns.leaf import Leaf
 from swmld.patterns.meter import Meter
 from swmld.patterns.readers import Reader, Tally
 from swmld.patterns.roles import LARGE, Kinds
-from swmld.patterns.views import UNKNOWN, Finding
+from swmld.patterns.views import UNKNOWN, Finding, several
 from swmld.patterns.walks import Walks
 
 MOST_READERS = 1024
@@ -274,7 +274,7 @@ class Dataset:
         kinds = self.kinds
         if max(kinds.scattered, kinds.in_order) * PAGE < LARGE:
             return UNKNOWN
-        files = f"{kinds.large} large file{'s' * (kinds.large > 1)}"
+        files = several(kinds.large, "large file")
         if kinds.scattered > 3 * kinds.in_order:
             return Finding("shuffled", 0.7, f"{kinds.scattered} pages at random places of {files}")
         if kinds.in_order > 3 * kinds.scattered and kinds.large == 1:
