@@ -344,6 +344,27 @@ def test_processes_that_have_ended_are_counted() -> None:
     assert run.job(job).phase.evidence == "3 processes read 30 files once, in sorted order"
 
 
+@pytest.mark.parametrize("name", ["train.bin", "x.dat", "x.npy"])
+def test_a_large_file_read_again_and_again_is_not_read_once(name: str) -> None:
+    run = Run()
+    job = run.program()
+    (file, *_) = run.tree.add("d", [name, "other"], 64 * MIB)
+    pages = 64 * MIB // 4096
+    run.large(job, file, [(at, at + 63) for _ in range(4) for at in range(0, pages, 64)])
+    view = run.job(job)
+    assert view.streams[0].pattern.kind == "repeated"
+    assert view.datasets[0].role.kind == "shards"
+    assert view.phase == ("training", 0.55, "1 large file read 4 times by 1 process")
+
+
+def test_a_model_that_is_read_once_is_a_model() -> None:
+    run = Run()
+    job = run.program()
+    (file, *_) = run.tree.add("d", ["model.bin", "other"], 64 * MIB)
+    run.front_to_back(job, file)
+    assert run.job(job).phase.kind == "model load"
+
+
 def test_one_file_is_not_called_several() -> None:
     run = Run()
     job = run.program("cat")

@@ -125,6 +125,15 @@ class Dataset:
 
     # ---- files
 
+    @property
+    def rounds(self) -> int:
+        """Times that its one file was read in order, where it is one large file: that begins no epoch, as of
+        several files each may be read twice in a row. Else 1."""
+        kinds = self.kinds
+        if not kinds.large == self.seen == self.epoch == 1 or kinds.in_order <= 3 * kinds.scattered:
+            return 1
+        return max(1, self.bytes * self.files // max(1, self.sizes))
+
     def reader(self, pid: int, worker: bool) -> Reader:
         """The process's books; ``worker``: it was forked to read."""
         reader = self.readers.get(pid)

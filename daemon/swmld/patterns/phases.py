@@ -146,6 +146,12 @@ def _tool(job: Job) -> str:
     return ", ".join(sorted(job.comms)) if job.comms and job.comms <= TOOLS else ""
 
 
+def _who(dataset: Dataset) -> str:
+    """The processes that read it now; if they have ended, all that did."""
+    readers = len(dataset.readers) or dataset.processes
+    return f"{readers} process{'es' * (readers != 1)}"
+
+
 def _different(dataset: Dataset) -> int:
     """Files of it that were read, each counted once."""
     return max(dataset.seen, dataset.last_seen) or dataset.files
@@ -236,9 +242,11 @@ def _single_pass(job: Job, dataset: Dataset) -> Finding | None:
         words = f"{several(dataset.files, 'file')} after a model was read"
         return Finding("inference", 0.6, f"{words}, {dataset.review().kind} order")
     order = dataset.review()
+    if dataset.rounds > max(1, dataset.processes):
+        return Finding("training", 0.55, f"1 large file read {dataset.rounds} times by {_who(dataset)}")
     if order.kind in ("sorted", "listed", "reverse") and dataset.epoch == 1:
-        readers = len(dataset.readers) or dataset.processes  # those that read now; if they have ended, all
-        who = "1 process reads" if readers == 1 else f"{readers} processes read"
-        words = f"{who} {several(dataset.files, 'file')} once"
+        who = _who(dataset)
+        verb = "reads" if who.startswith("1 ") else "read"
+        words = f"{who} {verb} {several(dataset.files, 'file')} once"
         return Finding("data preparation", 0.6, f"{words}, in {order.kind} order")
     return Finding("unknown", 0.0, UNKNOWN.evidence) if job.phase is UNKNOWN else None

@@ -87,11 +87,14 @@ def role(dataset: Dataset) -> Finding:
     what = several(kinds.large, "large file")
     if scattered and kinds.scattered * 4096 > LARGE:
         return Finding("shards", 0.8, f"{what} read at random places")
-    if kinds.models * 2 > kinds.large and dataset.epoch <= max(1, dataset.processes):
+    over = dataset.rounds > max(1, dataset.processes)
+    if kinds.models * 2 > kinds.large and dataset.epoch <= max(1, dataset.processes) and not over:
         by = f" by each of {dataset.processes} processes" if dataset.epoch > 1 else ""
         return Finding("model", 0.9, f"{what} read once{by}, with names of models")
     if kinds.data * 2 > kinds.large:
         return Finding("shards", 0.9, f"{what} with names of data sets, read from end to end")
     if dataset.epoch > 1:
         return Finding("shards", 0.8, f"{what} read {dataset.epoch} times")
+    if over:
+        return Finding("shards", 0.8, f"{what} read {dataset.rounds} times")
     return Finding("shards", 0.5, f"{what} read once")
