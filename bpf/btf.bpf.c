@@ -22,6 +22,19 @@ static __always_inline u32 parent_pid(void)
 	return pid;
 }
 
+static __always_inline u32 session_id(void)
+{
+	u32 number = 0;
+#ifdef OFF_TASK_SIGNAL
+	u64 at = bpf_get_current_task();
+
+	bpf_probe_read_kernel(&at, sizeof at, (void *)(at + OFF_TASK_SIGNAL));
+	bpf_probe_read_kernel(&at, sizeof at, (void *)(at + OFF_SIGNAL_SESSION));
+	bpf_probe_read_kernel(&number, sizeof number, (void *)(at + OFF_PID_NUMBER));
+#endif
+	return number;
+}
+
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 
 static __always_inline int is_kernel_thread(void)

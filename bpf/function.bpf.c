@@ -24,6 +24,15 @@ static __always_inline u32 parent_pid(void)
 	return (u32)load(load(bpf_get_current_task(), OFF_TASK_REAL_PARENT), OFF_TASK_TGID);
 }
 
+static __always_inline u32 session_id(void)
+{
+#ifdef OFF_TASK_SIGNAL
+	return (u32)load(load(load(bpf_get_current_task(), OFF_TASK_SIGNAL), OFF_SIGNAL_SESSION), OFF_PID_NUMBER);
+#else
+	return 0;
+#endif
+}
+
 static __always_inline int is_kernel_thread(void)
 {
 	return 0; /* asked of writers, which are not known this way */

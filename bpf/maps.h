@@ -26,6 +26,7 @@ BPF_RINGBUF_OUTPUT(events, SWP_RING_PAGES);
 
 /* The including program's ways. */
 static __always_inline u32 parent_pid(void);
+static __always_inline u32 session_id(void);
 static __always_inline int is_kernel_thread(void);
 
 #define ordered() asm volatile("" ::: "memory") /* for the compiler: what is written before is written first */
@@ -124,6 +125,7 @@ static __always_inline void meet(u32 pid, u64 now)
 	p.seen_ns = now;
 	p.cgroup = bpf_get_current_cgroup_id();
 	p.parent = parent_pid();
+	p.session = session_id();
 	bpf_get_current_comm(p.comm, sizeof p.comm);
 	if (processes.update(&pid, &p))
 		count_lost(SWP_LOST_PROCESSES);

@@ -113,11 +113,11 @@ struct swp_process { /* by pid */
 	unsigned long long fuse_write_ns, fuse_writes;
 	unsigned long long histogram[SWP_BUCKETS];   /* of single waits */
 	unsigned int parent;          /* pid; 0: not known */
-	unsigned int pad;
+	unsigned int session;         /* pid of its leader, as the initial namespace numbers it; 0: not known */
 	char comm[16];
 };
 
-struct swp_stranger { /* by pid: FUSE requests of a process that has neither read nor written yet */
+struct swp_stranger { /* by pid: FUSE requests of a process that has neither read nor written yet, or child of one that has */
 	unsigned long long meta_ns, metas;
 };
 

@@ -13,6 +13,11 @@ static __always_inline u32 parent_pid(void)
 	return 0; /* the daemon asks /proc */
 }
 
+static __always_inline u32 session_id(void)
+{
+	return 0;
+}
+
 /* By its name, as far as it matters: these write back dirty pages. */
 static __always_inline int is_kernel_thread(void)
 {

@@ -139,12 +139,16 @@ static __always_inline int on_reply(u64 request)
 	return 0;
 }
 
-/* ---- processes: only those that have read or written the mount are told ---- */
+/* ---- processes: only those that have read or written the mount are told, and what they start ---- */
 
 static __always_inline int on_fork(u32 parent, u32 child)
 {
-	if (processes.lookup(&parent))
-		tell_process(parent, child, SWP_EV_FORK);
+	struct swp_stranger fresh = {};
+
+	if (!processes.lookup(&parent))
+		return 0;
+	strangers.update(&child, &fresh); /* whose exec is told, also if it never reads: others may be its children */
+	tell_process(parent, child, SWP_EV_FORK);
 	return 0;
 }
 
@@ -153,9 +157,10 @@ static __always_inline int on_exec(void)
 	u32 pid = self_pid();
 	struct swp_process *p = processes.lookup(&pid);
 
-	if (!p)
+	if (!p && !strangers.lookup(&pid))
 		return 0;
-	bpf_get_current_comm(p->comm, sizeof p->comm);
+	if (p)
+		bpf_get_current_comm(p->comm, sizeof p->comm);
 	tell_process(pid, 0, SWP_EV_EXEC);
 	return 0;
 }

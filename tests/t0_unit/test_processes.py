@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from swmld.observe import procfs
-from swmld.observe.processes import ProcessTable
+from swmld.observe import processes, procfs
+from swmld.observe.processes import LOOP, ProcessTable
 
 HEX = "0123456789abcdef" * 4
 SHORT = HEX[:12]
@@ -184,6 +184,95 @@ def test_the_first_parent_counts(proc: Proc, table: ProcessTable) -> None:
     # Its parent ended before it was met: the kernel knew it.
     proc.add(13, 1, ticks=13)
     assert table.see(13, parent=10).job == 10
+
+
+# --- loops of a shell
+
+
+def seen(table: ProcessTable, *rows: tuple[int, int, bytes]) -> list[int]:
+    """Jobs of commands that have ended before they are read, one after the other."""
+    return [table.see(pid, parent=parent, comm=comm).job for pid, parent, comm in rows]
+
+
+def test_a_shells_loop_over_files_is_one_job(proc: Proc, table: ProcessTable) -> None:
+    proc.add(10, 1, "bash", ticks=10)
+    rows = (11, 10, b"cp"), (12, 10, b"cp"), (13, 10, b"gzip"), (14, 10, b"cp")
+    assert seen(table, *rows) == [11, 11, 13, 11]
+    # Also those that are read while they live, and the next ones.
+    proc.add(15, 10, "cp", ticks=15)
+    assert table.see(15).job == 11
+    proc.remove(15)
+    table.exit(15)
+    assert seen(table, (16, 10, b"cp")) == [11]
+
+
+def test_another_shells_commands_are_another_job(proc: Proc, table: ProcessTable) -> None:
+    proc.add(10, 1, "bash", session=10, ticks=10)
+    proc.add(20, 1, "bash", session=20, ticks=10)
+    proc.add(30, 1, "cron", session=0, ticks=10)
+    assert seen(table, (11, 10, b"cp"), (21, 20, b"cp"), (12, 10, b"cp")) == [11, 21, 11]
+    assert seen(table, (31, 30, b"cp"), (32, 30, b"cp")) == [31, 32], "no shell, no session"
+
+
+@pytest.mark.parametrize("above", ["bash", "timeout", None])
+def test_a_loop_is_known_by_its_session(above: str | None, proc: Proc, table: ProcessTable) -> None:
+    """``$(cp a b)`` in a loop, or ``timeout 5 cp a b``: another parent each time, dead or alive."""
+    for number in range(3):
+        parent = 50 + number
+        if above is not None:
+            proc.add(parent, 1, above, ticks=10)
+        assert table.see(100 + number, parent=parent, comm=b"cp", session=9).job == 100
+    assert table.see(110, parent=50, comm=b"cp", session=8).job == 110
+
+
+def test_what_is_gone_cannot_tell_that_it_was_a_rank(proc: Proc, table: ProcessTable) -> None:
+    proc.add(10, 1, "torchrun", session=5)
+    assert table.see(11, parent=10, comm=b"python3", session=11).job == 10
+
+
+def test_commands_side_by_side_are_jobs_of_their_own(proc: Proc, table: ProcessTable) -> None:
+    proc.add(10, 1, "bash", ticks=10)
+    for pid in (11, 12, 13):
+        proc.add(pid, 10, "python3", ticks=pid)
+    assert [table.see(pid).job for pid in (11, 12, 13)] == [11, 12, 13]
+    # Asked again, and after one of them has ended, they are what they were.
+    proc.remove(12)
+    table.exit(12)
+    assert [table.see(pid).job for pid in (11, 13)] == [11, 13]
+
+
+def test_a_command_long_after_the_last_is_a_job_of_its_own(proc: Proc, table: ProcessTable) -> None:
+    """By when they began to read, however late that is looked at."""
+    proc.add(10, 1, "bash", ticks=10)
+    assert table.see(11, 10, b"cp", 9, at=1000.0).job == 11
+    assert table.see(12, 10, b"cp", 9, at=1000.0 + LOOP / 2).job == 11
+    assert table.see(13, 10, b"cp", 9, at=1000.0 + 2 * LOOP).job == 13
+
+
+def test_children_of_one_that_was_gone_before_it_was_read(table: ProcessTable) -> None:
+    """A script that took a few milliseconds, or a loader whose workers did."""
+    rows = (11, 99, b"cp"), (12, 99, b"cp"), (13, 98, b"cp"), (14, 99, b"cp")
+    assert seen(table, *rows) == [11, 11, 13, 11]
+
+
+def test_a_shells_fork_that_runs_a_command_and_is_gone(proc: Proc, table: ProcessTable) -> None:
+    """The shell reads the mount itself, so that its forks are told."""
+    proc.add(10, 1, "bash", ticks=10)
+    table.see(10)
+    for pid in (11, 12):
+        table.fork(10, pid)
+        table.exec(pid)
+        assert table.see(pid, parent=10, comm=b"cp").job == 11
+        table.exit(pid)
+
+
+def test_remembered_loops_are_bounded(
+    proc: Proc, table: ProcessTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "LOOPS", 2)
+    proc.add(10, 1, "bash", ticks=10)
+    seen(table, (11, 10, b"a"), (12, 10, b"b"), (13, 10, b"c"))
+    assert seen(table, (14, 10, b"a"), (15, 10, b"c")) == [14, 13]
 
 
 # --- fork, exec, exit, reuse

@@ -404,6 +404,23 @@ def test_where_a_stream_began_is_news_only_of_new_ones() -> None:
     assert [mark.at for mark in history.offsets(5, 11)] == [99.5, 100.0]
 
 
+def test_counters_of_long_ago_do_not_stretch_the_plot() -> None:
+    """What FUSE saw before the probes were there is told again with each answer of FUSE's."""
+    rows_of = [(5, 10, cursor(at, early=(NOT_EARLY,) * 8)) for at in (1.0, 99.9)]
+    history = batches(Table(), Raw(100.0, [], rows_of))
+    assert [mark.at for mark in history.offsets(5, 10)] == [99.9]
+
+
+@pytest.mark.parametrize(
+    ("seen", "total", "said"), [(1, None, "1 file,"), (1, 1, "1 of 1 file,"), (1, 2, "1 of 2 files,")]
+)
+def test_one_file_is_not_called_several(seen: int, total: int | None, said: str) -> None:
+    view = dataset(files_seen=seen, files_total=total)
+    found = rows(snapshot(job(datasets=[view], streams=[])), files="all")
+    (row,) = [row for row in found if row.kind == "dataset"]
+    assert said in dict(details(row))["epoch"]
+
+
 def test_files_in_order_of_the_listing_make_a_line() -> None:
     table = Table()
     table.folders[3] = Folder(1, "a", 5)

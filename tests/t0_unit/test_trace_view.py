@@ -347,7 +347,7 @@ def test_zoom_into_a_job_and_a_dataset() -> None:
         await pilot.press("enter")
         await pilot.pause()
         assert "python train.py --epochs 90" in "\n".join(screen(app))
-        assert "nothing was read since this is open" in "\n".join(screen(app))
+        assert "no file was begun since this is open" in "\n".join(screen(app))
         await pilot.press("escape", "down", "enter")
         await pilot.pause()
         assert "510 of 1,000 files" in "\n".join(screen(app))

@@ -320,6 +320,44 @@ def test_new_workers_each_epoch() -> None:
         run.exit(*pids)
 
 
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_an_epoch_that_is_stopped_and_begun_anew(part: float, shuffle: bool) -> None:
+    """Workers that are made anew begin an epoch where they read what was read, and files that were not."""
+    run = Run()
+    job = run.program()
+    files = run.tree.images("train", 1000)
+    for epoch in range(3):
+        order = shuffled(files, epoch) if shuffle else files
+        workers = run.workers(job, 2)
+        run.loader(workers, order[: int(part * len(files))], 10)
+        view = run.dataset(job, "train")
+        assert view.epoch == epoch + 1
+        assert view.files_seen == int(part * len(files))
+        if shuffle:
+            assert view.fraction == pytest.approx(part, abs=0.01)
+        run.exit(*workers)
+    # A whole one at last.
+    run.loader(run.workers(job, 2), shuffled(files, 9), 10)
+    view = run.dataset(job, "train")
+    assert (view.epoch, view.files_seen, view.fraction) == (4, 1000, 1.0)
+
+
+def test_workers_that_are_made_anew_to_go_on_begin_no_epoch() -> None:
+    """A pool for each part of the data, all of whose processes read the same list of names first."""
+    run = Run()
+    job = run.program()
+    files = run.tree.images("train", 1000)
+    for start in range(1, 901, 100):
+        workers = run.workers(job, 4)
+        for pid in workers:
+            run.read(pid, files[:1])
+        run.loader(workers, files[start : start + 100], 10)
+        run.exit(*workers)
+    view = run.dataset(job, "train")
+    assert (view.epoch, view.files_seen) == (1, 901)
+
+
 def test_an_epoch_of_a_part_of_the_directory() -> None:
     """A Subset, or one host's share: nothing but the repetition tells the end."""
     run, job, files = ready(2000)

@@ -145,6 +145,37 @@ def test_a_file_with_a_models_name_that_is_read_at_random_is_no_model() -> None:
     assert view.phase.kind == "training"
 
 
+@pytest.mark.parametrize(("comm", "name"), [("fio", "train.bin"), ("python3", "index.sqlite")])
+def test_what_measures_or_looks_rows_up_does_not_train(comm: str, name: str) -> None:
+    run = Run()
+    job = run.program(comm)
+    (file,) = run.tree.add("d", [name], 1024 * MIB)
+    source = random.Random(1)
+    starts = [source.randrange(262_000) for _ in range(3000)]
+    run.large(job, file, [(at, at + 1) for at in starts])
+    assert run.patterns.stream(job, file).pattern.kind == "random"  # type: ignore[union-attr]
+    assert run.job(job).phase.kind == "unknown"
+
+
+def test_a_shuffled_directory_of_objects_is_no_training() -> None:
+    """Of git, which goes by hashes."""
+    run = Run()
+    job = run.program("git", "git log -p")
+    run.read(job, shuffled(run.tree.images("repo/.git/objects/00", 400), 1))
+    assert run.job(job).datasets[0].order.kind == "shuffled"
+    assert run.job(job).phase.kind == "unknown"
+
+
+def test_what_measures_writes_no_checkpoint() -> None:
+    run = Run()
+    job = run.program("fio")
+    (file,) = run.tree.add("d", ["test.bin"], 64 * MIB)
+    run.wrote(job, file, 64 * MIB)
+    phase = run.job(job).phase
+    assert phase.kind == "unknown"
+    assert phase.evidence.startswith("what fio reads and writes")
+
+
 def test_checkpoint_save() -> None:
     run = Run()
     job, _ = training(run)
@@ -288,6 +319,58 @@ def test_tools_prepare_data(tool: str) -> None:
     phase = run.job(job).phase
     assert phase.kind == "data preparation"
     assert tool in phase.evidence
+
+
+def test_a_file_that_is_opened_often_is_one_file() -> None:
+    """A loop of dd's, each of which reads a part of it."""
+    run = Run()
+    job = run.program("sh", "sh loop.sh")
+    (file,) = run.tree.add("d", ["x.dat"], 64 * MIB)
+    for number in range(5):
+        dd = run.program("dd", "dd if=x.dat", job)
+        run.large(dd, file, [(number * 300, number * 300 + 31), (number * 300 + 32, number * 300 + 63)])
+        run.exit(dd)
+    assert run.job(job).phase.evidence == "dd reads 1 file, opened 5 times"
+
+
+def test_processes_that_have_ended_are_counted() -> None:
+    run = Run()
+    job = run.program()
+    files = run.tree.images("data", 300)
+    workers = run.workers(job, 3)
+    for number, pid in enumerate(workers):
+        run.read(pid, files[number * 20 : number * 20 + 10])
+    run.exit(*workers)
+    assert run.job(job).phase.evidence == "3 processes read 30 files once, in sorted order"
+
+
+@pytest.mark.parametrize("name", ["train.bin", "x.dat", "x.npy"])
+def test_a_large_file_read_again_and_again_is_not_read_once(name: str) -> None:
+    run = Run()
+    job = run.program()
+    (file, *_) = run.tree.add("d", [name, "other"], 64 * MIB)
+    pages = 64 * MIB // 4096
+    run.large(job, file, [(at, at + 63) for _ in range(4) for at in range(0, pages, 64)])
+    view = run.job(job)
+    assert view.streams[0].pattern.kind == "repeated"
+    assert view.datasets[0].role.kind == "shards"
+    assert view.phase == ("training", 0.55, "1 large file read 4 times by 1 process")
+
+
+def test_a_model_that_is_read_once_is_a_model() -> None:
+    run = Run()
+    job = run.program()
+    (file, *_) = run.tree.add("d", ["model.bin", "other"], 64 * MIB)
+    run.front_to_back(job, file)
+    assert run.job(job).phase.kind == "model load"
+
+
+def test_one_file_is_not_called_several() -> None:
+    run = Run()
+    job = run.program("cat")
+    (file,) = run.tree.add("d", ["x.bin"], 64 * MIB)
+    run.front_to_back(job, file)
+    assert run.job(job).phase.evidence == "cat reads 1 file"
 
 
 def test_one_pass_in_order_by_one_process_prepares_data() -> None:

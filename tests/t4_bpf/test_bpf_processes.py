@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support import posix
 from support.probes import Lab
 from swmld.patterns.feed import TouchKind
@@ -123,6 +124,59 @@ def test_a_short_lived_program_is_known_by_name(lab: Lab) -> None:
     assert process.comm == "cat"
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["cat $f > /dev/null", "n=$(head -c 9 $f | cat)", "timeout 60 cat $f > /dev/null", "n=$(cat $f)"],
+)
+def test_a_shells_loop_over_files_is_one_job(lab: Lab, command: str) -> None:
+    """Each command has ended long before anybody looks into /proc, some with the process that started it."""
+    names = [f"{number:02}" for number in range(30)]
+    lab.make(*names, pages=2)
+    # Two shells: what this process starts itself is told to the daemon.
+    argv = ["sh", "-c", "bash -c \"$1\"; true", "sh", f"for f in *; do {command}; done"]
+    subprocess.run(argv, cwd=lab.path, start_new_session=True, check=True)
+    lab.seen.settle()
+    pids = frozenset().union(*(lab.seen.pids(f"{lab.name}/{name}") for name in names))
+    found = [lab.seen.process(pid) for pid in sorted(pids)]
+    assert len(found) >= 30
+    jobs = {process.job for process in found if process is not None}
+    assert len(jobs) == 1, found
+    # The next loop is another session's, though it begins at once.
+    subprocess.run(argv, cwd=lab.path, start_new_session=True, check=True)
+    lab.seen.settle()
+    more = frozenset().union(*(lab.seen.pids(f"{lab.name}/{name}") for name in names)) - pids
+    others = {process.job for pid in more if (process := lab.seen.process(pid)) is not None}
+    assert len(others) == 1
+    assert others != jobs
+
+
+def test_what_a_reader_starts_is_known_by_what_it_runs(lab: Lab) -> None:
+    """A shell that reads nothing itself: its fork is told before it is a shell, and what it starts is its."""
+    lab.make("own", "file", pages=2)
+    (lab / "own").read_bytes()
+    lab.seen.settle()  # this process is known, so its forks are told
+    program = (
+        "import os, sys; sys.stdin.readline()\n"
+        "os.execlp('sh', 'sh', '-c', 'cat \"$1\" > /dev/null; echo; read x', 'sh', sys.argv[1])"
+    )
+    argv = [sys.executable, "-c", program, str(lab / "file")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        try:
+            lab.seen.settle()  # its fork has been told, and it was read as what it is up to now
+            shell.stdin.write("\n")
+            shell.stdin.flush()
+            shell.stdout.readline()
+            process = lab.seen.process(lab.pid("file"))
+            shell.stdin.close()
+            shell.wait(30)
+        finally:
+            shell.kill()
+    assert process is not None
+    assert (process.comm, process.parent, process.job) == ("cat", shell.pid, process.pid)
+
+
 def test_a_reader_that_runs_another_program(lab: Lab) -> None:
     lab.make("before", "after", pages=2)
     program = "import os, sys; open(sys.argv[1], 'rb').read(); os.execlp('cat', 'cat', sys.argv[2])"
@@ -136,11 +190,11 @@ def test_a_reader_that_runs_another_program(lab: Lab) -> None:
     assert process.comm == "cat"
 
 
-def test_processes_that_do_not_read_the_mount_are_not_told(lab: Lab) -> None:
+def test_of_processes_that_do_not_read_the_mount_nothing_is_told_but_what_they_run(lab: Lab) -> None:
     lab.seen.settle()
     before = len(lab.seen.about)
     quiet = subprocess.Popen(["cat", __file__], stdout=subprocess.DEVNULL)
     assert quiet.wait(30) == 0
     lab.seen.settle()
     about = lab.seen.about[before:]
-    assert not any(touch.pid == quiet.pid for touch in about)
+    assert {touch.kind for touch in about if touch.pid == quiet.pid} <= {TouchKind.EXEC}

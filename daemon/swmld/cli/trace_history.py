@@ -49,9 +49,10 @@ class History:
             for page in cursor.early if cursor.first_at >= self._since else ():
                 if page != NOT_EARLY:
                     self._reads.append(_Read(cursor.first_at, pid, file, page, page, False))
-            self._reads.append(
-                _Read(cursor.last_at, pid, file, cursor.start, max(cursor.start, cursor.next - 1), False)
-            )
+            # Counters of long ago come again with what FUSE answers now, until the file is closed.
+            if cursor.last_at >= self._since:
+                last = max(cursor.start, cursor.next - 1)
+                self._reads.append(_Read(cursor.last_at, pid, file, cursor.start, last, False))
 
     def offsets(self, pid: int, file: int) -> list[Mark]:
         """Where ``pid`` read ``file``: bytes over time."""

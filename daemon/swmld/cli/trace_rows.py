@@ -380,10 +380,12 @@ def details(row: Row) -> Sequence[tuple[str, str]]:
     elif row.kind == "dataset":
         total = view["files_total"]
         seen = f"{view['files_seen']:,}" + (f" of {total:,}" if total is not None else "")
-        found.append(("epoch", f"{view['epoch']}: {seen} files, {view['files_per_second']:.0f} a second"))
+        files = "file" if (view["files_seen"] if total is None else total) == 1 else "files"
+        found.append(("epoch", f"{view['epoch']}: {seen} {files}, {view['files_per_second']:.0f} a second"))
         samples = [f"of {format_size(view['sample_size'])}"] if view["sample_size"] else []
         samples += [f"batch {view['batch']}"] if view["batch"] else []
-        samples += [f"{view['workers']} workers"] if view["workers"] else []
+        workers = view["workers"]
+        samples += [f"{workers} worker{'s' * (workers != 1)}"] if workers else []
         if samples:
             found.append(("samples", "; ".join(samples)))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import threading
 from typing import Any, ClassVar
 
@@ -146,7 +147,9 @@ class Zoom(Screen[None]):
             marks, number = self.history.files(self._wanted)
             top, high, low, what = max(1, number - 1), f"{number:,}", "1", "file, in order of the listing"
         if not marks:
-            return ["", f"  nothing was read since this is open; here comes a plot: {what} over time"]
+            wanting = "nothing was read" if self.row.kind == "stream" else "no file was begun"
+            words = f"{wanting} since this is open; here comes a plot: {what} over time"
+            return ["", *(f"  {line}" for line in textwrap.wrap(words, max(20, width - 2)))]
         ended = max(self.at, *(mark.at for mark in marks))
         began = min(min(mark.at for mark in marks), ended - SHORTEST)
         margin = max(len(high), len(low)) + 2

@@ -225,7 +225,10 @@ class Observer:
             pid = self.people.process_of(pid) or pid
         if pid not in self._met and not (ended and self.people.of(pid) is not None):
             seen = self._probe.process(pid) if self._probe is not None else None
-            self.people.see(pid, seen.parent if seen else 0, seen.comm if seen else b"")
+            if seen is None:
+                self.people.see(pid)
+            else:
+                self.people.see(pid, seen.parent, seen.comm, seen.session, seen.at)
             if len(self._met) >= PROCESSES:
                 self._met.clear()
             self._met.add(pid)

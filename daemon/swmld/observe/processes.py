@@ -12,6 +12,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from swmld.observe import procfs
 from swmld.patterns.feed import Process
@@ -22,12 +23,22 @@ DEPTH = 64
 # A full table with no ended process in it: so many of the oldest are asked whether they still live.
 LOOKS = 8
 
+# Seconds: commands of one name that begin to read within so much of one another, in one session and each
+# when the one before has ended, are a shell's loop over files, and one job. What trains, or is tried by hand,
+# takes longer.
+LOOP = 2.0
+# Sessions and names whose last command is remembered.
+LOOPS = 1024
+
+# Shells: each command is the next thing that somebody does, or a script.
+_SHELLS = "sh bash rbash dash ash busybox zsh fish ksh ksh93 mksh csh tcsh nu pwsh xonsh"
+SHELLS = frozenset(_SHELLS.split())
+
 # Whose children are jobs of their own, by the kernel's name of a process (at most 15 characters). Not here:
 # xargs and parallel, what they start are pieces of one work; torchrun, mpirun, raylet and slurmstepd, the
 # ranks of a job share them; env, nice, nohup and other wrappers that become the program.
 _STARTERS = (
-    # Shells: each command is the next thing that somebody does, or a script.
-    "sh bash rbash dash ash busybox zsh fish ksh ksh93 mksh csh tcsh nu pwsh xonsh",
+    _SHELLS,
     # Multiplexers and terminals: one process holds all windows.
     "tmux screen zellij dtach abduco script expect ttyd xterm kitty alacritty konsole gnome-terminal-",
     # Logins, and those who run a command as somebody else.
@@ -49,12 +60,22 @@ STARTERS = frozenset(name for group in _STARTERS for name in group.split())
 _SLURM_TASK = re.compile(r"(/job_\d+/step_[^/]+)/.*")
 
 
+class _Turn(NamedTuple):
+    """The last command of one name in a session; ``at``: when it began to read, seconds, monotonic."""
+
+    pid: int
+    job: int
+    at: float
+
+
 @dataclass(slots=True)
 class _Entry:
     process: Process
     session: int | None = None  # None: not known; 0: its leader is outside our pid namespace
     ticks: int = 0  # of its start, since boot; 0: not known
     stale: bool = False  # it forked or ran another program since /proc was read
+    at: float = 0.0  # when it began to read, else was met, seconds, monotonic
+    turn: str = ""  # the name under which its job was found among a shell's commands
 
 
 class ProcessTable:
@@ -70,6 +91,7 @@ class ProcessTable:
         self._entries: dict[int, _Entry] = {}
         self._ended: dict[int, None] = {}
         self._threads: dict[int, int] = {}
+        self._turns: dict[tuple[int, str], _Turn] = {}  # by session, where that is not known by parent
         self.told = False
         """The kernel tells of forks, execs and exits; else ``reader`` alone is right about a pid that is used
         again."""
@@ -81,13 +103,15 @@ class ProcessTable:
             return None
         return (self._see(pid) if entry.stale else entry).process
 
-    def see(self, pid: int, parent: int = 0, comm: bytes = b"") -> Process:
-        """Meet a process, read it from /proc; ``parent`` and ``comm`` are the kernel's word (0, b"": none).
+    def see(
+        self, pid: int, parent: int = 0, comm: bytes = b"", session: int = 0, at: float | None = None
+    ) -> Process:
+        """Meet a process, read it from /proc; the rest is the kernel's word (0, b"": none).
 
         The parent that is known first stays: /proc names another once it has ended. A pid that is used again
         gives the new process. ``started`` of a process that was gone before it could be read is now.
         """
-        return self._see(pid, parent, comm).process
+        return self._see(pid, parent, comm, session, at).process
 
     def fork(self, parent: int, child: int) -> None:
         """A process that is known made another; children of others are met when they are seen."""
@@ -150,7 +174,16 @@ class ProcessTable:
     def _exists(self, pid: int) -> bool:
         return os.path.exists(f"{self._proc}/{pid}")
 
-    def _see(self, pid: int, parent: int = 0, comm: bytes = b"", depth: int = DEPTH) -> _Entry:
+    def _see(
+        self,
+        pid: int,
+        parent: int = 0,
+        comm: bytes = b"",
+        session: int = 0,
+        at: float | None = None,
+        *,
+        depth: int = DEPTH,
+    ) -> _Entry:
         facts = procfs.read(self._proc, pid)
         entry = self._entries.get(pid)
         # No ticks: it was not read yet. If it had ended before, this one is another.
@@ -161,15 +194,17 @@ class ProcessTable:
         new = entry is None
         if entry is None:
             name = comm.rstrip(b"\0").decode(errors="replace")
-            entry = _Entry(Process(pid, pid, parent, name, "", time.time(), "", ""))
+            entry = _Entry(Process(pid, pid, parent, name, "", time.time(), "", ""), session or None)
+            entry.at = time.monotonic() if at is None else at
             self._keep(pid, entry)
         entry.stale = False
+        name = entry.process.comm
         if facts is not None:
             _take(entry, facts)
         else:
             _take_name(entry, comm)
             self._ended.setdefault(pid)
-        if new or facts is not None:
+        if new or facts is not None or entry.process.comm != name:
             entry.process = entry.process._replace(job=self._job(entry, depth))
         return entry
 
@@ -183,15 +218,44 @@ class ProcessTable:
         current = above is not None and process.parent not in self._ended and not above.stale
         if not current and depth and self._exists(process.parent):
             above = self._see(process.parent, depth=depth - 1)
-        if above is None or (entry.ticks and above.ticks > entry.ticks):
+        if above is None:  # it ended before it could be read
+            return self._in_turn(entry, entry.session) if process.job == process.pid else process.job
+        if entry.ticks and above.ticks > entry.ticks:
             return process.job
-        if _starts_jobs(above.process) or _elsewhere(process.cgroup, above.process.cgroup):
+        if _elsewhere(process.cgroup, above.process.cgroup):
             return process.pid
+        if _starts_jobs(above.process):
+            session = entry.session or above.session
+            known = session or _name(above.process) in SHELLS
+            return self._in_turn(entry, session) if known else process.pid
         # A rank of torchrun has a session of its own; so has what a server starts that is not known here.
-        moved = None not in (entry.session, above.session) and entry.session != above.session
+        # What is gone cannot be asked whether it was one.
+        moved = entry.ticks and None not in (entry.session, above.session) and entry.session != above.session
         if moved and not procfs.is_rank(self._proc, process.pid):
             return process.pid
         return above.process.job
+
+    def _in_turn(self, entry: _Entry, session: int | None) -> int:
+        """The job of a command: in a loop over files that of the one before it.
+
+        A loop is known by its session: ``$(grep x $file)`` and ``timeout 5 grep x $file`` have another parent
+        each time.
+        """
+        process = entry.process
+        if entry.turn == process.comm:
+            return process.job
+        entry.turn = process.comm
+        key = session or process.parent, process.comm
+        last = self._turns.pop(key, None)
+        goes_on = last is not None and entry.at - last.at < LOOP and not self._lives(last.pid)
+        job = last.job if last is not None and goes_on else process.pid
+        self._turns[key] = _Turn(process.pid, job, entry.at)
+        if len(self._turns) > LOOPS:
+            del self._turns[next(iter(self._turns))]
+        return job
+
+    def _lives(self, pid: int) -> bool:
+        return self._alive(pid) and self._exists(pid)
 
     def _keep(self, pid: int, entry: _Entry) -> None:
         self._entries[pid] = entry
@@ -235,9 +299,13 @@ def _take_name(entry: _Entry, comm: bytes) -> None:
         entry.process = entry.process._replace(comm=name, command="")
 
 
-def _starts_jobs(process: Process) -> bool:
+def _name(process: Process) -> str:
     """A title such as "tmux: server" begins with the program's name."""
-    return process.comm.partition(":")[0] in STARTERS
+    return process.comm.partition(":")[0]
+
+
+def _starts_jobs(process: Process) -> bool:
+    return _name(process) in STARTERS
 
 
 def _elsewhere(cgroup: str, above: str) -> bool:

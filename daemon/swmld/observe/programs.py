@@ -60,6 +60,11 @@ _OFFSETS = {
     "OFF_TASK_FLAGS": ("task_struct", "flags", 0),
     "OFF_TASK_REAL_PARENT": ("task_struct", "real_parent", 0),
 }
+_SESSION_OFFSETS = {
+    "OFF_TASK_SIGNAL": ("task_struct", "signal"),
+    "OFF_SIGNAL_SESSION": ("signal_struct", "pids"),  # an element for each enum pid_type, since 4.19
+    "OFF_PID_NUMBER": ("pid", "numbers"),  # the first is that of the initial namespace
+}
 _FUSE_OFFSETS = {
     "OFF_REQ_MOUNT": ("fuse_req", "fm", 0),
     "OFF_FUSE_MOUNT_CONN": ("fuse_mount", "fc", 0),
@@ -131,6 +136,7 @@ def defines(way: str, btf: Btf | None) -> dict[str, str]:
     if btf is None:
         raise HostError("the kernel was built without BTF")
     wanted = dict(_OFFSETS)
+    found |= _of_sessions(btf)
     if way == "btf":
         # Since 5.18 (fa2c3254d7cf): (preempt, prev, next, prev_state).
         found["SWITCH_STATE"] = "((u32)ctx[3])" if (btf.params("btf_trace_sched_switch") or 0) >= 4 else "0"
@@ -147,6 +153,19 @@ def defines(way: str, btf: Btf | None) -> dict[str, str]:
         wanted |= _FUNCTION_OFFSETS
         found[f"SWP_{way.upper()}"] = "1"
     return found | {name: str(btf.offset(a, b) + more) for name, (a, b, more) in wanted.items()}
+
+
+def _of_sessions(btf: Btf) -> dict[str, str]:
+    """Where a process's session is: nothing but the jobs of short commands depends on it."""
+    kind = btf.enumerator("pid_type", "PIDTYPE_SID")
+    try:
+        found = {name: btf.offset(a, b) for name, (a, b) in _SESSION_OFFSETS.items()}
+    except HostError:
+        return {}
+    if kind is None:
+        return {}
+    found["OFF_SIGNAL_SESSION"] += 8 * kind
+    return {name: str(value) for name, value in found.items()}
 
 
 def _of_writes(btf: Btf) -> dict[str, str]:

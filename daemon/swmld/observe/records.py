@@ -35,10 +35,12 @@ class Row(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """One process as the kernel knows it."""
+    """One process as the kernel knows it; ``at``: when it began to read or write, seconds, monotonic."""
 
+    at: float
     comm: bytes
     parent: int
+    session: int
     cgroup: int
     wait: Wait
 
@@ -91,4 +93,4 @@ def process(data: bytes | memoryview) -> Seen:
         sums[0] * _NS, sums[1], sums[2] * _NS, sums[3], sums[4] * _NS, sums[5], sums[6] * _NS, sums[7],
         values[10:34],
     )  # fmt: skip
-    return Seen(values[36].rstrip(b"\0"), values[34], values[1], wait)
+    return Seen(values[0] * _NS, values[36].rstrip(b"\0"), values[34], values[35], values[1], wait)

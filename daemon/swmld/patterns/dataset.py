@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from swmld.patterns.catalog import Catalog
-from swmld.patterns.epoch import BEHIND, COVERED, FEW, Behind, Boundary
+from swmld.patterns.epoch import BEHIND, COVERED, FEW, Behind, Boundary, Crew
 from swmld.patterns.feed import PAGE, Numbers, Place, no_numbers
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.meter import Meter
 from swmld.patterns.readers import Reader, Tally
 from swmld.patterns.roles import LARGE, Kinds
-from swmld.patterns.views import UNKNOWN, Finding
+from swmld.patterns.views import UNKNOWN, Finding, several
 from swmld.patterns.walks import Walks
 
 MOST_READERS = 1024
@@ -52,6 +52,7 @@ class Dataset:
         self.walks = Walks(natural)
         self.boundary = Boundary()
         self.behind = Behind()
+        self.crew: Crew | None = None
         self.readers: dict[int, Reader] = {}
         self.processes = 0
         """Processes that ever read from it."""
@@ -111,6 +112,7 @@ class Dataset:
         self.walks.absorb(other.walks)
         self.active |= other.active
         self.leaders |= other.leaders
+        self.crew = None
         self.most = max(self.most, len(self.active))
         self.progress.update(list(other.progress.items())[: MOST_PROGRESS - len(self.progress)])
         self.meter.absorb(other.meter)
@@ -122,6 +124,15 @@ class Dataset:
                 self.readers[pid] = reader
 
     # ---- files
+
+    @property
+    def rounds(self) -> int:
+        """Times that its one file was read in order, where it is one large file: that begins no epoch, as of
+        several files each may be read twice in a row. Else 1."""
+        kinds = self.kinds
+        if not kinds.large == self.seen == self.epoch == 1 or kinds.in_order <= 3 * kinds.scattered:
+            return 1
+        return max(1, self.bytes * self.files // max(1, self.sizes))
 
     def reader(self, pid: int, worker: bool) -> Reader:
         """The process's books; ``worker``: it was forked to read."""
@@ -151,6 +162,8 @@ class Dataset:
             self._joined(reader)
         reader.count += 1
         new = leaf.add(file, index)
+        if self.crew is not None and page <= 0:
+            self.crew.read(leaf, file, -1 if index is None else index, new)
         if new:
             self.seen += 1
             if not reader.behind:
@@ -160,6 +173,8 @@ class Dataset:
             self.walks.step(reader, leaf, file, place, self.order.kind)
         else:
             self._again(reader, leaf, file, place, at, page)
+        if self.crew is not None:
+            self._look_at(self.crew, at)
         if page != SAMPLE and len(self.progress) < MOST_PROGRESS:
             self.progress.setdefault(file, 0.0)
         reader.last_file = file
@@ -178,6 +193,13 @@ class Dataset:
             self._turn(at)
         elif not self.boundary.near:
             self.walks.step(reader, leaf, file, place, self.order.kind)
+
+    def _look_at(self, crew: Crew, at: float) -> None:
+        """Workers that were made in the middle of an epoch read a file."""
+        if crew.anew:
+            self._turn(at, stopped=crew.stopped)
+        elif crew.settled:
+            self.crew = None
 
     def _of_last_epoch(self, reader: Reader, leaf: Leaf, file: int, index: int | None, at: float) -> bool:
         """A reader that may be behind read a file; True if it is."""
@@ -201,6 +223,8 @@ class Dataset:
             leaf.forget_before()
 
     def _joined(self, reader: Reader) -> None:
+        if reader.worker and self.most and not self.active and not self.leaders:
+            self.crew = Crew()
         crowd = self.active if reader.worker else self.leaders
         crowd.add(reader.pid)
         self.most = max(self.most, len(self.active), len(self.leaders) if not self.active else 0)
@@ -223,15 +247,23 @@ class Dataset:
         settled = len(self.leaves) == 1 or self.files - self._before_leaf > 64 + 8 * len(self.leaves)
         return total, settled and self.rest is None
 
-    def _turn(self, at: float) -> None:
-        """A new epoch."""
+    def _turn(self, at: float, *, stopped: bool = False) -> None:
+        """A new epoch. ``stopped``: before the last one had read all its files."""
         if self.order is UNKNOWN or self.walks.by_name.steps > 2:
             self.order = self._judged() or self.order
+        if self.crew is not None:  # all that they read is of the new one, also what the last one lacked
+            self.boundary.again.clear()
+            self.boundary.again.extend(self.crew.reads.values())
+            self.seen -= len(self.crew.reads) - len(self.crew.again)
         self.behind.begin(self.seen, *self.expected())
+        if stopped:
+            self.behind.left = 0
+        self.crew = None
         self.epoch += 1
         self.ended_at = self.epoch_at = at
         # What another epoch saw, too, this one only missed: a reader was ahead by a few files.
-        self.last_seen = max(self.seen, self.last_seen if self.seen >= COVERED * self.last_seen else 0)
+        if not stopped:
+            self.last_seen = max(self.seen, self.last_seen if self.seen >= COVERED * self.last_seen else 0)
         self.seen = 0
         self._before_epoch = self.files - len(self.boundary.again)
         self.walks.begin()
@@ -274,7 +306,7 @@ class Dataset:
         kinds = self.kinds
         if max(kinds.scattered, kinds.in_order) * PAGE < LARGE:
             return UNKNOWN
-        files = f"{kinds.large} large file{'s' * (kinds.large > 1)}"
+        files = several(kinds.large, "large file")
         if kinds.scattered > 3 * kinds.in_order:
             return Finding("shuffled", 0.7, f"{kinds.scattered} pages at random places of {files}")
         if kinds.in_order > 3 * kinds.scattered and kinds.large == 1:

@@ -40,6 +40,10 @@ ALONE = 8
 """Files seen before that one reader reads in a row near the end of an epoch, from which it is at the next
 one: not FEW, since a shuffled epoch of readers that share files has three in a row now and then."""
 
+ANEW = 0.1
+"""Share of the files read by workers that were made anew, and at least ``ALONE``, that the epoch had seen:
+then they are at the next one. Shuffled, it is as large as the part of the last one that was read."""
+
 KEPT = 512
 """Files read again that are remembered: ALONE of each of 64 workers. 0.1 MiB."""
 
@@ -111,6 +115,40 @@ class Boundary:
         self.score = 0
         self.near = False
         self.again = deque(maxlen=KEPT)
+
+
+class Crew:
+    """Workers that were made when all those before them had ended, in the middle of an epoch: a loader that
+    goes on with other files, or one that was stopped and begins anew. The files that they read tell."""
+
+    __slots__ = ("again", "reads")
+
+    def __init__(self) -> None:
+        self.reads: dict[int, tuple[object, int, int]] = {}
+        """(folder, file, index) of each file; ``again``: those of them that the epoch had seen before."""
+        self.again: set[int] = set()
+
+    def read(self, folder: object, file: int, index: int, new: bool) -> None:
+        """One of them read a file."""
+        if file not in self.reads:
+            self.reads[file] = folder, file, index
+            if not new:
+                self.again.add(file)
+
+    @property
+    def anew(self) -> bool:
+        """They read all files anew."""
+        return len(self.again) >= max(ALONE, ANEW * len(self.reads))
+
+    @property
+    def settled(self) -> bool:
+        """So many files that it would have shown."""
+        return len(self.reads) >= KEPT
+
+    @property
+    def stopped(self) -> bool:
+        """They read others, too: the last epoch was stopped before it had all."""
+        return len(self.again) < len(self.reads)
 
 
 class Behind:

@@ -9,7 +9,7 @@ from swmld.patterns.dataset import Dataset
 from swmld.patterns.job import Job
 from swmld.patterns.output import Recent
 from swmld.patterns.roles import LARGE, is_held_out, role
-from swmld.patterns.views import UNKNOWN, Finding
+from swmld.patterns.views import UNKNOWN, Finding, several
 from swmld.units import format_size
 
 RECENT = 2.0
@@ -31,11 +31,24 @@ ENOUGH = 32
 """Files of an epoch from which its order or its workers say something: two small batches."""
 
 _TOOLS = """
-cp cat dd rsync tar grep rg egrep fgrep find md5sum sha1sum sha256sum b3sum cksum wc gzip zstd xz unzip zip mv
-scp rclone aws gsutil du diff cmp file head tail sort awk sed mbuffer pv xargs parallel ls
+cp cat dd rsync tar bsdtar cpio grep rg egrep fgrep find cksum sum md5sum sha1sum sha224sum sha256sum
+sha384sum sha512sum b2sum b3sum xxhsum wc gzip pigz bzip2 pbzip2 zstd xz lz4 unzip zip 7z 7za 7zz mv
+scp rclone aws gsutil s5cmd azcopy du diff cmp comm file head tail tac sort shuf uniq cut tr split join
+paste nl od xxd hexdump strings base64 awk gawk mawk sed tee mbuffer pv xargs parallel ls
 """
 TOOLS = frozenset(_TOOLS.split())
 """Commands that know nothing of samples: what they read whole is copied, searched or packed."""
+
+_UNRELATED = """
+bonnie++ dbench elbencho filebench fio hdparm ior ioping iozone mdtest vdbench
+git git-lfs git-remote-http hg svn
+vi vim vim.basic vim.tiny nvim view emacs nano micro less more most bat
+cc1 cc1plus ld ld.lld lld clang rustc javac as ar
+sqlite3 mysqld mariadbd postgres redis-server mongod
+"""
+UNRELATED = frozenset(_UNRELATED.split())
+"""Commands that measure, keep versions, show, compile or look rows up: in whatever order they read, it is no
+data set, and what they write is no checkpoint."""
 
 
 def review(job: Job, now: float) -> Finding:
@@ -47,6 +60,9 @@ def review(job: Job, now: float) -> Finding:
 
 
 def _phase(job: Job, now: float) -> Finding | None:
+    if job.comms and job.comms <= UNRELATED:
+        who = ", ".join(sorted(job.comms))
+        return Finding("unknown", 0.0, f"what {who} reads and writes are no samples and no model")
     _learn(job)
     saving = _saving(job, now)
     if saving is not None:
@@ -56,7 +72,7 @@ def _phase(job: Job, now: float) -> Finding | None:
         return None
     comms = _tool(job)
     if comms:
-        return Finding("data preparation", 0.9, f"{comms} reads {current.files} files")
+        return Finding("data preparation", 0.9, f"{comms} read{'s' * (',' not in comms)} {_times(current)}")
     what = role(current)
     if what.kind == "model":
         return _loading(job, current, what, now)
@@ -91,13 +107,15 @@ def trains(dataset: Dataset) -> Finding | None:
         return None
     order = dataset.review()
     if dataset.epoch > 1 and dataset.last_seen >= ENOUGH:
-        return Finding("training", 0.95, f"epoch {dataset.epoch} of {dataset.last_seen} files")
+        return Finding("training", 0.95, f"epoch {dataset.epoch} of {several(dataset.last_seen, 'file')}")
     if dataset.epoch > 1 and what.kind == "shards":
-        return Finding("training", 0.85, f"epoch {dataset.epoch} of {dataset.last_seen} shards")
+        return Finding("training", 0.85, f"epoch {dataset.epoch} of {several(dataset.last_seen, 'shard')}")
     if order.kind in ("shuffled", "groups") and dataset.seen >= ENOUGH:
         return Finding("training", 0.85, f"{dataset.seen} files in {order.kind} order: {order.evidence}")
-    if what.kind == "shards" and dataset.kinds.scattered > max(1024, 4 * dataset.kinds.in_order):
-        return Finding("training", 0.6, f"{dataset.kinds.scattered} pages at random from {what.evidence}")
+    kinds = dataset.kinds
+    lookups = kinds.databases * 2 > kinds.large
+    if what.kind == "shards" and kinds.scattered > max(1024, 4 * kinds.in_order) and not lookups:
+        return Finding("training", 0.6, f"{kinds.scattered} pages at random from {what.evidence}")
     if len(dataset.active) >= 2 and dataset.seen >= ENOUGH:
         return Finding("training", 0.7, f"{len(dataset.active)} workers read {dataset.seen} files")
     return None
@@ -128,6 +146,25 @@ def _tool(job: Job) -> str:
     return ", ".join(sorted(job.comms)) if job.comms and job.comms <= TOOLS else ""
 
 
+def _who(dataset: Dataset) -> str:
+    """The processes that read it now; if they have ended, all that did."""
+    readers = len(dataset.readers) or dataset.processes
+    return f"{readers} process{'es' * (readers != 1)}"
+
+
+def _different(dataset: Dataset) -> int:
+    """Files of it that were read, each counted once."""
+    return max(dataset.seen, dataset.last_seen) or dataset.files
+
+
+def _times(dataset: Dataset) -> str:
+    """How many files of it were read, and how often, if not once each."""
+    different = _different(dataset)
+    if different >= dataset.files:
+        return several(dataset.files, "file")
+    return f"{several(different, 'file')}, opened {dataset.files} times"
+
+
 def _saving(job: Job, now: float) -> Finding | None:
     if job.last_write_at < now - SAVING or job.last_write_at < job.last_at - RECENT:
         return None
@@ -137,7 +174,7 @@ def _saving(job: Job, now: float) -> Finding | None:
     files = sum(dataset.files for dataset in job.datasets)
     words = _written(job, recent)
     if _tool(job):
-        return Finding("data preparation", 0.9, f"{_tool(job)}: {words}, {files} files read")
+        return Finding("data preparation", 0.9, f"{_tool(job)}: {words}, {several(files, 'file')} read")
     if job.trained_at is not None:
         return Finding("checkpoint save", 0.95 if recent.models else 0.9, f"{words} after it began to train")
     if job.model_at is not None:
@@ -154,8 +191,8 @@ def _saving(job: Job, now: float) -> Finding | None:
 def _written(job: Job, recent: Recent) -> str:
     """What was written just now, in words."""
     if not job.output.nbytes:
-        return f"{job.writes} writes to the mount"
-    what = recent.name if recent.files == 1 and recent.name else f"{recent.files} files"
+        return f"{several(job.writes, 'write')} to the mount"
+    what = recent.name if recent.files == 1 and recent.name else several(recent.files, "file")
     return f"{format_size(recent.nbytes)} written to {what} within {SAVING:.0f} s"
 
 
@@ -180,7 +217,7 @@ def _loading(job: Job, dataset: Dataset, what: Finding, now: float) -> Finding:
 def _validation(job: Job, dataset: Dataset) -> Finding | None:
     """A smaller set than the one it trains on, or one that was read once after the larger one's end."""
     named = is_held_out(dataset.path)
-    words = f"{dataset.files} files of {dataset.path or 'the root'}"
+    words = f"{several(_different(dataset), 'file')} of {dataset.path or 'the root'}"
     if named:
         words += ", by its name held out"
     if job.training is not None:
@@ -202,13 +239,14 @@ def _validation(job: Job, dataset: Dataset) -> Finding | None:
 
 def _single_pass(job: Job, dataset: Dataset) -> Finding | None:
     if job.model_at is not None and job.trained_at is None:
-        words = f"{dataset.files} files after a model was read"
+        words = f"{several(dataset.files, 'file')} after a model was read"
         return Finding("inference", 0.6, f"{words}, {dataset.review().kind} order")
     order = dataset.review()
+    if dataset.rounds > max(1, dataset.processes):
+        return Finding("training", 0.55, f"1 large file read {dataset.rounds} times by {_who(dataset)}")
     if order.kind in ("sorted", "listed", "reverse") and dataset.epoch == 1:
-        readers = len(dataset.readers)
-        words = (
-            f"{readers} process{'es' * (readers > 1)} read{'s' * (readers == 1)} {dataset.files} files once"
-        )
+        who = _who(dataset)
+        verb = "reads" if who.startswith("1 ") else "read"
+        words = f"{who} {verb} {several(dataset.files, 'file')} once"
         return Finding("data preparation", 0.6, f"{words}, in {order.kind} order")
     return Finding("unknown", 0.0, UNKNOWN.evidence) if job.phase is UNKNOWN else None

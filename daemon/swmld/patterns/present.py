@@ -67,7 +67,8 @@ def workers(dataset: Dataset) -> tuple[int, Finding]:
     if dataset.active or most > 1:
         count = max(most, len(dataset.active))
         value = 0.6 if dataset.seen < 2 * count else 0.95
-        return count, Finding(str(count), value, f"{count} processes below the job's root read files of it")
+        who, verb = ("1 process", "reads") if count == 1 else (f"{count} processes", "read")
+        return count, Finding(str(count), value, f"{who} below the job's root {verb} files of it")
     who = "the job's own process reads" if dataset.leaders else "no process reads"
     return 0, Finding("0", 0.9 if dataset.leaders else 0.0, f"{who}, no worker")
 

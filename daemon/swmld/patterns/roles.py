@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from swmld.patterns.views import Finding
+from swmld.patterns.views import Finding, several
 
 if TYPE_CHECKING:
     from swmld.patterns.dataset import Dataset
@@ -22,6 +22,8 @@ DATA_NAMES = (
     b".tar", b".tfrecord", b".parquet", b".arrow", b".zip", b".csv", b".jsonl", b".rec", b".mds", b".npy",
     b".zst", b".gz", b".lmdb", b".mdb", b".hdf5",
 )  # fmt: skip
+DATABASE_NAMES = (b".db", b".db3", b".sqlite", b".sqlite3", b".ldb", b".sst", b".ibd", b".rdb")
+"""Rows are looked up in them, for whatever reason."""
 
 _CHECKPOINT = re.compile(
     rb"ckpt|checkpoint|(^|[-_.])(epoch|step|iter|last|best|optim|optimizer|state)([-_.\d]|$)", re.I
@@ -51,10 +53,10 @@ def suffix_of(name: bytes) -> bytes:
 class Kinds:
     """Counts of a dataset's large files by name and by how they were read."""
 
-    __slots__ = ("checkpoints", "data", "in_order", "large", "models", "opened", "scattered")
+    __slots__ = ("checkpoints", "data", "databases", "in_order", "large", "models", "opened", "scattered")
 
     def __init__(self) -> None:
-        self.large = self.models = self.data = self.checkpoints = 0
+        self.large = self.models = self.data = self.databases = self.checkpoints = 0
         self.opened = 0
         """Bytes: the size of each large file, as often as it was opened."""
         self.in_order = 0
@@ -67,6 +69,7 @@ class Kinds:
         suffix = suffix_of(name)
         self.models += suffix in MODEL_NAMES
         self.data += suffix in DATA_NAMES
+        self.databases += suffix in DATABASE_NAMES
         parts = (name, *path.encode(errors="surrogateescape").split(b"/")[-2:])
         self.checkpoints += any(_CHECKPOINT.search(part) is not None for part in parts)
 
@@ -79,16 +82,19 @@ def role(dataset: Dataset) -> Finding:
     """samples, shards or model."""
     kinds = dataset.kinds
     if not kinds.large or kinds.opened < 0.5 * dataset.sizes:
-        return Finding("samples", 0.9, f"{dataset.files} files, each about one sample")
+        return Finding("samples", 0.9, f"{several(dataset.files, 'file')}, each about one sample")
     scattered = kinds.scattered > kinds.in_order
-    what = f"{kinds.large} large file{'s' * (kinds.large > 1)}"
+    what = several(kinds.large, "large file")
     if scattered and kinds.scattered * 4096 > LARGE:
         return Finding("shards", 0.8, f"{what} read at random places")
-    if kinds.models * 2 > kinds.large and dataset.epoch <= max(1, dataset.processes):
+    over = dataset.rounds > max(1, dataset.processes)
+    if kinds.models * 2 > kinds.large and dataset.epoch <= max(1, dataset.processes) and not over:
         by = f" by each of {dataset.processes} processes" if dataset.epoch > 1 else ""
         return Finding("model", 0.9, f"{what} read once{by}, with names of models")
     if kinds.data * 2 > kinds.large:
         return Finding("shards", 0.9, f"{what} with names of data sets, read from end to end")
     if dataset.epoch > 1:
         return Finding("shards", 0.8, f"{what} read {dataset.epoch} times")
+    if over:
+        return Finding("shards", 0.8, f"{what} read {dataset.rounds} times")
     return Finding("shards", 0.5, f"{what} read once")

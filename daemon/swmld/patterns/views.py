@@ -16,6 +16,11 @@ class Finding(NamedTuple):
     evidence: str
 
 
+def several(count: int, what: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 UNKNOWN = Finding("unknown", 0.0, "too little was read to tell")
 
 
