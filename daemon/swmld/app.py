@@ -345,6 +345,7 @@ class Daemon:
             on_open=self._opened,
             decider=decider,
             hinting=self._hinting,
+            gone=self._gone,
         )
         watched = remote is not None and Feature.WATCH in remote.features
         learns = settings.neighbours == "auto"
@@ -592,6 +593,12 @@ class Daemon:
                     return
                 self._stopping = True
                 await self._unmount(scope)
+
+    async def _gone(self) -> bool:
+        """Whether somebody took the mount away (``umount -l``). By its device, which also bind mounts have:
+        the number of a mount is given anew at once."""
+        found = await trio.to_thread.run_sync(mountpoint.mounts, abandon_on_cancel=True)
+        return all(kernel_device(each.device) != self._mount_device for each in found)
 
     async def _unmount(self, scope: trio.CancelScope) -> None:
         """The directory is as it was at once; files that are open are served until they are closed."""
