@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence, Set
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -52,6 +52,7 @@ from swmld.mount.remote import RemoteTree
 from swmld.mount.remote_changes import RemoteChanges
 from swmld.mount.remote_names import RemoteNames
 from swmld.mount.tree import DirectoryTree, DirectoryWrites, NoWrites, Writes
+from swmld.observe.libraries import Programs
 from swmld.observe.observer import Devices, Observer
 from swmld.observe.probe import device_of, kernel_device
 from swmld.plan.readahead import Limits
@@ -345,6 +346,7 @@ class Daemon:
             on_open=self._opened,
             decider=decider,
             hinting=self._hinting,
+            gone=self._gone,
         )
         watched = remote is not None and Feature.WATCH in remote.features
         learns = settings.neighbours == "auto"
@@ -476,7 +478,9 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._signals, nursery.cancel_scope)
             async with self._machinery() as serving:
-                patterns = PatternsApi(self._observer)
+                programs = Programs(self._plugins.frameworks_of if self._plugins is not None else _none_of)
+                serving.start_soon(programs.run)  # of processes of which a recording is made
+                patterns = PatternsApi(self._observer, program=programs.of)
                 metrics = await serving.start(
                     partial(
                         http.serve,
@@ -593,6 +597,12 @@ class Daemon:
                 self._stopping = True
                 await self._unmount(scope)
 
+    async def _gone(self) -> bool:
+        """Whether somebody took the mount away (``umount -l``). By its device, which also bind mounts have:
+        the number of a mount is given anew at once."""
+        found = await trio.to_thread.run_sync(mountpoint.mounts, abandon_on_cancel=True)
+        return all(kernel_device(each.device) != self._mount_device for each in found)
+
     async def _unmount(self, scope: trio.CancelScope) -> None:
         """The directory is as it was at once; files that are open are served until they are closed."""
         sdnotify.notify("STOPPING=1")
@@ -635,6 +645,11 @@ def _first(several: BaseExceptionGroup[SwmldError]) -> SwmldError:
 
 CHECKPOINT_SECONDS = 300.0
 """How often what was cached is made safe from a power cut; until then it would be verified after one."""
+
+
+def _none_of(libraries: Sequence[str]) -> Sequence[str]:
+    """The frameworks of a process, without plugins."""
+    return ()
 
 
 async def _nothing(path: str) -> Mapping[str, Any]:

@@ -63,6 +63,8 @@ def check_nothing_left(fetcher: Fetcher, pool: BufferPool, cache: FakeCache) -> 
 class ChunkMap:
     """States of the chunks of ``size`` bytes and what was committed; bytes come from ``_bytes_of``."""
 
+    level = 0
+
     def __init__(self, size: int, chunk_size: int, cache: FakeCache) -> None:
         self.size = size
         self.chunk_size = chunk_size
@@ -234,6 +236,11 @@ class FakeEngine:
             self._files[fd][offset : offset + length] = buffer.view[buf_offset : buf_offset + length]
         finally:
             buffer.drop()
+
+    def put(self, fd: int, data: memoryview, offset: int) -> None:
+        if self.write_fault:
+            raise OSError(self.write_fault, os.strerror(self.write_fault))
+        self._files[fd][offset : offset + len(data)] = data
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()

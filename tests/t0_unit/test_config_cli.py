@@ -20,6 +20,7 @@ from swmld.config import load
 from swmld.config.models import Settings
 from swmld.head.rulesfiles import read
 from swmld.observe.encoding import Encoder
+from swmld.observe.libraries import Program
 from swmld.observe.recording import Writer
 
 ROOT = Path(__file__).parents[2]
@@ -293,7 +294,8 @@ def test_a_recording_says_how_they_are_read(swmld: Run, tree: str) -> None:
     order = [5, 2, 9, 0, 7, 3, 11, 8, 1, 10, 4, 6, 13, 12, 15, 14]
     for number in range(16):
         table.add(100 + number, f"{number}.jpg", 102400, index=number)
-    encoder = Encoder(table, table)
+    program = Program(frozenset({"torch"}), ("pytorch",))
+    encoder = Encoder(table, table, lambda process: program)
     with Writer(Path("run.trace"), mount=str(Path.cwd() / tree)) as writer:
         for line in encoder.lines(batch(1.0, [(7, 100 + number) for number in order], 0.1)):
             writer.write(line)
@@ -310,7 +312,8 @@ def test_a_recording_says_how_they_are_read(swmld: Run, tree: str) -> None:
         "python",
         1,
     )
-    assert "comm" not in columns["facts"]
+    assert (image["facts"]["framework"], image["facts"]["libraries"]) == ("pytorch", ["torch"])
+    assert not {"comm", "framework"} & set(columns["facts"])
     assert set(image["rules"]) == {"shuffled", "images"}
     given = {"strategy": {"value": "no_evict", "rule": "shuffled"}}
     assert {"action": "cache", "target": "file", "parameters": given} in image["decided"]
@@ -325,6 +328,56 @@ def test_facts_can_be_assumed_and_reasons_asked_for(swmld: Run, tree: str) -> No
     assert "ml/train/0.jpg\n" in out
     assert "50% true: epoch greater_equal 1 (it is 2)" in out
     assert "strategy = no_evict, by shuffled" in out
+
+
+HOSTED = """
+rules:
+  - {id: busy, conditions: [free_memory > 1MiB, cpu_count >= 1, cpu <= 100%], actions: [{type: cache}]}
+  - {id: gpu, conditions: [gpu_memory > 80], actions: [{type: exclude}]}
+  - {id: night, conditions: [time_of_day >= '23:00'], actions: [{type: cache, parameters: {pin: true}}]}
+  - {id: torch, conditions: [libraries CONTAINS torch, phase == 'model load'], actions: [{type: cache}]}
+"""
+
+
+def test_the_host_is_known_as_it_is_and_can_be_assumed_otherwise(swmld: Run, tree: str) -> None:
+    put("r.yaml", HOSTED)
+    put("f.yaml", "gpu_memory: 10%\ntime_of_day: '23:30'\n")
+
+    def tried(*arguments: str) -> dict[str, Any]:
+        code, out, err = swmld("test-rules", "r.yaml", f"{tree}/columns", "--json", *arguments)
+        assert (code, err) == (0, "")
+        (file,) = json.loads(out)["files"]
+        return dict(file, notes=json.loads(out)["notes"])
+
+    found = tried("--fact", "gpu_memory=90%", "--fact", "time_of_day=22:00")
+    assert found["rules"] == ["busy", "gpu"]
+    assert {"free_memory", "cpu_count", "cpu"} <= set(found["facts"])
+    assert "disk_free" not in found["facts"], "no rule asks for it"
+    (note,) = found["notes"]
+    assert note.startswith("this host has now: cpu ")
+    assert "gpu_memory" not in note
+    assert tried("--facts", "f.yaml")["rules"] == ["busy", "night"]
+    assert tried("--facts", "f.yaml", "--fact", "gpu_memory=81%")["rules"] == ["busy", "gpu", "night"]
+    found = tried("--fact", "libraries=numpy, torch", "--fact", "phase=model_load", "--fact", "cpu_count=0")
+    assert {"torch"} == set(found["rules"]) - {"gpu", "night"}
+    assert found["facts"]["libraries"] == ["numpy", "torch"]
+
+
+def test_a_fact_that_is_none_is_told(swmld: Run, tree: str) -> None:
+    words = ("gpu_memory", "cpu=90", "cpu=80", "=1")
+    code, out, err = swmld("test-rules", "r.yaml", tree, *(f"--fact={word}" for word in words))
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        "swmld: --fact: expected NAME=VALUE, got 'gpu_memory'",
+        "swmld: --fact: cpu: given twice",
+        "swmld: --fact: expected NAME=VALUE, got '=1'",
+    ]
+    code, out, err = swmld("test-rules", "r.yaml", tree, "--fact=gpu_memry=1", "--fact=size=big")
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        "swmld: --fact: gpu_memry: unknown property 'gpu_memry'; did you mean gpu_memory?",
+        "swmld: --fact: size: expected a size such as 512KiB, 64MiB or 1GB, got 'big'",
+    ]
 
 
 PLUGIN = """

@@ -55,6 +55,31 @@ async def test_barriers_end_with_the_mount(autojump_clock: object) -> None:
 
 
 @pytest.mark.trio
+async def test_who_waits_finds_out_that_the_mount_was_taken_away(autojump_clock: object) -> None:
+    """One of them asks for all, and nobody is asked while nobody waits."""
+    asked: list[float] = []
+
+    async def gone() -> bool:
+        asked.append(trio.current_time())
+        await trio.sleep(0.1)
+        return trio.current_time() > begun + 3
+
+    here = Coordinator(lambda thread: thread // 10 or None, gone)
+    await here.begin_write(FILE, 10, WRITE)
+    await trio.sleep(60)
+    begun = trio.current_time()
+    assert asked == []
+    async with trio.open_nursery() as nursery:
+        for file in range(20):
+            nursery.start_soon(here.meet, FILE + file, 10, MEET)
+        with pytest.raises(OSError, match="busy"):
+            await here.begin_write(FILE, 20, WRITE)
+    assert begun + 3 < trio.current_time() < begun + 4
+    assert len(asked) <= 8
+    assert here.waiting == 0
+
+
+@pytest.mark.trio
 async def test_who_waits_to_write_is_refused_when_the_mount_ends(autojump_clock: object) -> None:
     here, refused = coordinator(), []
     begun = trio.current_time()

@@ -66,6 +66,26 @@ def test_the_real_host(tmp_path: Path) -> None:
     assert 0 < found["disk_free"] <= disk.f_blocks * disk.f_frsize  # type: ignore[operator]
 
 
+def test_a_host_without_a_driver_has_no_gpu(
+    proc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has beside a driver that does not answer is not known."""
+    dev = tmp_path / "dev"
+    dev.mkdir()
+
+    def told(facts: dict[str, int]) -> object:
+        monkeypatch.setattr(head_host.Gpus, "facts", lambda gpus: facts)
+        return Host(tmp_path, proc=proc, dev=dev).look().get("gpu_count")
+
+    assert told({}) == 0
+    assert told({"gpu_count": 2}) == 2
+    for driver in (dev / "kfd", dev / "nvidiactl", proc / "driver" / "nvidia"):
+        driver.mkdir(parents=True)
+        assert told({}) is None
+        assert told({"gpu_count": 2}) == 2
+        driver.rmdir()
+
+
 @pytest.mark.parametrize(("share", "points"), [(0.29, 29), (-0.1, 0), (1.2, 100), (1 / 3, 33.3333)])
 def test_percent(share: float, points: float) -> None:
     assert percent(share) == points

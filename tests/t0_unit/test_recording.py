@@ -16,13 +16,15 @@ from support.traces import Table, batch, cursor, touch
 from swmld.errors import HostError, UsageError
 from swmld.observe import encoding, recording
 from swmld.observe.columns import pack, unpack
-from swmld.observe.encoding import ROWS, Decoder, Encoder, Raw
+from swmld.observe.encoding import LATE_BATCHES, ROWS, Decoder, Encoder, Raw
+from swmld.observe.libraries import Program
 from swmld.observe.recording import Reader, Writer
 from swmld.patterns.feed import (
     NOT_EARLY,
     Cursor,
     Folder,
     Place,
+    Process,
     Shape,
     Tiers,
     Touch,
@@ -140,6 +142,35 @@ def test_names_and_processes_come_with_what_needs_them() -> None:
     assert [decoder.folder(number) for number in (1, 2, 3)] == [table.folders[number] for number in (1, 2, 3)]
     assert [decoder.of(pid) for pid in (4, 5, 6)] == [table.processes[pid] for pid in (4, 5, 6)]
     assert (decoder.place(6), decoder.folder(9), decoder.of(9)) == (None, None, None)
+
+
+def test_what_processes_run_is_told_once_it_is_known() -> None:
+    """Of who has ended nothing is ever known, and it is not asked for ever."""
+    table = Table()
+    for pid in (5, 6):
+        table.start(pid, pid)
+    known: dict[int, Program] = {}
+    asked: list[int] = []
+
+    def program(process: Process) -> Program | None:
+        asked.append(process.pid)
+        return known.get(process.pid)
+
+    encoder, decoder = Encoder(table, table, program), Decoder()
+    through(encoder, decoder, Raw(1.0, [touch(1.0, 5, 10), touch(1.0, 6, 10)]))
+    assert decoder.program(5) is None
+    known[5] = Program(frozenset({"libtorch", "torch"}), ("pytorch", "numpy"))
+    through(encoder, decoder, Raw(2.0))  # nobody reads any more
+    assert decoder.program(5) == known[5]
+    (line,) = encoder.lines(batch(3.0, [(5, 10)]))
+    assert "programs" not in line
+    known[5] = Program(frozenset(), ())
+    through(encoder, decoder, batch(4.0, [(5, 10)]))
+    assert decoder.program(5) == known[5]
+    for at in range(100):
+        through(encoder, decoder, Raw(5.0 + at))
+    assert decoder.program(6) is None
+    assert asked.count(6) == 1 + LATE_BATCHES
 
 
 def test_what_was_told_is_not_told_again() -> None:

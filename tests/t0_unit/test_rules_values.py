@@ -293,7 +293,10 @@ def test_deep_parentheses_need_no_stack() -> None:
     ("action", "parameter", "given", "said"),
     [
         ("cache", "strategy", "agressive", "unknown word 'agressive'; did you mean aggressive?"),
-        ("cache", "ttl", "0s", "expected a duration from 1ms to 30d, got '0s'"),
+        ("cache", "ttl", "0s", "expected a time in whole seconds from 1s to 30d, got '0s'"),
+        ("cache", "ttl", "1.5s", "expected a time in whole seconds from 1s to 30d, got '1.5s'"),
+        ("cache", "ttl", "250ms", "expected a time in whole seconds from 1s to 30d, got '250ms'"),
+        ("cache", "ttl", "31d", "expected a time in whole seconds from 1s to 30d, got '31d'"),
         ("cache", "pin_fraction", "120%", "expected a percentage from 0% to 100%, got '120%'"),
         ("prefetch", "next_files", "1.5", "expected a whole number from 0 to 100000, got '1.5'"),
         ("prefetch", "window", "64MBi", "unknown unit 'MBi' in '64MBi'; did you mean MB?"),
@@ -306,6 +309,13 @@ def test_deep_parentheses_need_no_stack() -> None:
 def test_parameters_refused(action: str, parameter: str, given: Any, said: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         ACTIONS[action].parameters[parameter].parse(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("10m", 600), ("1.5m", 90), ("0.55m", 33), ("90", 90), ("1h", 3600)]
+)
+def test_a_time_to_live_has_a_unit(given: str, seconds: int) -> None:
+    assert ACTIONS["cache"].parameters["ttl"].parse(given) == seconds
 
 
 def test_defaults_are_values_that_a_rule_may_give() -> None:

@@ -103,6 +103,33 @@ def test_read_write_and_end_of_file(kind: str, pool: BufferPool, opened: Callabl
     assert os.pread(copy, 20_000, 0) == bytes(7) + content
 
 
+def test_put_writes_everything_in_steps(
+    kind: str, opened: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes less than it is offered gets the rest."""
+    content = os.urandom(2 * engine_module.AT_ONCE + 5_000)
+    copy = opened("copy")
+    asked: list[int] = []
+
+    def some(fd: int, data: memoryview, offset: int) -> int:
+        asked.append(len(data))
+        return pwrite(fd, data[: len(data) - len(asked) % 2], offset)
+
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", some)
+
+    async def test() -> None:
+        async with running(kind) as engine:
+            engine.put(copy, memoryview(content), 7)
+            with pytest.raises(OSError) as caught:
+                engine.put(-1, memoryview(content), 0)
+            assert caught.value.errno == errno.EBADF
+
+    run(test)
+    assert os.pread(copy, len(content) + 100, 0) == bytes(7) + content
+    assert max(asked) == engine_module.AT_ONCE
+
+
 def test_errors_are_oserrors(kind: str, pool: BufferPool, opened: Callable[..., int], tmp_path: Path) -> None:
     directory = os.open(tmp_path, os.O_RDONLY)
 

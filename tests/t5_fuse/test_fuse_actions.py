@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from support import posix
 from support.mount import Daemon
 from support.pages import forget
 from support.slowfs import SlowFs
@@ -442,6 +443,27 @@ def test_who_waits_at_a_barrier_goes_on_when_the_mount_ends(daemon_mode: str, ba
             finally:
                 stopping.join()
         assert daemon.process is None
+
+
+def test_who_waits_at_a_barrier_goes_on_when_somebody_unmounts(daemon_mode: str, base: Path) -> None:
+    """``umount -l`` by hand, of which the kernel tells nothing as long as somebody opens a file."""
+    rules = base / "barrier.yaml"
+    rules.write_text(BARRIER)
+    options = ["--rules", str(rules), "--chunk-size", "64KiB"]
+    daemon = Daemon(base, daemon_mode, options=options)
+    daemon.start()
+    try:
+        Ruled(daemon, rules).make("a.bin")
+        with Opener() as reader:
+            reader.say(daemon.mount / "a.bin")
+            assert reader.silent()
+            posix.umount(daemon.mount)
+            assert reader.hear() == "open"
+            reader.close()
+            assert daemon.process is not None
+            assert daemon.process.wait(LIMIT) == 0
+    finally:
+        daemon.kill9()
 
 
 ONE_WRITER = """

@@ -22,7 +22,8 @@ from swmld.api.messages import Handler, LeftOut, PatternsParams, PatternsResult,
 from swmld.api.params import from_query, has_path, text, whole_number
 from swmld.errors import UsageError
 from swmld.observe.encoding import Encoder, Raw
-from swmld.patterns.feed import Names, Processes, Touch, TouchKind
+from swmld.observe.libraries import Program
+from swmld.patterns.feed import Names, Process, Processes, Touch, TouchKind
 
 LIMIT = 100
 """Jobs, and datasets and streams of each, if the client names no number: more than a screen shows."""
@@ -124,10 +125,18 @@ def _busiest(views: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]
 
 
 class PatternsApi:
-    """Answers from one ``feed``; loop-only."""
+    """Answers from one ``feed``; loop-only. ``program``: what a process runs, as far as it is known by now
+    (``observe.libraries.Programs.of``), for recordings."""
 
-    def __init__(self, feed: Feed, clock: Callable[[], float] = trio.current_time) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        clock: Callable[[], float] = trio.current_time,
+        *,
+        program: Callable[[Process], Program | None] = lambda process: None,
+    ) -> None:
         self._feed = feed
+        self._program = program
         self._clock = clock
         self._taken: tuple[float, dict[str, Any]] | None = None
 
@@ -152,7 +161,7 @@ class PatternsApi:
             while True:
                 await progress({"snapshot": wanted.filtered(self._snapshot())})
                 await trio.sleep(interval)
-        encoder = Encoder(self._feed.names, self._feed.processes)
+        encoder = Encoder(self._feed.names, self._feed.processes, self._program)
         # One task for both kinds of lines: two would write into each other's.
         with self._feed.subscribe() as batches:
             due = trio.current_time()

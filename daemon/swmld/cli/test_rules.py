@@ -15,10 +15,11 @@ from swmld.cli.validate import Environment
 HELP = """Say which rules of CONFIG, a file or directory, would match real files, and what they would decide.
 
 Nothing is mounted, and no daemon is asked: size, age, format and type are those of the file itself, by stat
-and its first bytes, from which plugins also know whose framework's it is. What only reading tells (order,
-pattern, phase, job) is not known, and conditions on it do not hold, unless a recording says it
-([bold]swmld trace record[/bold]) or a file of facts does. Files are tried with what the recording knew of
-them when they were last read in it.
+and its first bytes, from which plugins also know whose framework's it is; memory, CPUs, GPUs, the cache's
+disk and the time are those of this host now. What only reading tells (order, pattern, phase, job) is not
+known, and conditions on it do not hold, unless a recording says it ([bold]swmld trace record[/bold]) or you
+do: --facts names a file of facts, --fact gives one, which counts first. Files are tried with what the
+recording knew of them when they were last read in it.
 
 Paths count from --mount, else from the mount of the recording, else from a directory that is given as PATH,
 else from the current directory. Of directories the first 1000 files are tried.
@@ -30,6 +31,8 @@ else from the current directory. Of directories the first 1000 files are tried.
   swmld test-rules rules.yaml /mnt/ml/train --trace run.trace
 
   swmld test-rules rules.yaml a.safetensors --facts facts.yaml --why
+
+  swmld test-rules rules.yaml a.pt --fact phase=inference --fact gpu_memory=90%
 """
 
 
@@ -57,6 +60,12 @@ def tried_rules(
             show_default=False,
         ),
     ] = None,
+    fact: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fact", metavar="NAME=VALUE", help="One property and its value. Repeatable.", show_default=False
+        ),
+    ] = None,
     environment: Environment = None,
     plugins: PluginsOption = None,
     mount: Annotated[
@@ -70,8 +79,9 @@ def tried_rules(
     from swmld.cli import trying
 
     found = trying.tried(
-        config, paths, trace=trace, facts=facts, environment=environment, plugins=plugins or (), mount=mount
-    )
+        config, paths, trace=trace, facts=facts, fact=fact or (), environment=environment,
+        plugins=plugins or (), mount=mount,
+    )  # fmt: skip
     if json_:
         print(json.dumps(found.as_json()))
         return

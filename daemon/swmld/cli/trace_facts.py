@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from swmld.head import facts as produced
+from swmld.head.recognition import of_program
 from swmld.observe.recording import Reader
 from swmld.patterns.engine import Patterns
 from swmld.patterns.feed import TouchKind
@@ -19,11 +20,12 @@ MOST = 100_000
 
 @dataclass(slots=True)
 class Recorded:
-    """``facts``: by path below the mount, as they were when the file was last read; ``mount``: that of the
-    recording; ``cut``: why it ended early, None if it did not."""
+    """``facts``: by path below the mount, as they were when the file was last read; ``readers``: by whom, as
+    process ids; ``mount``: that of the recording; ``cut``: why it ended early, None if it did not."""
 
     mount: str = ""
     facts: dict[str, dict[str, Value]] = field(default_factory=dict)
+    readers: dict[str, int] = field(default_factory=dict)
     cut: str | None = None
 
 
@@ -41,6 +43,9 @@ def recorded(path: Path) -> Recorded:
             read |= {(pid, file) for pid, file, _ in raw.cursors}
             for pid, file in read:
                 _note(found, reader, patterns, pid, file)
+        for name, pid in found.readers.items():  # what a process runs is known later than what it reads
+            if (program := reader.program(pid)) is not None:
+                found.facts[name] |= of_program(program)
         found.cut = reader.cut
     return found
 
@@ -55,5 +60,7 @@ def _note(found: Recorded, reader: Reader, patterns: Patterns, pid: int, file: i
     found.facts[name] = produced.of_views(
         patterns.stream(pid, file), patterns.dataset_of(file, job), patterns.job(job), process
     )
+    found.readers[name] = pid
     if len(found.facts) > MOST:
-        del found.facts[next(iter(found.facts))]
+        oldest = next(iter(found.facts))
+        del found.facts[oldest], found.readers[oldest]

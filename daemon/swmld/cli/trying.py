@@ -15,6 +15,8 @@ from typing import Any
 import trio
 from rich.text import Text
 
+from swmld.cli import assumed
+from swmld.cli.configuring import Understood
 from swmld.cli.explain import styled
 from swmld.cli.rules_text import regular, with_facts
 from swmld.cli.text import plain, printable, table
@@ -25,6 +27,7 @@ from swmld.head.filetype import HEAD, type_of
 from swmld.plugins import interface, registry
 from swmld.plugins.known import Plugins
 from swmld.rules.actions import ActionType
+from swmld.rules.catalogue import BY_NAME as PROPERTY
 from swmld.rules.catalogue import XATTR
 from swmld.rules.decide import Decision, Engine, Outcome
 from swmld.rules.explain import explanation
@@ -142,14 +145,19 @@ def tried(
     *,
     trace: str | None = None,
     facts: str | None = None,
+    fact: Iterable[str] = (),
     environment: str | None = None,
     plugins: Iterable[str] = (),
     mount: str | None = None,
 ) -> Result:
-    """Try the rules of ``config``. Raises DocumentError with all that is wrong with it, and with each path
-    that cannot be tried; UsageError for a recording that is none."""
+    """Try the rules of ``config``. ``facts``: a file of what is assumed, ``fact``: of NAME=VALUE the same,
+    which counts before the file. Raises DocumentError with all that is wrong with it, and with each path that
+    cannot be tried; UsageError for a recording that is none."""
+    assume = assumed.given(fact)
     understood, more = with_facts([config], facts, environment, plugins)
+    more |= assume
     result = Result(Engine(understood.rules.rules))
+    here = _host(understood, set(more), result)
     asked = None
     if recognition.OF_FILES & recognition.wanted(understood.rules):
         asked = Plugins(registry.find((registry.DIRECTORY, *understood.plugins)))
@@ -170,14 +178,25 @@ def tried(
             except OSError as error:
                 problems.append(Problem(str(path), 0, "", error.strerror or str(error)))
                 continue
-            # A file of facts has the last word: it says what is to be assumed.
-            every = {**lasting, **(known or {}), **own, **more}
+            # Facts that are given have the last word: they say what is to be assumed.
+            every = {**here, **lasting, **(known or {}), **own, **more}
             result.files.append(Tried(str(path), every, result.engine.decide(every), known is not None))
     if problems:
         raise DocumentError(problems)
     if trace is not None and not any(each.recorded for each in result.files):
         result.notes.append(f"none of these files is read in {trace}")
     return result
+
+
+def _host(understood: Understood, given: set[str], result: Result) -> dict[str, Value]:
+    """What rules ask for of this host, and a line that says so."""
+    named = next((value for key, value, _ in understood.daemon if key == "cache_dir"), None)
+    wanted = assumed.asked(understood.rules) - given
+    found = assumed.of_host(wanted, Path(named) if named is not None else None)
+    if found:
+        now = (f"{name} {shown_value(PROPERTY[name].kind, found[name])}" for name in sorted(found))
+        result.notes.append(f"this host has now: {', '.join(now)}; --fact NAME=VALUE assumes something else")
+    return found
 
 
 def _root(top: Path, mount: str | None) -> Path:

@@ -31,6 +31,14 @@ AGAIN_PAUSE = 0.002
 """Seconds before the first new try; doubled each time."""
 
 
+AT_ONCE = 256 << 10
+"""Bytes that one call writes in ``put``. A file system with large folios allocates them as long as the call,
+and those of 2 MiB and more are what a virtual machine has given back to its host: getting them again costs
+more than the copy. One file of SeaweedFS, cold, through the mount: 650 to 700 MB/s, 390 to 660 with calls of
+4 MiB, 430 to 600 with 64 KiB (2 CPUs, server on the same host). A GiB of a directory: 0.7 to 1.1 s of the
+daemon's CPU in the kernel, 1.6 to 1.9 with calls of 4 MiB through the ring."""
+
+
 class Engine(Protocol):
     """Moves bytes. ``read`` and ``write`` may be called before ``run`` has started: they wait for it."""
 
@@ -56,6 +64,10 @@ class Engine(Protocol):
 
     async def write(self, fd: int, buffer: Buffer, buf_offset: int, length: int, offset: int) -> None:
         """Write ``length`` bytes of ``buffer`` at ``offset`` of ``fd``: all of them, or ``OSError``."""
+        ...
+
+    def put(self, fd: int, data: memoryview, offset: int) -> None:
+        """As ``write``, blocking: for who is in a worker thread."""
         ...
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -101,6 +113,15 @@ class TransferLoop:
         done = 0
         while done < length:
             count = await self._insist(True, fd, buffer, buf_offset + done, length - done, offset + done)
+            if count == 0:
+                raise OSError(errno.EIO, "the file took no bytes")
+            done += count
+
+    def put(self, fd: int, data: memoryview, offset: int) -> None:
+        """See ``Engine.put``."""
+        done = 0
+        while done < len(data):
+            count = os.pwrite(fd, data[done : done + AT_ONCE], offset + done)
             if count == 0:
                 raise OSError(errno.EIO, "the file took no bytes")
             done += count

@@ -4,7 +4,7 @@
     prepare   ─► the cache has room                                                worker thread
     read      ─► sub-reads in parallel into one buffer                             engine
     seal      ─► the source still is the target's; compressed where that is wanted; crc32c   worker thread
-    write     ─► to the cache file                                                 engine
+    write     ─► to the cache file                                                 the same, or engine
     commit    ─► the chunk is present
 
 The order is the promise: the chunk is committed after its bytes are in the cache file, and only if the
@@ -41,12 +41,6 @@ log = logging.getLogger(__name__)
 
 RETRIED = frozenset({errno.EIO, errno.EAGAIN, errno.ETIMEDOUT})
 """What a demand tries once more: a server that restarts or a connection that broke answers so."""
-
-_WRITTEN = 256 << 10
-"""Bytes of a chunk that one call writes to the cache file. A file system with large folios allocates them as
-long as the call, and those of 2 MiB and more are what a virtual machine has given back to its host: getting
-them again costs more than the copy. One file of SeaweedFS, cold, through the mount: 650 to 700 MB/s, 390 to
-660 with calls of 4 MiB, 430 to 600 with 64 KiB (2 CPUs, server on the same host)."""
 
 
 class ChunkFile(Protocol):
@@ -238,7 +232,9 @@ class Carrier:
                 log.debug("fetch of chunk %d tried again: %s", chunk, failure)
         after_read()
         try:
-            if sealed is None:
+            if sealed is None and not file.level:
+                sealed = await self._store(flight, buffer)
+            elif sealed is None:
                 sealed = await self._seal(target, chunk, buffer, flight.length)
                 await self._engine.write(file.fd, buffer, 0, sealed.length, sealed.offset)
             file.commit(chunk, sealed.crc, sealed.length)
@@ -265,7 +261,8 @@ class Carrier:
         """All that one request to a remote source brings, in one call in a thread: the hand-overs between
         loop, threads and ring would cost more than a small file's bytes."""
         try:
-            return await self._offload.call(partial(_at_once, self._cache, flight, buffer), buffer)
+            call = partial(_at_once, self._cache, self._engine, flight, buffer)
+            return await self._offload.call(call, buffer)
         except CacheError as error:
             raise _cache_failed(error) from error
         except _DiskError as error:
@@ -284,6 +281,17 @@ class Carrier:
             await self._offload.call(partial(_prepare, self._cache, flight), buffer)
         except CacheError as error:
             raise _cache_failed(error) from error
+
+    async def _store(self, flight: Flight, buffer: Buffer) -> Sealed:
+        """Seals and writes in one call in a thread, while the bytes are in the CPU's cache."""
+        try:
+            return await self._offload.call(partial(_stored, self._engine, flight, buffer), buffer)
+        except CacheError as error:
+            raise _cache_failed(error) from error
+        except _DiskError as error:
+            raise _cache_failed(error.error) from error
+        except OSError as error:
+            raise _remote_failed(error) from error
 
     async def _seal(self, target: Target, chunk: int, buffer: Buffer, length: int) -> Sealed:
         try:
@@ -369,20 +377,22 @@ class _DiskError(Exception):
         self.error = error
 
 
-def _at_once(cache: Room, flight: Flight, buffer: Buffer) -> Sealed:
+def _at_once(cache: Room, engine: Engine, flight: Flight, buffer: Buffer) -> Sealed:
     target, length = flight.target, flight.length
     assert target.reader is not None
     _prepare(cache, flight)
     if target.reader.read(buffer.view[:length], flight.offset) < length:
         raise OSError(errno.ESTALE, "it is shorter now")
-    sealed = _seal(target, flight.chunk, buffer, length)
+    return _stored(engine, flight, buffer)
+
+
+def _stored(engine: Engine, flight: Flight, buffer: Buffer) -> Sealed:
+    """Raises OSError of the source (ESTALE: it is another file now), _DiskError, CacheError."""
+    sealed = _seal(flight.target, flight.chunk, buffer, flight.length)
     if sealed is None:
         raise OSError(errno.ESTALE, "it is another file now")
     try:
-        done = 0
-        while done < sealed.length:
-            part = buffer.view[done : min(done + _WRITTEN, sealed.length)]
-            done += os.pwrite(target.file.fd, part, sealed.offset + done)
+        engine.put(flight.target.file.fd, buffer.view[: sealed.length], sealed.offset)
     except OSError as error:
         raise _DiskError(error) from error
     return sealed

@@ -107,10 +107,17 @@ class Host:
     """``run`` must run for there to be facts. ``cache_dir``: a directory on the cache's disk."""
 
     def __init__(
-        self, cache_dir: Path, *, proc: Path = Path("/proc"), clock: Callable[[], float] = time.monotonic
+        self,
+        cache_dir: Path,
+        *,
+        proc: Path = Path("/proc"),
+        dev: Path = Path("/dev"),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cache_dir = cache_dir
         self._proc = proc
+        self._drivers = (proc / "driver" / "nvidia", dev / "nvidiactl", dev / "kfd")
+        """Of GPUs: NVIDIA's, AMD's for computing. Where one is, there may be GPUs although nobody tells."""
         self._clock = clock
         self._gpus = Gpus(clock)
         self._cpu: tuple[int, int] | None = None
@@ -162,7 +169,10 @@ class Host:
         for part in (self._memory, self._pressure, self._cpu_time, self._disk):
             with contextlib.suppress(OSError, ValueError, IndexError):
                 found |= part()
-        return found | self._gpus.facts()
+        gpus = self._gpus.facts()
+        if not gpus and not any(driver.exists() for driver in self._drivers):
+            gpus = {"gpu_count": 0}
+        return found | gpus
 
     def _memory(self) -> dict[str, Value]:
         """proc_meminfo(5)."""

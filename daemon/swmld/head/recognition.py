@@ -55,6 +55,14 @@ def wanted(rules: RuleSet) -> frozenset[str]:
     return ALL & {test.what.name for node in nodes for test in node.tests()}
 
 
+def of_program(program: Program) -> dict[str, Value]:
+    """What a process runs, as facts."""
+    known: dict[str, Value] = {"libraries": program.libraries}
+    if program.frameworks:
+        known["framework"] = program.frameworks[0]
+    return known
+
+
 class Recognition:
     """Loop-only. ``run`` must run for what is not known to be asked. ``wants``: the properties that somebody
     asks for now; for others no plugin and no process is looked at, as thousands of files a second are opened.
@@ -82,9 +90,7 @@ class Recognition:
         if process is not None and OF_PROCESSES & wants:
             program = self._programs.of(process)
             if program is not None:
-                known["libraries"] = program.libraries
-                if program.frameworks:
-                    known["framework"] = program.frameworks[0]
+                known |= of_program(program)
         return known
 
     async def prepare(

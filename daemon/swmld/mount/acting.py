@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -40,14 +40,14 @@ class _Open:
 
 
 class Acts:
-    """Loop-only."""
+    """Loop-only. ``gone``: see ``Coordinator``."""
 
-    def __init__(self, native: Native) -> None:
+    def __init__(self, native: Native, gone: Callable[[], Awaitable[bool]] | None = None) -> None:
         self._native = native
         self._priorities = IoPriorities()
         self._pages = PageCache(native)
         self._open: dict[int, _Open] = {}
-        self._coordinator = Coordinator()
+        self._coordinator = Coordinator(gone=gone)
         self._barriers: dict[int, Coordinate] = {}
 
     def loaded(self, nodeid: int, verdict: Verdict, target: SourceTarget) -> bool:

@@ -1,8 +1,9 @@
 """Processes that wait for each other at an open: a barrier until all have come, one writer at a time.
 
 Every wait ends: with what it waits for, at its timeout, when the open is cancelled, or when the mount is
-taken away. A waiting open holds one of the tasks that answer requests, so only so many may wait; who comes
-then waits for nobody. Readers that are killed meanwhile are let go by C as from any request.
+taken away: by the daemon, which says so (``end``), or by somebody else, which who waits looks for. A waiting
+open holds one of the tasks that answer requests, so only so many may wait; who comes then waits for nobody.
+Readers that are killed meanwhile are let go by C as from any request.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from swmld.rules.actions import Coordinate
 
 log = logging.getLogger(__name__)
+
+LOOK = 0.5
+"""Seconds between two looks whether the mount is still there, while somebody waits."""
 
 MOST_WAITING = 128
 """Opens that wait at once: half of the requests that Python works on (``app.FUSE_TASKS``), so that others are
@@ -46,10 +50,17 @@ class _Writing:
 
 
 class Coordinator:
-    """Loop-only. ``process``: of a thread, None where it cannot be known."""
+    """Loop-only. ``process``: of a thread, None where it cannot be known. ``gone``: whether the mount was
+    taken away by somebody else; of it the kernel tells nothing as long as files are open or being opened."""
 
-    def __init__(self, process: Callable[[int], int | None] = process_of) -> None:
+    def __init__(
+        self,
+        process: Callable[[int], int | None] = process_of,
+        gone: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
         self._process = process
+        self._gone = gone
+        self._next_look = 0.0
         self._barriers: dict[int, _Barrier] = {}
         self._writing: dict[int, _Writing] = {}
         self.waiting = 0
@@ -66,15 +77,12 @@ class Coordinator:
         if len(barrier.processes) >= rule.processes or self.waiting >= MOST_WAITING:
             self._pass(nodeid, barrier)
             return
-        self.waiting += 1
         try:
-            with trio.move_on_after(rule.timeout) as scope:
-                await barrier.passed.wait()
+            came = await self._wait(barrier.passed, trio.current_time() + rule.timeout)
         finally:
-            self.waiting -= 1
             if not barrier.passed.is_set():
                 self._pass(nodeid, barrier)
-        if scope.cancelled_caught:
+        if not came:
             log.info("%d of %d processes came to a barrier in time", len(barrier.processes), rule.processes)
 
     def end(self) -> None:
@@ -108,14 +116,29 @@ class Coordinator:
         return process
 
     async def _wait(self, event: trio.Event, until: float) -> bool:
+        """False: not until then."""
         self.waiting += 1
         try:
             with trio.move_on_at(until):
-                await event.wait()
+                while not event.is_set():
+                    with trio.move_on_after(LOOK):
+                        await event.wait()
+                    if not event.is_set():
+                        await self._look()
                 return True
             return False
         finally:
             self.waiting -= 1
+
+    async def _look(self) -> None:
+        """One of those that wait looks for all."""
+        now = trio.current_time()
+        if self._gone is None or now < self._next_look:
+            return
+        self._next_look = now + LOOK
+        if await self._gone():
+            log.info("the mount was taken away: nobody waits for others at an open any more")
+            self.end()
 
     def end_write(self, nodeid: int, process: int) -> None:
         """One of its opens has ended."""

@@ -14,6 +14,7 @@ chunks fetched for them.
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 
 from swmld.fetch.scheduler import Fetcher
 from swmld.fetch.threads import Workers
@@ -37,8 +38,8 @@ _WRITING = os.O_WRONLY | os.O_RDWR
 
 class OpenFiles:
     """Opens and their ends; ``reads`` and ``writes`` have what is done by handle in between. ``fetching`` is
-    to be told which chunks ``fetcher`` has landed or could not have. Loop-only; what may block runs in worker
-    threads."""
+    to be told which chunks ``fetcher`` has landed or could not have. ``gone``: whether somebody has taken the
+    mount away. Loop-only; what may block runs in worker threads."""
 
     def __init__(
         self,
@@ -56,12 +57,13 @@ class OpenFiles:
         on_open: OnOpen,
         decider: Decider | None = None,
         hinting: Hinting | None = None,
+        gone: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self._native = native
         self._gate = gate
         self._acts: Acts | None = None
         if decider is not None:
-            self._acts = Acts(native)
+            self._acts = Acts(native, gone)
             native.watched = lambda: decider.watches
             decider.ask_again = native.ask_again
         self._opens = Opens(native)

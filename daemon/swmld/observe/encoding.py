@@ -16,6 +16,9 @@ cost next to nothing. Then
   whole costs zeros; the base ``known`` is the size that the file was announced with, in pages, and is not
   written.
 
+``programs`` has rows of a process's pid, the frameworks that it has loaded and the libraries that it has
+mapped, once that is known, and again when it changes.
+
 Both ends forget what was announced longest ago, the encoder first, so their memory is bounded; what is met
 again is announced again. The encoder announces again too what has changed: a listing that came late, an exec.
 """
@@ -24,11 +27,12 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 from swmld.observe.columns import MOST_ROWS, ROWS, Table, columns_of, pack, rows_of, unpack, whole
+from swmld.observe.libraries import Program
 from swmld.patterns.feed import (
     NOT_EARLY,
     PAGE,
@@ -55,6 +59,11 @@ PROCESSES = 1 << 14
 # Listings that came late are looked for in this many folders a batch, and so many files announced again.
 LATE_FOLDERS = 500
 LATE_FILES = 1000
+
+# Of so many processes it is asked again, so many batches long, what they run: a look takes some milliseconds,
+# and who has ended meanwhile cannot be looked at.
+LATE_PROCESSES = 100
+LATE_BATCHES = 8
 
 _EARLY = 8
 _BUCKETS = 24
@@ -92,12 +101,22 @@ class _Met(NamedTuple):
 class Encoder:
     """Makes lines of batches; one for each receiver, since it knows what that one was told.
 
-    Loop-only if ``names`` and ``processes`` are. About 4 µs a row.
+    Loop-only if ``names``, ``processes`` and ``program`` are, which tells what a process runs as soon as that
+    is known. About 4 µs a row.
     """
 
-    def __init__(self, names: Names, processes: Processes) -> None:
+    def __init__(
+        self,
+        names: Names,
+        processes: Processes,
+        program: Callable[[Process], Program | None] = lambda process: None,
+    ) -> None:
         self._names = names
         self._processes = processes
+        self._program = program
+        self._programs: OrderedDict[int, Program] = OrderedDict()
+        self._unlooked: OrderedDict[int, int] = OrderedDict()
+        """Processes that were met and of which it is not known yet what they run: how often it is asked."""
         self._files: OrderedDict[int, _Met] = OrderedDict()
         self._folders: OrderedDict[int, int | None] = OrderedDict()
         self._told: OrderedDict[int, Process] = OrderedDict()
@@ -120,7 +139,7 @@ class Encoder:
     def _line(self, raw: Raw) -> dict[str, Any]:
         self._new = {"processes": [], "folders": [], "files": []}
         self._listed_late()
-        self._meet_processes(raw)
+        programs = self._meet_processes(raw)
         tables: dict[str, Table] = {}
         if raw.touches:
             met = [self._of_touch(touch) for touch in raw.touches]
@@ -140,7 +159,9 @@ class Encoder:
         _bounded(self._files, FILES)
         _bounded(self._folders, FOLDERS)
         _bounded(self._told, PROCESSES)
-        return {"at": round(raw.at * 1e6), **new, **tables}
+        _bounded(self._programs, PROCESSES)
+        _bounded(self._unlooked, LATE_PROCESSES)
+        return {"at": round(raw.at * 1e6), **new, **({"programs": programs} if programs else {}), **tables}
 
     def _pack_cursors(self, cursors: Sequence[tuple[int, int, Cursor]]) -> Table:
         # Which stream stands first says nothing: in order of their numbers they cost least.
@@ -225,11 +246,13 @@ class Encoder:
 
     # ---- processes
 
-    def _meet_processes(self, raw: Raw) -> None:
+    def _meet_processes(self, raw: Raw) -> list[tuple[int, list[str], list[str]]]:
+        """Announces them; the rows of ``programs``."""
         pids = {touch.pid for touch in raw.touches}
         pids |= {touch.file for touch in raw.touches if touch.kind is TouchKind.FORK}
         for rows in (raw.cursors, raw.tiers, raw.waits):
             pids |= {row[0] for row in rows}
+        readers = pids | set(self._unlooked)
         looked: set[int] = {0}
         while pids:
             pid = pids.pop()
@@ -241,6 +264,21 @@ class Encoder:
             self._told[pid] = process
             self._new["processes"].append(tuple(process))
             pids |= {process.job, process.parent} - looked
+        return [row for pid in readers if (row := self._look(pid)) is not None]
+
+    def _look(self, pid: int) -> tuple[int, list[str], list[str]] | None:
+        """What is new of what a process runs."""
+        left = self._unlooked.pop(pid, LATE_BATCHES)
+        process = self._processes.of(pid)
+        program = self._program(process) if process is not None else None
+        if program is None:
+            if process is not None and left:
+                self._unlooked[pid] = left - 1
+            return None
+        if self._programs.get(pid) == program:
+            return None
+        self._programs[pid] = program
+        return pid, list(program.frameworks), sorted(program.libraries)
 
 
 _NO_PLACE = hash(None)
@@ -273,6 +311,7 @@ class Decoder:
         self._places: OrderedDict[int, Place] = OrderedDict()
         self._folders: OrderedDict[int, Folder] = OrderedDict()
         self._known: OrderedDict[int, Process] = OrderedDict()
+        self._programs: OrderedDict[int, Program] = OrderedDict()
 
     def place(self, file: int) -> Place | None:
         """Where the file of this nodeid lies; None: never announced, or forgotten."""
@@ -285,6 +324,10 @@ class Decoder:
     def of(self, pid: int) -> Process | None:
         """As ``place``."""
         return self._known.get(pid)
+
+    def program(self, pid: int) -> Program | None:
+        """What the process ran when it was last looked at; None: that was never known, or it is forgotten."""
+        return self._programs.get(pid)
 
     def raw(self, line: Mapping[str, Any]) -> Raw:
         """The batch of one line. Raises ValueError if an encoder did not make it."""
@@ -307,6 +350,9 @@ class Decoder:
                 process = Process._make(row)
                 self._known.pop(process.pid, None)
                 self._known[process.pid] = process
+        for pid, frameworks, libraries in line.get("programs", ()):
+            self._programs.pop(pid, None)
+            self._programs[pid] = Program(frozenset(map(str, libraries)), tuple(map(str, frameworks)))
         if "folders" in line:
             for nodeid, *rest in rows_of("folders", unpack("folders", line["folders"])):
                 self._folders.pop(nodeid, None)
@@ -325,6 +371,7 @@ class Decoder:
             _bounded(kept, FILES + MOST_ROWS)
         _bounded(self._folders, FOLDERS + MOST_ROWS)
         _bounded(self._known, PROCESSES + MOST_ROWS)
+        _bounded(self._programs, PROCESSES + MOST_ROWS)
 
     def _touches(self, packed: Table) -> list[Touch]:
         columns = columns_of("touches", packed)

@@ -19,6 +19,10 @@ model, or everything its job reads."""
 TARGET_ALIASES = {"workload": "job"}
 
 
+ROUNDING = 1e-6
+"""How far from a whole number one may be that was given with a unit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """``low``, ``high``: bounds, both included. ``words``: the only texts; ``synonyms``: others for them.
@@ -49,6 +53,8 @@ class Parameter:
             return value
         if isinstance(value, bool | frozenset):
             return value
+        if self.whole and abs(value - round(value)) < ROUNDING:
+            value = round(value)  # 0.55m is 33 seconds, and a little more in binary
         too_low = self.low is not None and value < self.low
         too_high = self.high is not None and value > self.high
         if too_low or too_high or (self.whole and value != int(value)):
@@ -60,7 +66,9 @@ class Parameter:
         """What may be given, in words."""
         if self.words:
             return ", ".join(self.words)
-        what = "a whole number" if self.whole else f"a {self.kind.value}"
+        what = f"a {self.kind.value}"
+        if self.whole:
+            what = "a time in whole seconds" if self.kind is Kind.DURATION else "a whole number"
         low = shown_value(self.kind, self.low) if self.low is not None else None
         high = shown_value(self.kind, self.high) if self.high is not None else None
         if low is not None and high is not None:
@@ -86,8 +94,15 @@ def _size(default: int | None, description: str, low: int = 0, high: int = 1 << 
     return _field(Kind.SIZE, default, description, low=low, high=high)
 
 
-def _time(default: float | None, description: str, low: float = 0.001, high: float = 30 * 86400) -> Any:
-    return _field(Kind.DURATION, default, description, low=low, high=high)
+def _time(
+    default: float | None,
+    description: str,
+    low: float = 0.001,
+    high: float = 30 * 86400,
+    *,
+    whole: bool = False,
+) -> Any:
+    return _field(Kind.DURATION, default, description, low=low, high=high, whole=whole)
 
 
 def _percent(default: float | None, description: str) -> Any:
@@ -118,7 +133,9 @@ class Cache:
         basic="lazy", maximum="aggressive", latency="aggressive", pytorch_aware="adaptive",
         tensorflow_aware="adaptive", huggingface_aware="adaptive",
     )  # fmt: skip
-    ttl: float | None = _time(None, "How long after its last use a file is kept, with the strategy ttl.")
+    ttl: float | None = _time(
+        None, "How long after its last use a file is kept, with the strategy ttl.", low=1, whole=True
+    )
     pin: bool = _flag(False, "Never evict the file.")
     pin_fraction: float | None = _percent(None, "Share of the target's bytes that is never evicted.")
 
