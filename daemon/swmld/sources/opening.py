@@ -23,9 +23,12 @@ _MADE_BY = {
 }
 
 
-def open_source(url: SourceUrl, *, timeout: float, parallel: int) -> Source:
+def open_source(
+    url: SourceUrl, *, timeout: float, parallel: int, stats: SourceStats | None = None
+) -> Source:
     """The source at ``url``. No request of it takes longer than ``timeout`` seconds, and one call makes
-    ``parallel`` requests at the same time at most. Imports what the scheme needs and no more. Raises
+    ``parallel`` requests at the same time at most. ``stats`` is for what a source of several servers counts
+    of them. Imports what the scheme needs and no more. Raises
     ``UsageError`` for options that cannot work; asks no server."""
     if url.scheme == "file":
         from swmld.sources.directory import DirectorySource
@@ -33,7 +36,8 @@ def open_source(url: SourceUrl, *, timeout: float, parallel: int) -> Source:
         return DirectorySource(url.path)
     module, name = _MADE_BY[url.scheme]
     maker = getattr(importlib.import_module(module), name)
-    return cast(Source, maker(url, timeout=timeout, parallel=parallel))
+    several = {"stats": stats} if url.scheme.startswith("seaweedfs") else {}
+    return cast(Source, maker(url, timeout=timeout, parallel=parallel, **several))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ def opened(url: SourceUrl, *, timeout: float, wait: float, parallel: int, hedge:
     """``timeout``: seconds of one request; ``wait``: seconds for which a call that failed is made again;
     ``hedge``: with a second request for a slow read. Raises ``UsageError`` as ``open_source``."""
     stats = SourceStats()
-    source: Source = Counting(open_source(url, timeout=timeout, parallel=parallel), stats)
+    source: Source = Counting(open_source(url, timeout=timeout, parallel=parallel, stats=stats), stats)
     if wait:
         source = Retrying(source, Patience(limit=wait), stats=stats)
     if hedge:
