@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, quote_from_bytes, unquote_to_bytes, urlsplit
 
@@ -61,7 +62,10 @@ NAMED = ("endpoint", "account", "manifest", "emulator")
 """Options that say what the files are: part of the source's name. All others say how they are had."""
 
 _SWITCHES = ("path_style", "requester_pays", "anonymous", "emulator")
-_SECRETS = re.compile(r"key|secret|token|passw|pwd|credential|signature|^sig$|^sas|auth", re.I)
+_SECRETS = re.compile(r"key|secret|token|passw|pwd|credential|signature|^sig$|^sas|auth|connection", re.I)
+_FAMILIES = ("AWS_", "AZURE_", "GOOGLE_", "WEED_")
+"""How variables begin in which sources and their tools look for credentials."""
+_GIVES = re.compile(r"KEY|SECRET|TOKEN|PASSW|AUTH|CREDENTIAL|CONNECTION|SAS")
 _BUCKETS = ("s3", "gs", "az")
 _BUCKET = re.compile(r"[A-Za-z0-9._$-]{1,255}")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -118,6 +122,16 @@ def parse(text: str) -> SourceUrl:
             f"source: unknown scheme {scheme!r}{_near(scheme, OPTIONS)}; known: {', '.join(OPTIONS)}"
         )
     return _read(scheme, text)
+
+
+def without_credentials(environ: Mapping[str, str]) -> dict[str, str]:
+    """What programs that the daemon starts get of its environment: all but what gives access to sources,
+    which others would read in their ``/proc/PID/environ``, and in the core dump of one that crashes."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name != "SWMLD_HTTP_AUTHORIZATION" and not (name.startswith(_FAMILIES) and _GIVES.search(name))
+    }
 
 
 def _read(scheme: str, text: str) -> SourceUrl:
@@ -183,11 +197,21 @@ def _value(scheme: str, key: str, value: str) -> str:
         expected = "permissions such as 644"
     elif key == "endpoint":
         _endpoint(scheme, value)
+    elif key == "manifest" and _is_telling(value):
+        raise UsageError(f"source {scheme}://: manifest: {_no_credentials(scheme)}")
     elif not value:
         expected = "a value"
     if expected:
         raise UsageError(f"source {scheme}://: {key}: cannot read {value!r}; expected {expected}")
     return value
+
+
+def _is_telling(manifest: str) -> bool:
+    """Whether what may be a URL has credentials in it."""
+    if "://" not in manifest:
+        return False
+    place, _, rest = manifest.partition("://")[2].partition("/")
+    return "@" in place or bool(_SECRETS.search(rest.partition("?")[2]))
 
 
 def _endpoint(scheme: str, value: str) -> None:

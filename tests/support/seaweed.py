@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from swmld.sources.seaweedfs import SeaweedSource
 from swmld.urls import parse
 
 from support import gates
+from support.seaweed_line import HOST, Line
 from support.waiting import until
 
 DIRECTORY, SYMLINK = 1 << 31, 1 << 27
@@ -67,7 +69,8 @@ def _states(pid: int) -> set[str]:
 
 
 class Cluster:
-    """A context manager. ``volumes``: servers, the first of them within the master's process."""
+    """A context manager. ``volumes``: servers, the first of them within the master's process, unless
+    ``lined``: then ``lines`` are what all of them are reached by."""
 
     def __init__(
         self,
@@ -77,9 +80,12 @@ class Cluster:
         s3: tuple[str, str] | None = None,
         inline: int = 0,
         settings: Mapping[str, str] | None = None,
+        lined: bool = False,
+        ca: Path | None = None,
     ) -> None:
         """``s3``: a gateway with this key pair. ``inline``: bytes of files that the filer keeps itself.
-        ``settings``: variables such as ``WEED_JWT_SIGNING_READ_KEY``."""
+        ``settings``: variables such as ``WEED_JWT_SIGNING_READ_KEY``. ``ca``: filers speak TLS, with
+        certificates that it has signed."""
         gates.require("seaweedfs")
         self.directory = Path(tempfile.mkdtemp(prefix="swmld-weed-"))
         self.volumes, self._replication, self._inline = volumes, replication, inline
@@ -87,6 +93,9 @@ class Cluster:
         self.master, self.filer, self.s3 = ports[:3]
         self.volume_ports = ports[3:]
         self._filers = {self.filer}
+        self._lined = lined
+        self._ca = ca
+        self.lines: list[Line] = []
         self._keys = s3
         self._environment = {**os.environ, **(settings or {}), "HOME": str(self.directory)}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -103,7 +112,9 @@ class Cluster:
     def _start(self) -> None:
         for number, port in enumerate(self.volume_ports):
             (self.directory / f"volume{number}").mkdir()
-            if number:
+            if self._lined:
+                self.lines.append(self._stack.enter_context(Line(port)))
+            if number or self._lined:
                 self._volume(number, port)
         options = [
             f"-dir={self.directory / 'volume0'}",
@@ -119,6 +130,8 @@ class Cluster:
             f"-filer.localSocket={self.directory / 'filer.sock'}",
             f"-filer.saveToFilerLimit={self._inline}",
         ]
+        if self._lined:
+            options.append("-volume=false")
         if self._keys:
             options += [f"-s3.config={self._identities()}", f"-s3.port={self.s3}", "-s3"]
             # The first two would listen on ports of their own choice, where another cluster may be.
@@ -137,6 +150,7 @@ class Cluster:
             f"-port={port}",
             "-max=50",
             "-preStopSeconds=0",
+            *([f"-ip={HOST}"] if self._lined else []),
         ]
         self._run(f"volume{number}", ["volume", *options, f"-master=127.0.0.1:{self.master}"])
 
@@ -190,9 +204,9 @@ class Cluster:
                 left.unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def filer_process(self, name: str, *options: str, port: int = 0) -> int:
+    def filer_process(self, name: str, *options: str, port: int = 0, ca: Path | None = None) -> int:
         """Another filer with a store of its own on the same volumes, or one that was killed again; its
-        port."""
+        port. ``ca``: it has a certificate of that authority, not of the cluster's."""
         port = port or free_ports(1)[0]
         self._filers.add(port)
         store = self.directory / name
@@ -202,7 +216,7 @@ class Cluster:
 
         def ready() -> bool:
             try:
-                self.put("/.ready", b"ready" * 1000, port=port)
+                self.put("/.ready", b"ready" * 1000, port=port, ca=ca)
             except OSError:
                 return False
             return True
@@ -257,12 +271,23 @@ class Cluster:
         """The filer as a source; to be closed."""
         return SeaweedSource(parse(f"seaweedfs://127.0.0.1:{port or self.filer}/{path}"), timeout=timeout)
 
-    def put(self, path: str, body: bytes, *, port: int = 0, headers: Mapping[str, str] | None = None) -> None:
-        """PUT through the filer's HTTP; ``path`` may have a query. ``OSError``."""
-        url = f"http://127.0.0.1:{port or self.filer}{path}"
+    def put(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        port: int = 0,
+        headers: Mapping[str, str] | None = None,
+        ca: Path | None = None,
+    ) -> None:
+        """PUT through the filer's HTTP; ``path`` may have a query. ``ca``: as of ``filer_process``.
+        ``OSError``."""
+        ca = ca or self._ca
+        tls = ssl.create_default_context(cafile=ca) if ca else None
+        url = f"http{'s' if tls else ''}://127.0.0.1:{port or self.filer}{path}"
         request = urllib.request.Request(url, body, dict(headers or {}), method="PUT")
         try:
-            urllib.request.urlopen(request, timeout=20).close()
+            urllib.request.urlopen(request, timeout=20, context=tls).close()
         except urllib.error.HTTPError as error:
             with error:
                 raise OSError(f"PUT {path}: {error}: {error.read(2000)!r}") from None
@@ -314,6 +339,10 @@ class Cluster:
             request.add_header("Authorization", f"Bearer {given.auth}")
         urllib.request.urlopen(request, timeout=20).close()
         return str(given.file_id)
+
+    def fids(self, path: str) -> list[str]:
+        """The chunks of a file, as volume servers name them."""
+        return [str(each.file_id) for each in self.entry(path).chunks]
 
     def remove_needle(self, fid: str) -> None:
         """Deletes a chunk where it lies, the entry staying as it is."""

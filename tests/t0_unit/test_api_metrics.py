@@ -41,6 +41,7 @@ def snapshot() -> Snapshot:
     source = SourceCounts(bytes=54, written=90, retries=55, given_up=56, hedges=57, hedges_won=58)
     source.calls[Kind.STAT, Outcome.ABSENT] = 53
     source.errors[errno.EIO] = 59
+    source.failovers[Outcome.BUSY] = 196
     source.latency[Kind.READ].observe(0.0015)
     return Snapshot(
         fetch=fetch,
@@ -135,6 +136,7 @@ def test_each_value_is_exported_under_its_name() -> None:
         "swmld_source_written_bytes_total": 90,
         "swmld_source_retries_total": 55,
         "swmld_source_given_up_total": 56,
+        "swmld_source_failovers_total{outcome=busy}": 196,
         "swmld_source_hedges_total{result=sent}": 57,
         "swmld_source_hedges_total{result=won}": 58,
         "swmld_staged_files": 91,

@@ -56,6 +56,8 @@ def test_what_is_read(text: str, scheme: str, host: str, path: bytes, name: str)
         ("http://h/p?X-Amz-Signature=HUSH", "do not go into the URL"),
         ("s3://b?endpoint=http://me:HUSH@h", "do not go into the URL"),
         ("s3://b?endpoint=http://h?token=HUSH", "do not go into the URL"),
+        ("http://h?manifest=http://me:HUSH@h/list", "SWMLD_HTTP_AUTHORIZATION"),
+        ("http://h?manifest=http://h/list%3Ftoken=HUSH", "do not go into the URL"),
         ("s3://b?endpoint=h:8333", "http://127.0.0.1:8333"),
         ("s3://b?endpoint=http://h:99999", "http://127.0.0.1:8333"),
         ("s3://b?regoin=x", "did you mean 'region'?"),

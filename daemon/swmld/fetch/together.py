@@ -249,6 +249,8 @@ class Batch:
                 continue
             del self._waiting[number]
             if one.result:
+                if get.failed is not None:
+                    get.failed(one.status, -one.result)
                 yield Came(loaded, None)
                 continue
             if get.done is not None:

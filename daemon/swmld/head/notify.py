@@ -29,6 +29,7 @@ import trio
 from swmld.head.history import Decided
 from swmld.rules.actions import Notify
 from swmld.rules.decide import Decision
+from swmld.urls import without_credentials
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +164,7 @@ class Notifier:
             "stdout": subprocess.DEVNULL,
             "stderr": subprocess.DEVNULL,
             "cwd": "/",
+            "env": without_credentials(os.environ),
             "umask": 0o022,  # ours is 0
             "start_new_session": True,
         }

@@ -21,6 +21,7 @@ from swmld.fetch.threads import Workers
 from swmld.observe import records
 from swmld.observe.loader import MAPS, Report
 from swmld.observe.programs import SIZES
+from swmld.urls import without_credentials
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +196,7 @@ class Loading:
             self._pid = os.posix_spawn(
                 sys.executable,
                 [sys.executable, *arguments, "--socket", str(theirs.fileno())],
-                os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+                without_credentials(os.environ) | {"PYTHONDONTWRITEBYTECODE": "1"},
                 setsigdef=[2, 15],
             )
 

@@ -12,13 +12,13 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 from swmld.histogram import Histogram
-from swmld.sources.errors import Busy
+from swmld.sources.errors import Busy, failure, refusal
 from swmld.sources.interface import LISTED, Attributes, Cut, Page, Source
 from swmld.sources.whole import Get
 from swmld.sources.wrapping import MONOTONIC, Clock, Kind, WrappedReader, Wrapper
@@ -90,6 +90,8 @@ class SourceCounts:
     retries: int = 0
     given_up: int = 0
     """Calls that could have been tried again, had there been time or budget left."""
+    failovers: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
+    """Answers of one server that were of no use, what was asked for being asked again at once."""
     hedges: int = 0
     """Second requests for slow reads."""
     hedges_won: int = 0
@@ -146,6 +148,11 @@ class SourceStats:
         with self._lock:
             self._counts.given_up += 1
 
+    def failed_over(self, outcome: Outcome) -> None:
+        """One server gave nothing that is of use; it, or another, is asked again at once."""
+        with self._lock:
+            self._counts.failovers[outcome] += 1
+
     def hedged(self, *, won: bool) -> None:
         """A second request was sent (``won`` false), or was the first to answer (true)."""
         with self._lock:
@@ -160,6 +167,44 @@ second, and is counted."""
 _FAILURES = frozenset({Outcome.DENIED, Outcome.BUSY, Outcome.UNREACHABLE, Outcome.ERROR, Outcome.FULL})
 
 
+class Told:
+    """What was told of late. Any thread; two at the same moment may both be told to."""
+
+    def __init__(self, clock: Clock = MONOTONIC) -> None:
+        self._clock = clock
+        self._at: dict[Hashable, float] = {}
+
+    def again(self, what: Hashable) -> bool:
+        """Whether it was not told for ``SAID`` seconds; it then counts as told."""
+        now = self._clock.now()
+        if now - self._at.get(what, -SAID) < SAID:
+            return False
+        self._at[what] = now
+        return True
+
+
+_OF_SERVERS = frozenset(
+    {
+        errno.EBADMSG, errno.EILSEQ, errno.EPROTO, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE,
+        errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT,
+    }
+)  # fmt: skip
+"""What ``native/httpget.c`` says of a server; the rest is this host's."""
+
+_NOT_THERE = _OF_SERVERS - {errno.EBADMSG, errno.EILSEQ, errno.EPROTO, errno.ETIMEDOUT}
+
+
+def _of_get(status: int, code: int) -> OSError | None:
+    """Why a GET was not done; None: it is nothing that a server did."""
+    if code not in _OF_SERVERS:
+        return None
+    if status not in (0, 200, 206):
+        return refusal(status, "GET")
+    if status:
+        return failure(errno.EIO, "GET: its body is not what was asked for")
+    return failure(errno.EHOSTUNREACH if code in _NOT_THERE else code, "GET")
+
+
 class Counting(Wrapper):
     """See the module. Failures are told in the log, each kind of them once a minute; answers are not (a name
     that is not there, a generation that is gone)."""
@@ -170,17 +215,14 @@ class Counting(Wrapper):
         super().__init__(inner)
         self.stats = stats or SourceStats()
         self._clock = clock
-        self._said: dict[tuple[Kind, Outcome], float] = {}
+        self._told = Told(clock)
 
     def _tell(self, kind: Kind, path: bytes, error: OSError) -> None:
-        what = kind, outcome_of(error)
-        now = self._clock.now()
+        outcome = outcome_of(error)
         # Whoever asks for the root, at the start and to see whether the source is back, tells of it.
-        if not path or what[1] not in _FAILURES or now - self._said.get(what, -SAID) < SAID:
-            return
-        self._said[what] = now
-        name, said = os.fsdecode(path), what[1].value
-        log.info("%s of %r at the source: %s: %s", kind.value, name, said, error.strerror)
+        if path and outcome in _FAILURES and self._told.again((kind, outcome)):
+            name, said = os.fsdecode(path), outcome.value
+            log.info("%s of %r at the source: %s: %s", kind.value, name, said, error.strerror)
 
     def around(self, kind: Kind, path: bytes, call: Callable[[], T]) -> T:
         """See ``Wrapper.around``."""
@@ -213,7 +255,18 @@ class Counting(Wrapper):
         get = super().whole(reader)
         if get is not None:
             get.done = partial(self.stats.came, nbytes=get.length)
+            get.failed = partial(self._failed, reader.path, f"{get.ip}:{get.port}")
         return get
+
+    def _failed(self, path: bytes, server: str, status: int, code: int) -> None:
+        error = _of_get(status, code)
+        if error is None:
+            return
+        outcome = outcome_of(error)
+        self.stats.failed_over(outcome)
+        if outcome in _FAILURES and self._told.again((server, outcome)):
+            name, said = os.fsdecode(path), outcome.value
+            log.info("read of %r at %s: %s: %s, asking again", name, server, said, error.strerror)
 
     def list(self, path: bytes, after: bytes = b"", limit: int = LISTED) -> Page:
         """See ``Source.list``."""

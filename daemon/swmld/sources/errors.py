@@ -21,6 +21,13 @@ class Busy(OSError):
         self.retry_after = retry_after
 
 
+class Corrupt(OSError):
+    """What came has not the checksum that the source itself says it has."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(errno.EIO, f"not the bytes of its checksum: {what}")
+
+
 class Moved(OSError):
     """What was asked for is at ``location``, a URL as the server wrote it (it may be relative)."""
 

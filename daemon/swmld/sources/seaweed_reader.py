@@ -125,9 +125,13 @@ class SeaweedReader:
                 errno.EIO, f"read of {self._path}: a chunk is on no server: {error.strerror}"
             ) from None
         if error.errno not in (errno.EIO, errno.EACCES) or type(error) not in (OSError, PermissionError):
-            # Nobody answers, or asks for a pause.
+            # Nobody answers, or asks for a pause, or the bytes are not those of their checksum: what the
+            # filer gives of a file has none.
             raise error
-        log.warning("a chunk cannot be read as it is stored, through the filer instead: %s", error.strerror)
+        if self._volumes.told.again("through the filer"):
+            log.warning(
+                "a chunk cannot be read as it is stored, through the filer instead: %s", error.strerror
+            )
         self._by_filer(view, offset)
 
     def _by_filer(self, view: memoryview, offset: int) -> None:

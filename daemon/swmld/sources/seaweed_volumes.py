@@ -18,7 +18,8 @@ from typing import TypeVar
 
 from swmld.cache.checksum import crc32c
 from swmld.sources.connections import Connections, plain_get
-from swmld.sources.errors import failure
+from swmld.sources.counting import SourceStats, Told, outcome_of
+from swmld.sources.errors import Busy, Corrupt, failure
 from swmld.sources.seaweed_chunks import Chunk
 from swmld.sources.seaweed_filer import FilerClient
 from swmld.sources.seaweed_security import Security
@@ -30,6 +31,9 @@ _SUM = re.compile(r'"[0-9a-f]{8}"')
 
 DOWN = 5.0
 """Seconds that a server that did not answer is asked last."""
+
+PAUSE = 60.0
+"""The longest of the pauses that a server asks for; it is asked last meanwhile."""
 
 MANIFEST = 64 << 20
 """Bytes of a manifest at most; the filer's own, of 10,000 chunks, have about 1 MiB."""
@@ -45,9 +49,14 @@ class Volumes:
     """All volume servers of a cluster. Every method may be called from any thread."""
 
     def __init__(
-        self, filer: FilerClient, connections: Connections, security: Security, timeout: float
+        self,
+        filer: FilerClient,
+        connections: Connections,
+        security: Security,
+        timeout: float,
+        stats: SourceStats,
     ) -> None:
-        """``timeout``: seconds for a read, all attempts together."""
+        """``timeout``: seconds for a read, all attempts together. ``stats``: counts those of no use."""
         self._filer, self._connections = filer, connections
         self._proxies = frozenset(address.http for address in filer.filers.addresses)
         self._security, self._timeout = security, timeout
@@ -57,6 +66,9 @@ class Volumes:
         self._turns = itertools.count()
         self._refused = 0.0
         self._addresses = Addresses()
+        self._stats = stats
+        self.told = Told()
+        """What was told of late, of all chunks."""
 
     @property
     def plain(self) -> bool:
@@ -88,9 +100,7 @@ class Volumes:
             if response.length != len(view):
                 raise failure(errno.EIO, f"{chunk.fid} of {address} is shorter than its entry says")
             if whole and not chunk.flags and not _is_sum(response.text(b"etag"), view):
-                wrong = f"{chunk.fid} of {address} has not the bytes of its checksum"
-                log.warning("%s, asking elsewhere", wrong)
-                raise failure(errno.EIO, wrong)
+                raise Corrupt(f"{chunk.fid} of {address}")
 
         self._anywhere(chunk.fid, ask)
 
@@ -165,16 +175,30 @@ class Volumes:
         return places[turn:] + places[:turn]
 
     def _note(self, address: str, error: OSError) -> None:
-        now = time.monotonic()
-        if error.errno == errno.EACCES and address not in self._proxies:
-            if self._refused < now:
-                log.warning("volume servers refuse, reading through the filer: %s", error.strerror)
-            self._refused = now + REFUSED
-        if error.errno not in _UNANSWERED or address in self._proxies:
+        """One server was of no use: counted, told once a minute of each kind, and remembered."""
+        outcome = outcome_of(error)
+        self._stats.failed_over(outcome)
+        if error.errno == errno.ENOENT or address in self._proxies:
             return
-        if self._down.get(address, 0.0) < now:
-            log.warning("volume server %s does not answer: %s", address, error.strerror)
-        self._down[address] = now + DOWN
+        now, why = time.monotonic(), error.strerror
+        if error.errno == errno.EACCES:
+            self._refused = now + REFUSED
+            if self.told.again(outcome):
+                log.warning("volume servers refuse, reading through the filer: %s", why)
+            return
+        if error.errno in _UNANSWERED:
+            self._down[address] = now + DOWN
+        elif isinstance(error, Busy):
+            self._down[address] = now + min(error.retry_after, PAUSE)
+        kind = outcome, type(error)
+        if not self.told.again((address, kind)):
+            return
+        if error.errno in _UNANSWERED:
+            log.warning("volume server %s does not answer: %s", address, why)
+        elif isinstance(error, Corrupt):
+            log.warning("volume server %s, asking elsewhere: %s", address, why)
+        else:
+            log.info("volume server %s, asking elsewhere: %s", address, why)
 
 
 def _is_sum(etag: str, view: memoryview) -> bool:
@@ -187,5 +211,8 @@ def _is_sum(etag: str, view: memoryview) -> bool:
 
 
 def _worst(errors: list[OSError]) -> OSError:
-    """The one to tell: what is missing on some servers may be on those that did not answer."""
+    """The one to tell: what is missing on some servers may be on those that did not answer. Where one gave
+    other bytes than it should, nothing is taken that has no checksum."""
+    if corrupt := next((error for error in errors if isinstance(error, Corrupt)), None):
+        return corrupt
     return next((error for error in errors if error.errno != errno.ENOENT), errors[0])

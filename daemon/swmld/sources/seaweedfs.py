@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from swmld.errors import UsageError
 from swmld.sources.connections import TIMEOUT, Connections
+from swmld.sources.counting import SourceStats
 from swmld.sources.errors import failure
 from swmld.sources.interface import LISTED, Attributes, Change, Feature, NewAttributes, Page, Reader, Room
 from swmld.sources.packed import PackedEntries
@@ -48,9 +49,17 @@ class SeaweedSource:
     """The tree at ``url.path`` of the filers at ``url.host``; makes no request before it is asked
     something."""
 
-    def __init__(self, url: SourceUrl, *, timeout: float = TIMEOUT, parallel: int = 32) -> None:
+    def __init__(
+        self,
+        url: SourceUrl,
+        *,
+        timeout: float = TIMEOUT,
+        parallel: int = 32,
+        stats: SourceStats | None = None,
+    ) -> None:
         """``timeout``: seconds for a call. ``parallel`` is kept to by the callers' number of threads.
-        ``UsageError`` for what cannot be an address, and for keys that cannot be read."""
+        ``stats`` counts what is asked of one server in vain and then of another. ``UsageError`` for what
+        cannot be an address, and for keys that cannot be read."""
         del parallel
         self.name = url.name
         self.features = Feature.WATCH | Feature.WRITE | Feature.MOVE | Feature.ATTRIBUTES
@@ -64,7 +73,7 @@ class SeaweedSource:
         self._connections = Connections(timeout=timeout, tls=tls)
         self._filer = FilerClient(filers, timeout=timeout, certificates=security.grpc())
         self._names = Names(self._connections, security, self._filer)
-        self._volumes = Volumes(self._filer, self._connections, security, timeout)
+        self._volumes = Volumes(self._filer, self._connections, security, timeout, stats or SourceStats())
         self._watch = Watch(self._filer, self._root)
         self.writing = Writing(self._filer, self._connections, security, timeout)
         self._there: dict[str, float] = {}

@@ -39,13 +39,15 @@ class Second(Protocol):
 @dataclass(slots=True)
 class Get:
     """``request``: all of it, to the empty line, for the server at ``ip`` (no name) and ``port``. Its body
-    has ``length`` bytes. ``done(seconds)`` is called, in any thread, when it has come."""
+    has ``length`` bytes. In any thread ``done(seconds)`` is called when it has come, ``failed(status,
+    errno)`` when it is not done and will be asked for by ``read``; the status is 0 where no answer came."""
 
     ip: str
     port: int
     request: bytes = field(repr=False)  # there may be a token in it
     length: int
     done: Callable[[float], None] | None = None
+    failed: Callable[[int, int], None] | None = None
     summed: bool = False
     """An ETag of eight hexadecimal digits is the CRC-32C of the bytes."""
     second: Second | None = None
