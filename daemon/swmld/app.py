@@ -132,7 +132,7 @@ def _open_source(settings: Settings) -> SourceDirectory | RemoteSource:
     if not root.is_dir:
         source.close()
         raise UsageError(f"source {url.name} is not a directory")
-    return mountpoint.hold_remote(source, found.stats, root, settings.mount, read_only=settings.read_only)
+    return mountpoint.hold_remote(found, root, settings.mount, read_only=settings.read_only)
 
 
 def _find_plugins(settings: Settings) -> Plugins | None:
@@ -284,6 +284,7 @@ class Daemon:
             tree.probe if isinstance(tree, RemoteTree) else (lambda: os.stat(".", dir_fd=root_fd)),
             local=self._source.local,
             timeout=settings.fetch_timeout,
+            again=self._source.again if isinstance(self._source, RemoteSource) else None,
         )
         self._disk = Workers(DISK_THREADS, "swmld-disk")
         self._writers = Workers(WRITE_THREADS, "swmld-write")

@@ -117,7 +117,8 @@ def test_nobody_waits_for_what_comes_too_late() -> None:
 
 def test_retries_of_all_callers_together_are_bounded() -> None:
     clock = FakeClock()
-    world = World(clock=clock, chance=0.0, budget=Budget(SHARE, A_SECOND, clock=clock))
+    none = Patience(limit=0.0)
+    world = World(clock=clock, chance=0.0, budget=Budget(SHARE, A_SECOND, clock=clock), patience=none)
     world.source.meets = always()
     for _ in range(500):
         with pytest.raises(OSError):
@@ -128,6 +129,45 @@ def test_retries_of_all_callers_together_are_bounded() -> None:
         with pytest.raises(OSError):
             world.retrying.stat(b"file")
     assert len(world.source.calls) == pytest.approx(520 + 520 * SHARE + 4 * A_SECOND, abs=1)
+
+
+def test_without_a_budget_a_call_waits_as_long_as_it_may() -> None:
+    """The others have asked too often: it does not fail before its time, and asks hardly more."""
+    clock = FakeClock()
+    patience = Patience(limit=20.0, first=0.1, longest=1.0)
+    world = World(clock=clock, budget=Budget(0.0, 0.5, clock=clock), patience=patience)
+    world.source.meets = always()
+    for _ in range(3):
+        clock.waits.clear()
+        before = len(world.source.calls)
+        with pytest.raises(OSError):
+            world.retrying.stat(b"file")
+        assert 19.0 <= sum(clock.waits) <= 20.0
+        assert len(world.source.calls) - before <= 1 + 0.5 * 20 + 1
+    assert world.retrying.stats.counts().given_up == 3
+
+
+def test_a_source_that_is_back_is_asked_by_all_soon() -> None:
+    """Each answer lets two more ask: 200 that wait do not take the 100 s of the budget's own rate."""
+    clock = FakeClock()
+    budget = Budget(0.0, A_SECOND, clock=clock)
+    left, at = 200, clock.time
+    while left:
+        for _ in range(left):
+            if budget.take():
+                budget.answered()
+                left -= 1
+        clock.time += 1.0
+    assert clock.time - at <= 2.0
+
+
+def test_a_call_without_a_budget_is_answered_once_it_is_its_turn() -> None:
+    clock = FakeClock()
+    world = World(clock=clock, budget=Budget(0.0, 0.5, clock=clock), patience=Patience(limit=60.0))
+    world.source.meets = Failing(*[broken()] * 3)
+    assert world.retrying.stat(b"file").size == len(CONTENT)
+    assert sum(clock.waits) >= 4.0, "two seconds for each but the first"
+    assert world.retrying.stats.counts().retries == 3
 
 
 def test_a_budget_saves_so_much() -> None:

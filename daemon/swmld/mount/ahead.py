@@ -250,7 +250,9 @@ class NeighbourPrefetch:
         assert wanted.name is not None
         parent, name, order = wanted.parent, wanted.name, wanted.order
         limit = shard_index.INDEX_LIMIT
-        _, target = await self._gate.call(lambda: self._loader.load_small(parent, name, limit), unload)
+        _, target = await self._gate.call(
+            lambda: self._loader.load_small(parent, name, limit), unload, patient=False
+        )
         if target is None:
             return
         try:
@@ -264,7 +266,7 @@ class NeighbourPrefetch:
 
     async def _below(self, wanted: Wanted) -> None:
         parent, name, order = wanted.parent, wanted.name, wanted.order
-        found = await self._gate.call(lambda: below.read(self._tree, parent, name))
+        found = await self._gate.call(lambda: below.read(self._tree, parent, name), patient=False)
         if name is not None:
             readers = self._readers(found.nodeid)
             if readers.plan.listing is None:
@@ -288,7 +290,9 @@ class NeighbourPrefetch:
         limit = max(order.limit, self._whole_limit)
         by_name = {wanted.name: wanted for wanted in several if wanted.name is not None}
         names = list(by_name)
-        loaded = await self._gate.call(lambda: self._loader.load_known(parent, names, limit), unload_several)
+        loaded = await self._gate.call(
+            lambda: self._loader.load_known(parent, names, limit), unload_several, patient=False
+        )
         for name, nodeid, target in loaded:
             self._fetch(nodeid, target, by_name.pop(name))
         dropped = [name for name, wanted in by_name.items() if not self._queue(wanted._replace(alone=True))]
@@ -301,7 +305,9 @@ class NeighbourPrefetch:
         assert wanted.name is not None
         parent, name, order = wanted.parent, wanted.name, wanted.order
         limit = max(order.limit, self._whole_limit)
-        entry, target = await self._gate.call(lambda: self._loader.load_small(parent, name, limit), unload)
+        entry, target = await self._gate.call(
+            lambda: self._loader.load_small(parent, name, limit), unload, patient=False
+        )
         if target is None:
             readers = self._directories.get(parent)
             if entry.size > limit and readers is not None:

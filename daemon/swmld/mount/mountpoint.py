@@ -14,6 +14,8 @@ from pathlib import Path
 from swmld.errors import HostError, UsageError
 from swmld.sources.counting import SourceStats
 from swmld.sources.interface import Attributes, Feature, Source
+from swmld.sources.opening import OpenedSource
+from swmld.sources.retrying import Again
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +163,8 @@ class RemoteSource:
     stats: SourceStats
     root: Attributes
     mount_flags: int
+    again: Again | None
+    """When calls that failed are made again."""
     local: bool = False
     acl: bool = False
 
@@ -175,16 +179,15 @@ class RemoteSource:
         return self.remote.name
 
 
-def hold_remote(
-    source: Source, stats: SourceStats, root: Attributes, mount: Path, *, read_only: bool
-) -> RemoteSource:
+def hold_remote(found: OpenedSource, root: Attributes, mount: Path, *, read_only: bool) -> RemoteSource:
     """UsageError when the mount point cannot be opened."""
     try:
         fd = os.open(mount, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise UsageError(f"mount point {mount}: {error.strerror}") from None
-    read_only = read_only or Feature.WRITE not in source.features
-    return RemoteSource(fd, source, stats, root, _NOSUID | _NODEV | (_READ_ONLY if read_only else 0))
+    read_only = read_only or Feature.WRITE not in found.source.features
+    flags = _NOSUID | _NODEV | (_READ_ONLY if read_only else 0)
+    return RemoteSource(fd, found.source, found.stats, root, flags, found.again)
 
 
 def widen_readahead(path: Path, kib: int) -> None:

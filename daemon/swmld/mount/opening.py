@@ -113,16 +113,22 @@ class Opening:
 
     async def _load(self, nodeid: int, verdict: Verdict | None) -> tuple[Entry, SourceTarget | None]:
         level = verdict.level if verdict is not None else 0
+
+        def load() -> tuple[Entry, SourceTarget | None]:
+            return self._loader.load(nodeid, opened=True, level=level)
+
         try:
-            return await self._gate.call(lambda: self._loader.load(nodeid, opened=True, level=level), unload)
+            return await self._gate.call(load, unload, patient=False)
         except OSError as error:
             entry = self._native.cached_entry(nodeid)
-            if error.errno not in UNREACHABLE or entry is None or not self._tree.offline(nodeid):
+            target: SourceTarget | None = None
+            if error.errno in UNREACHABLE and entry is not None and self._tree.offline(nodeid):
+                target = await self._disk.call(lambda: self._loader.load_offline(entry))
+            if entry is not None and target is not None:
+                return entry, target
+            if error.errno not in UNREACHABLE or not self._gate.down:
                 raise
-            target = await self._disk.call(lambda: self._loader.load_offline(entry))
-            if target is None:
-                raise
-            return entry, target
+        return await self._gate.call(load, unload)
 
     def _whole(self, file: OpenFile, entry: Entry, target: SourceTarget) -> int:
         try:

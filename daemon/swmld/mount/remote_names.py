@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import trio
 
@@ -24,6 +25,8 @@ from swmld.mount.remote import MORE, RemoteTree
 from swmld.mount.remote_changes import RemoteChanges
 from swmld.sources.interface import LISTED as PAGE
 from swmld.sources.interface import Feature, NewAttributes
+
+T = TypeVar("T")
 
 NAME_MAX = 255
 ABSENT_SECONDS = 1.0
@@ -108,13 +111,29 @@ class RemoteNames:
     async def lookup(self, parent: int, name: bytes) -> Entry:
         """The child; the kernel holds one more reference to it."""
         _check_name(name)
+        return await self._or_known(
+            lambda: self._tree.lookup(parent, name),
+            lambda: self._tree.lookup_offline(parent, name),
+            self._unref,
+        )
+
+    async def _or_known(
+        self,
+        asked: Callable[[], T],
+        known: Callable[[], T | None],
+        discard: Callable[[T], None] | None = None,
+    ) -> T:
+        """What the source says; while it cannot be asked what is ``known``, and where nothing is what it says
+        when it is back, if that is soon."""
         try:
-            return await self._gate.call(lambda: self._tree.lookup(parent, name), self._unref)
+            return await self._gate.call(asked, discard, patient=False)
         except OSError as error:
-            entry = self._tree.lookup_offline(parent, name) if error.errno in UNREACHABLE else None
-            if entry is None:
+            found = known() if error.errno in UNREACHABLE else None
+            if found is not None:
+                return found
+            if error.errno not in UNREACHABLE or not self._gate.down:
                 raise
-            return entry
+        return await self._gate.call(asked, discard)
 
     def _unref(self, entry: Entry) -> None:
         self._native.forget(entry.nodeid, 1)
@@ -122,27 +141,26 @@ class RemoteNames:
     async def getattr(self, nodeid: int) -> Entry:
         """As the source has it; what was last known while the source cannot be asked, and of a file that was
         removed or replaced there while it is open here."""
+
+        def known() -> Entry | None:
+            entry = self._native.cached_entry(nodeid)
+            return entry if entry is not None and self._tree.offline(nodeid) else None
+
         try:
-            return await self._gate.call(lambda: self._tree.getattr(nodeid))
+            return await self._or_known(lambda: self._tree.getattr(nodeid), known)
         except OSError as error:
             entry = self._native.cached_entry(nodeid)
             if entry is None:
                 raise
-            if error.errno in UNREACHABLE and self._tree.offline(nodeid):
-                return entry
             if error.errno == errno.ESTALE and (self._native.usage(nodeid) or (0, False))[1]:
                 return replace(entry, nlink=0, valid=0.0)
             raise
 
     async def readlink(self, nodeid: int) -> bytes:
         """The target."""
-        try:
-            return await self._gate.call(lambda: self._tree.attributes(nodeid).link)
-        except OSError as error:
-            link = self._tree.link_offline(nodeid) if error.errno in UNREACHABLE else None
-            if link is None:
-                raise
-            return link
+        return await self._or_known(
+            lambda: self._tree.attributes(nodeid).link, lambda: self._tree.link_offline(nodeid)
+        )
 
     async def statfs(self) -> os.statvfs_result:
         """Of the source; where it has no size, what is shown is large, and nothing of it used."""
@@ -164,12 +182,9 @@ class RemoteNames:
 
     async def _xattrs(self, nodeid: int) -> dict[bytes, bytes]:
         """ls(1) asks for one of each file: the usual answer, none, is known with the attributes."""
-        try:
-            return await self._gate.call(lambda: self._tree.xattrs(nodeid))
-        except OSError as error:
-            if error.errno not in UNREACHABLE or not self._tree.bare(nodeid):
-                raise
-            return {}
+        return await self._or_known(
+            lambda: self._tree.xattrs(nodeid), lambda: {} if self._tree.bare(nodeid) else None
+        )
 
     def _check_xattr(self, name: bytes = b"") -> None:
         if Feature.XATTRS not in self._features:
@@ -193,18 +208,20 @@ class RemoteNames:
         if offset == 0:
             self._rewind(listing)
         try:
-            return offset, await self._gate.call(lambda: self._batch(listing, offset))
+            return offset, await self._gate.call(lambda: self._batch(listing, offset), patient=False)
         except OSError as error:
-            # Positions are those of one listing: one that has begun cannot go on with another.
-            if error.errno not in UNREACHABLE or (listing.end and not listing.known):
+            if error.errno not in UNREACHABLE:
                 raise
+            # Positions are those of one listing: one that has begun cannot go on with another.
+            if not listing.end and not listing.known:
+                known = await trio.to_thread.run_sync(self._tree.listed, listing.path)
+                if known is not None:
+                    listing.entries, listing.more, listing.seen, listing.known = known, False, None, True
             if listing.known:
                 return offset, self._batch(listing, offset)
-            known = await trio.to_thread.run_sync(self._tree.listed, listing.path)
-            if known is None:
+            if not self._gate.down:
                 raise
-            listing.entries, listing.more, listing.seen, listing.known = known, False, None, True
-            return offset, self._batch(listing, offset)
+        return offset, await self._gate.call(lambda: self._batch(listing, offset))
 
     def _batch(self, listing: PagedListing, offset: int) -> list[tuple[bytes, Entry | None]]:
         if offset < 2:  # before what is in it

@@ -31,6 +31,12 @@ class Budget:
         with self._lock:
             self._tokens += self._share
 
+    def answered(self) -> None:
+        """One of the requests beyond the first was answered: two more can be made, so that their number
+        doubles with each round while the source copes."""
+        with self._lock:
+            self._tokens = min(self._tokens + 2, SAVED)
+
     def take(self) -> bool:
         """Whether one request more may be made; it then counts as made."""
         with self._lock:

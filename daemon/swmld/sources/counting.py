@@ -185,8 +185,8 @@ class Told:
 
 _OF_SERVERS = frozenset(
     {
-        errno.EBADMSG, errno.EILSEQ, errno.EPROTO, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN,
-        errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT,
+        errno.EBADMSG, errno.EILSEQ, errno.EPROTO, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE,
+        errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT,
     }
 )  # fmt: skip
 """What ``native/httpget.c`` says of a server; the rest is this host's."""

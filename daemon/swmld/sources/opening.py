@@ -9,7 +9,7 @@ from typing import cast
 from swmld.sources.counting import Counting, SourceStats
 from swmld.sources.hedging import Hedging
 from swmld.sources.interface import Source
-from swmld.sources.retrying import Patience, Retrying
+from swmld.sources.retrying import Again, Patience, Retrying
 from swmld.urls import SourceUrl
 
 _MADE_BY = {
@@ -23,9 +23,7 @@ _MADE_BY = {
 }
 
 
-def open_source(
-    url: SourceUrl, *, timeout: float, parallel: int, stats: SourceStats | None = None
-) -> Source:
+def open_source(url: SourceUrl, *, timeout: float, parallel: int, stats: SourceStats | None = None) -> Source:
     """The source at ``url``. No request of it takes longer than ``timeout`` seconds, and one call makes
     ``parallel`` requests at the same time at most. ``stats`` is for what a source of several servers counts
     of them. Imports what the scheme needs and no more. Raises
@@ -42,10 +40,11 @@ def open_source(
 
 @dataclass(frozen=True, slots=True)
 class OpenedSource:
-    """A source, and what it was asked."""
+    """A source, what it was asked, and when a call of it that failed is made again (None: never)."""
 
     source: Source
     stats: SourceStats
+    again: Again | None = None
 
 
 def opened(url: SourceUrl, *, timeout: float, wait: float, parallel: int, hedge: bool) -> OpenedSource:
@@ -53,8 +52,10 @@ def opened(url: SourceUrl, *, timeout: float, wait: float, parallel: int, hedge:
     ``hedge``: with a second request for a slow read. Raises ``UsageError`` as ``open_source``."""
     stats = SourceStats()
     source: Source = Counting(open_source(url, timeout=timeout, parallel=parallel, stats=stats), stats)
+    again: Again | None = None
     if wait:
-        source = Retrying(source, Patience(limit=wait), stats=stats)
+        source = retrying = Retrying(source, Patience(limit=wait), stats=stats)
+        again = retrying.again
     if hedge:
         source = Hedging(source, stats=stats)
-    return OpenedSource(source, stats)
+    return OpenedSource(source, stats, again)

@@ -4,6 +4,10 @@ Waits are random between 0 and a bound that doubles, which spreads clients that 
 fixed waits or half-random ones do (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 A ``Retry-After`` is waited for in full, and the random wait on top, so that not all come back at once.
 
+A call for which the budget has nothing left waits on, until its time is over: the few that ask find out for
+all whether the source is back, and each one that is answered lets two others ask. Who has no thread to wait
+in, as the mount's event loop, makes calls ``hasty`` and waits itself, as ``Again`` says.
+
 A change whose answer was lost may have been made. So where it is made again and finds itself made (the name
 that was to go is gone, the directory that was to come is there), that is its answer. A write is known again
 by its token, at the source.
@@ -52,6 +56,71 @@ class Patience:
     """Bound of any wait."""
 
 
+_here = threading.local()
+
+
+@contextlib.contextmanager
+def hasty() -> Iterator[None]:
+    """What this thread asks meanwhile is asked once: who made it do so decides whether it is asked again."""
+    before, _here.hasty = getattr(_here, "hasty", False), True
+    try:
+        yield
+    finally:
+        _here.hasty = before
+
+
+class Again:
+    """Whether and when a call that failed is made again, for all calls of a source. Any thread; nothing here
+    waits."""
+
+    def __init__(
+        self,
+        patience: Patience | None = None,
+        budget: Budget | None = None,
+        stats: SourceStats | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """``chance`` gives numbers from 0 to 1."""
+        self.patience = patience or Patience()
+        self.budget = budget or Budget(SHARE, A_SECOND)
+        self.stats = stats or SourceStats()
+        self._chance = chance
+
+    @property
+    def limit(self) -> float:
+        """Seconds for which a call is made again."""
+        return self.patience.limit
+
+    def pause(self, error: OSError, number: int) -> float | None:
+        """Seconds to wait before the ``number``-th retry after ``error``; None: it is an answer."""
+        if error.errno not in PASSING:
+            return None
+        return self._wait(number) + (error.retry_after if isinstance(error, Busy) else 0.0)
+
+    def longer(self, number: int) -> float:
+        """Seconds to wait where ``take`` said no, for the ``number``-th time in all."""
+        return max(self._wait(number), self.patience.first)
+
+    def take(self) -> bool:
+        """Whether a call may be made again now; it then counts as made."""
+        if not self.budget.take():
+            return False
+        self.stats.retried()
+        return True
+
+    def answered(self) -> None:
+        """A call that was made again was answered."""
+        self.budget.answered()
+
+    def gave_up(self) -> None:
+        """A call is not made again for want of time."""
+        self.stats.gave_up()
+
+    def _wait(self, number: int) -> float:
+        bound = self.patience.first * 2.0 ** min(number - 1, 60)
+        return self._chance() * min(self.patience.longest, bound)
+
+
 class Retrying(Wrapper):
     """See the module. ``chance`` gives numbers from 0 to 1."""
 
@@ -68,11 +137,9 @@ class Retrying(Wrapper):
         chance: Callable[[], float] = random.random,
     ) -> None:
         super().__init__(inner)
-        self.stats = stats or SourceStats()
-        self._patience = patience or Patience()
-        self._budget = budget or Budget(SHARE, A_SECOND, clock=clock)
         self._clock = clock
-        self._chance = chance
+        self.again = Again(patience, budget or Budget(SHARE, A_SECOND, clock=clock), stats, chance)
+        self.stats = self.again.stats
         self._closing = threading.Event()
 
     def around(self, kind: Kind, path: bytes, call: Callable[[], T]) -> T:
@@ -102,7 +169,7 @@ class Retrying(Wrapper):
 
     def whole(self, reader: WrappedReader) -> Get | None:
         """See ``Wrapper.whole``: a first request, as others are."""
-        self._budget.asked()
+        self.again.budget.asked()
         return super().whole(reader)
 
     def remove(self, path: bytes) -> None:
@@ -176,30 +243,33 @@ class Retrying(Wrapper):
         super().close()
 
     def _tries(self) -> _Tries:
-        self._budget.asked()
-        return _Tries(self._pause, self._clock.now() + self._patience.limit)
+        self.again.budget.asked()
+        return _Tries(self._pause, self.again.answered, self._clock.now() + self.again.limit)
 
     def _pause(self, error: OSError, number: int, deadline: float) -> bool:
         """Waits before the ``number``-th retry; False where there is to be none."""
-        if error.errno not in PASSING or self._closing.is_set():
+        wait = self.again.pause(error, number)
+        if wait is None or self._closing.is_set() or getattr(_here, "hasty", False):
             return False
-        wait = self._chance() * min(self._patience.longest, self._patience.first * 2.0 ** min(number - 1, 60))
-        if isinstance(error, Busy):
-            wait += error.retry_after
-        if self._clock.now() + wait > deadline or not self._budget.take():
-            self.stats.gave_up()
-            return False
-        if self._clock.wait(self._closing, wait):
-            return False
-        self.stats.retried()
-        return True
+        while self._clock.now() + wait <= deadline:
+            if self._clock.wait(self._closing, wait):
+                return False
+            if self.again.take():
+                return True
+            number += 1
+            wait = self.again.longer(number)
+        self.again.gave_up()
+        return False
 
 
 class _Tries:
     """The tries of one call."""
 
-    def __init__(self, pause: Callable[[OSError, int, float], bool], deadline: float) -> None:
+    def __init__(
+        self, pause: Callable[[OSError, int, float], bool], answered: Callable[[], None], deadline: float
+    ) -> None:
         self._pause = pause
+        self._answered = answered
         self._deadline = deadline
         self._failed = 0
         self.lost = False
@@ -215,3 +285,6 @@ class _Tries:
             self.lost = self.lost or not isinstance(error, Busy)
             if not self._pause(error, self._failed, self._deadline):
                 raise
+        else:
+            if self._failed:
+                self._answered()
