@@ -327,6 +327,16 @@ static int is_sum(const char *value, size_t n, uint32_t *sum)
 	return 1;
 }
 
+/* Whether a value is this ETag, in quotes or, as some stores have it, without. A weak one is none. */
+static int is_tag(const char *value, size_t n, const char *tag, size_t size)
+{
+	if (n >= 2 && value[0] == '"' && value[n - 1] == '"') {
+		value++;
+		n -= 2;
+	}
+	return n == size && !memcmp(value, tag, size);
+}
+
 /* Volumes written by early versions of SeaweedFS have the sum in another form (weed/storage/needle/crc.go). */
 static int same_sum(uint32_t said, uint32_t crc)
 {
@@ -338,7 +348,7 @@ static int understood(struct job *j, const char *head, size_t size)
 {
 	struct sw_get *get = j->get;
 	const char *line = head, *end = head + size;
-	int lengths = 0, ranges = 0, first = 1;
+	int lengths = 0, ranges = 0, tags = 0, first = 1;
 
 	while (line < end) {
 		const char *stop = memmem(line, (size_t)(end - line), "\r\n", 2), *value;
@@ -366,9 +376,11 @@ static int understood(struct job *j, const char *head, size_t size)
 			value = value_of(line, n, &k);
 			if (ranges++ || !get->partial || !is_range(value, k, get->first, get->length))
 				return -EBADMSG;
-		} else if (get->summed && is_name(line, n, "etag")) {
+		} else if (is_name(line, n, "etag")) {
 			value = value_of(line, n, &k);
-			j->summed = is_sum(value, k, &j->sum);
+			j->summed = get->summed && is_sum(value, k, &j->sum);
+			if (get->tag && (tags++ || !is_tag(value, k, get->tag, get->tag_len)))
+				return -ESTALE;
 		} else if (is_name(line, n, "transfer-encoding")) {
 			return -EBADMSG;
 		} else if (is_name(line, n, "content-encoding")) {
@@ -384,6 +396,8 @@ static int understood(struct job *j, const char *head, size_t size)
 		}
 		line = stop + 2;
 	}
+	if (get->tag && !tags)
+		return -ESTALE;
 	return !first && lengths && ranges == !!get->partial ? 0 : -EBADMSG;
 }
 

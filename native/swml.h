@@ -60,6 +60,8 @@ struct sw_get {
 	uint32_t address;      /* of sw_getter_address */
 	int fd;                /* -1: nowhere */
 	int partial;           /* the request asks for a range */
+	const char *tag;       /* the ETag that the answer must have, without its quotes; NULL: any, or none */
+	uint32_t tag_len;
 	int summed;            /* an ETag of eight hexadecimal digits is the CRC-32C of the bytes, as SeaweedFS's is */
 	int result;            /* out: SW_GET_WAITS; 0: the bytes are there, and written; -errno: not done */
 	int status;            /* out: of the answer, 0: there was none */

@@ -23,6 +23,7 @@ static const struct answer {
 	unsigned hang_up : 1; /* close without an answer */
 	unsigned partial : 1;
 	unsigned summed : 1;
+	unsigned tagged : 1; /* the ETag is to be "x-1" */
 } answers[] = {
 	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\n\r\n", 0},
 	{"HTTP/1.1 200 OK\r\ncontent-length:110000  \r\nETag: \"x\"\r\nContent-Encoding: identity\r\n\r\n", 0},
@@ -81,6 +82,16 @@ static const struct answer {
 	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\nETag: \"0123456789\"\r\n\r\n", 0, .summed = 1},
 	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\nETag: \"0123456g\"\r\n\r\n", 0, .summed = 1},
 	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\nETag: 01234567\r\n\r\n", 0, .summed = 1},
+	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\nETag: \"x-1\"\r\n\r\n", 0, .tagged = 1},
+	{"HTTP/1.1 200 OK\r\netag:x-1\r\nContent-Length: 110000\r\n\r\n", 0, .tagged = 1},
+	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\nETag: W/\"x-1\"\r\n\r\n", -ESTALE, .tagged = 1},
+	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\nETag: \"x-2\"\r\n\r\n", -ESTALE, .tagged = 1},
+	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\nETag: \"x-10\"\r\n\r\n", -ESTALE, .tagged = 1},
+	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\nETag: \"x-1\r\n\r\n", -ESTALE, .tagged = 1},
+	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\nETag: \"\r\n\r\n", -ESTALE, .tagged = 1},
+	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\nETag:\r\n\r\n", -ESTALE, .tagged = 1},
+	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\nETag: \"x-1\"\r\nETag: \"x-1\"\r\n\r\n", -ESTALE, .tagged = 1},
+	{"HTTP/1.1 200 OK\r\nContent-Length: 110000\r\n\r\n", -ESTALE, .tagged = 1},
 };
 #define ANSWERS ((int)(sizeof answers / sizeof *answers))
 #define LONG_HEAD ANSWERS        /* headers of 5000 bytes */
@@ -207,6 +218,10 @@ static struct sw_get *add(struct set *s, uint32_t address, int number)
 	*get = (struct sw_get){.request = request, .address = address, .length = LENGTH, .offset = 4096, .first = 500};
 	get->partial = partial;
 	get->summed = number < ANSWERS && answers[number].summed;
+	if (number < ANSWERS && answers[number].tagged) {
+		get->tag = "x-1";
+		get->tag_len = 3;
+	}
 	get->request_len = (uint32_t)snprintf(request, 64, "GET /%d HTTP/1.1\r\nHost: x\r\n\r\n", number);
 	get->buffer = malloc(LENGTH);
 	get->fd = memfd_create("body", MFD_CLOEXEC);

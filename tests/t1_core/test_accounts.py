@@ -128,7 +128,7 @@ class Native:
 
 
 class Gate:
-    async def call(self, function: Callable[[], Any], undo: Any = None) -> Any:
+    async def call(self, function: Callable[[], Any], undo: Any = None, *, patient: bool = True) -> Any:
         return function()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import http.client
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +22,9 @@ from support.source_conformance import (
 from support.source_kit import content, failing, names_of, read_all
 from support.source_writes import WrittenFiles, write
 from support.webservers import BUCKET, KEY, SECRET, MadeBucket, client_of, moto_server
+from support.wholes import got
 from swmld.sources.interface import ROOT
+from swmld.sources.whole import is_plain, whole_of
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -114,6 +118,26 @@ def test_markers_collisions_and_keys_that_are_no_names(
     assert names_of(made.source.list(b"a")) == [b"b"]
     assert made.source.left_out == (0 if gateway else 4)
     assert sum("left out" in record.getMessage() for record in caplog.records) == (not gateway)
+
+
+def test_what_is_one_plain_get(made: MadeBucket) -> None:
+    made.put(b"file", content(50_000))
+    made.put(b"empty", b"")
+    source = made.source
+    reader = source.open(b"file", source.stat(b"file"))
+    get = whole_of(reader)
+    assert get is not None
+    assert got(reader) == content(50_000)
+    assert get.tag == source.stat(b"file").tag
+    assert "Signature" not in repr(get)
+    assert not is_plain(source.open(b"empty", source.stat(b"empty")))
+    # Of another generation the server does not give it, or not with this ETag, which whoever asks compares.
+    made.put(b"file", content(50_001)[1:])
+    with socket.create_connection((get.ip, get.port), 20) as connection:
+        connection.sendall(get.request)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert response.status == 412 or response.headers["ETag"].strip('"') != get.tag.decode()
 
 
 def test_the_gateway_holds_to_conditions(gateway: tuple[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,6 +231,10 @@ class Batch:
             one.buffer, one.length = loaded.buffer.address, flight.length
             one.fd, one.offset, one.address = file.fd, flight.offset, address
             one.summed = get.summed
+            if get.tag:
+                tag = ffi.from_buffer(get.tag)
+                self._requests.append(tag)
+                one.tag, one.tag_len = tag, len(get.tag)
             self._waiting[number] = loaded, get
         self._batch = self._together.send(gets, len(asked), self._seconds)
         if self._batch == ffi.NULL:

@@ -101,6 +101,7 @@ class NeighbourPrefetch:
         self._tell: Brought = brought or _nobody
         self._directories: OrderedDict[int, Readers] = OrderedDict()
         self._send, self._receive = trio.open_memory_channel[Wanted](QUEUE)
+        self._turn = trio.Lock()
         self._under_way: dict[object, _Flight] = {}
         self._decided: dict[int, _Flight] = {}
         """Those of them that a decision asked for, by nodeid."""
@@ -198,8 +199,14 @@ class NeighbourPrefetch:
         carry_out = {
             What.FILE: self._bring, What.LISTING: self._list, What.INDEX: self._index, What.BELOW: self._below
         }  # fmt: skip
-        async for first in self._receive:
-            several, rest = self._with_others(first)
+        while True:
+            # One at a time waits, so that what is wanted at once is not handed to as many as wait.
+            async with self._turn:
+                try:
+                    first = await self._receive.receive()
+                except trio.EndOfChannel:
+                    return
+                several, rest = self._with_others(first)
             if len(several) > 1:
                 try:
                     await self._bring_several(several)

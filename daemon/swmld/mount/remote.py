@@ -29,6 +29,13 @@ from swmld.staging.area import Staging
 log = logging.getLogger(__name__)
 
 STRICT, RELAXED = 0, 1
+SEVERAL = 4
+"""Names of a directory that are worth a request for a part of its listing, instead of one or two for each."""
+
+PART = 256
+"""Entries of such a part: several readers that share a directory's files want every few of them, and those
+that follow are wanted next. 6 ms of CPU, as much as eight files by themselves."""
+
 MORE = 8192
 """Entries of a page after the first, of a source that gives more than ``LISTED`` of them at once."""
 
@@ -222,6 +229,7 @@ class RemoteTree:
             return []
         path = self.path(parent)
         below = path + b"/" if path else b""
+        self._look_at(path, [name for name in names if self._fresh(below + name, None) is None])
         wanted: list[tuple[bytes, Known]] = []
         for name in names:
             known = self._fresh(below + name, None)
@@ -242,6 +250,16 @@ class RemoteTree:
                 reader = self._source.open(below + name, known.attributes)
                 found.append(Found(name, below + name, *entry, Opened(reader=reader)))
         return found
+
+    def _look_at(self, path: bytes, names: Sequence[bytes]) -> None:
+        """Asks for several names of a directory at once, where the source can: those that stand together are
+        a part of its listing. What is not found so is asked for by itself."""
+        if Feature.PARTS not in self.features or self._strict or len(names) < SEVERAL:
+            return
+        first = min(names)
+        with suppress(OSError):
+            # All but one byte of it comes just before it, and before few others.
+            self.page(path, first[:-1], PART)
 
     def number(self, path: bytes) -> Callable[[bytes], int] | None:
         """See ``Tree``."""

@@ -185,8 +185,8 @@ class Told:
 
 _OF_SERVERS = frozenset(
     {
-        errno.EBADMSG, errno.EILSEQ, errno.EPROTO, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE,
-        errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT,
+        errno.EBADMSG, errno.EILSEQ, errno.EPROTO, errno.ESTALE, errno.ECONNREFUSED, errno.ECONNRESET,
+        errno.EPIPE, errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT,
     }
 )  # fmt: skip
 """What ``native/httpget.c`` says of a server; the rest is this host's."""
@@ -198,6 +198,8 @@ def _of_get(status: int, code: int) -> OSError | None:
     """Why a GET was not done; None: it is nothing that a server did."""
     if code not in _OF_SERVERS:
         return None
+    if code == errno.ESTALE:
+        return failure(code, "GET: it is another generation by now")
     if status not in (0, 200, 206):
         return refusal(status, "GET")
     if status:

@@ -118,6 +118,8 @@ class Feature(enum.Flag):
     """``symlink`` makes one."""
     XATTRS = enum.auto()
     """``xattrs`` tells extended attributes; with ``WRITE``, ``set_xattr`` changes them."""
+    PARTS = enum.auto()
+    """``list`` gives some entries after any name, with their attributes, by one request."""
 
 
 class Reader(Protocol):

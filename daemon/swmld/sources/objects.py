@@ -67,6 +67,8 @@ class ObjectSource(Plain):
         self._base = url.path
         self._owners = Owners(url)
         self._store, bucket, chain = opened(url, timeout)
+        if bucket is not None:
+            self.features |= Feature.PARTS
         self._ready = chain.get if chain is not None else None
         self._keys: Bucket | Whole = bucket or (whole := Whole(self._store))
         self._threads = Threads(parallel)

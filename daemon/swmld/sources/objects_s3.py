@@ -23,13 +23,14 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-from swmld.sources.connections import Response
+from swmld.sources.connections import Response, plain_get
 from swmld.sources.errors import failure
 from swmld.sources.interface import Attributes
 from swmld.sources.objects_credentials import Chain, Credential
 from swmld.sources.objects_order import UNREADABLE, Key
 from swmld.sources.objects_requests import Answer, Requests
 from swmld.sources.owners import SECOND
+from swmld.sources.whole import Addresses, Get
 from swmld.urls import SourceUrl
 
 MOST = 1000
@@ -109,6 +110,12 @@ class Bucket:
         self._place, self._chain, self._payer = place, chain, payer
         self._timeout, self._tls = timeout, tls if place.tls else None
         self._connections = Requests(timeout=timeout, tls=self._tls)
+        self._addresses = Addresses()
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is spoken to without TLS."""
+        return not self._place.tls
 
     def page(
         self,
@@ -143,6 +150,13 @@ class Bucket:
         target = self._target(key)
         headers = {**self._headers(target, "", {}), **conditions}
         return self._connections.read(self._place.address, target, view, offset, headers=headers, what=what)
+
+    def whole(self, key: str, size: int, tag: bytes) -> Get:
+        """The GET of all of an object, of this generation. May block; ``OSError``."""
+        target, address = self._target(key), self._place.address
+        headers = {**self._headers(target, "", {}), "If-Match": f'"{tag.decode()}"'}
+        request = plain_get(address, target, headers)
+        return Get(*self._addresses.of(address), request, size, tag=tag)
 
     def ask(
         self,
@@ -210,6 +224,8 @@ class S3Reader:
 
     def __init__(self, bucket: Bucket, key: str, path: bytes, attributes: Attributes) -> None:
         self.size = attributes.size
+        self.plain = bucket.plain and bool(attributes.tag) and attributes.size > 0
+        """See ``whole``: the answer's ETag says which generation it is."""
         self._bucket, self._key, self._attributes = bucket, key, attributes
         self._what = f"read /{path.decode('utf-8', 'backslashreplace')}"
 
@@ -230,6 +246,10 @@ class S3Reader:
         if response.length != wanted:
             raise failure(errno.EIO, f"{self._what}: {response.length} bytes instead of {wanted}")
         return wanted
+
+    def whole(self) -> Get:
+        """See ``whole.whole_of``."""
+        return self._bucket.whole(self._key, self.size, self._attributes.tag)
 
     def _same(self, response: Response) -> bool:
         """Not every server of the protocol knows the conditions."""

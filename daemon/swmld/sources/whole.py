@@ -50,6 +50,8 @@ class Get:
     failed: Callable[[int, int], None] | None = None
     summed: bool = False
     """An ETag of eight hexadecimal digits is the CRC-32C of the bytes."""
+    tag: bytes = b""
+    """The ETag that the answer must have, without its quotes; empty: any."""
     second: Second | None = None
     """Where a slow answer is worth another request."""
 
