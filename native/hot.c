@@ -205,7 +205,9 @@ static int getattr_hot(sw_session *s, struct fuse_in_header *h)
 		return 0;
 	lock(s);
 	n = node_get(s, h->nodeid);
-	if (n && s->config.local)
+	if (n && s->config.local && node_left_behind(n, &st))
+		n = NULL;
+	else if (n && s->config.local)
 		node_attr(s, n, &st, now);
 	else if (n && (n->writers || !n->attr_at || now - n->attr_at >= node_check_ns(s, n) || node_check(s, n) == 0))
 		n = NULL;
@@ -415,7 +417,7 @@ static int open_hot(sw_session *s, struct fuse_in_header *h, struct fuse_open_in
 			return 0;
 		lock(s);
 		n = node_get(s, h->nodeid);
-		if (!openable(s, n))
+		if (!openable(s, n) || node_left_behind(n, &st))
 			goto python;
 		node_attr(s, n, &st, now);
 	}

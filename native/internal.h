@@ -321,6 +321,7 @@ int node_enter(sw_session *s, const struct statx *st, uint64_t asked, uint64_t p
 struct link *link_find(sw_session *s, struct node *parent, const char *name, size_t len);
 void link_drop(sw_session *s, struct node *parent, const char *name, size_t len);
 int node_same(const struct node *n, const struct statx *st); /* its number may be in use for another file */
+int node_left_behind(const struct node *n, const struct statx *st); /* its readers have bytes from before `st` */
 void node_supersede(sw_session *s, struct node *n);
 void node_renew(sw_session *s, struct node *n, const struct statx *st);
 void node_hold(sw_session *s, struct node *n);

@@ -334,7 +334,10 @@ int sw_getattr(sw_session *s, uint64_t nodeid, struct sw_entry *out)
 		return r;
 	lock(s);
 	n = node_get(s, nodeid);
-	if (n) {
+	if (n && node_left_behind(n, &st)) {
+		node_supersede(s, n);
+		r = -ESTALE;
+	} else if (n) {
 		node_attr(s, n, &st, asked);
 		node_entry(s, n, out);
 		n->kernel_until = n->attr_at + out->valid_ns;

@@ -475,6 +475,18 @@ int node_same(const struct node *n, const struct statx *st)
 	return !((n->perm ^ st->stx_mode) & S_IFMT) && (!btime || !n->btime_ns || n->btime_ns == btime);
 }
 
+/* Who has it open reads an older generation out of the kernel's page cache, all of it from one cache file. The inode has
+ * one size and one set of pages, so what is newer must get another node, or they would read of both. */
+int node_left_behind(const struct node *n, const struct statx *st)
+{
+	const struct used *u = n->used;
+
+	if (!n->opens || n->mode != SW_CACHED || !n->cf || !n->cf->file_id || n->writers || n->bypass || !u)
+		return 0;
+	return (n->file_id && n->file_id != n->cf->file_id) || u->gen_size != st->stx_size ||
+	       u->gen_mtime_ns != ts_ns(&st->stx_mtime);
+}
+
 /* The node that `st` is, known by `name` in `parent` (NULL: no name). Made if it is new; attributes are taken over. */
 struct node *node_intern(sw_session *s, const struct statx *st, uint64_t asked, struct node *parent, const char *name,
 			 size_t len)
@@ -493,7 +505,7 @@ struct node *node_intern(sw_session *s, const struct statx *st, uint64_t asked, 
 	parent->refs++; /* nor is the parent to go with the last of its names */
 	dev = key_dev(s, st);
 	n = node_by_key(s, dev, st->stx_ino);
-	if (n && n != s->root && !node_same(n, st)) {
+	if (n && n != s->root && (!node_same(n, st) || node_left_behind(n, st))) {
 		node_supersede(s, n);
 		n = NULL;
 	}

@@ -607,10 +607,11 @@ static void hot_without_passthrough(void)
 	end();
 }
 
-/* A changed file is fetched ahead while the old generation is read: who opens it now gets the new one. */
-static void fetched_ahead_while_read(void)
+/* A changed file while the old generation is read: who opens it now gets the new one, by a node of its own, since the
+ * kernel has one size and one set of pages for each. */
+static void changed_while_read(int ahead)
 {
-	struct sw_entry e;
+	struct sw_entry e, f;
 	uint64_t u;
 	void *body;
 	size_t n;
@@ -622,16 +623,28 @@ static void fetched_ahead_while_read(void)
 	e = entry("file");
 	complete(&e, 700, "old data");
 	hot_open(e.nodeid, FOPEN_NOFLUSH, NULL);
-	kit_file(k->root, "file", "new data");
-	CHECK(!sw_getattr(s, e.nodeid, &e));
-	complete(&e, 701, "new data");
-	hot_open(e.nodeid, FOPEN_NOFLUSH, NULL); /* nor are the kernel's pages kept */
+	kit_file(k->root, "file", "newer data");
+	if (ahead) {
+		f = entry("file");
+		CHECK(f.nodeid != e.nodeid);
+		complete(&f, 701, "newer data");
+	}
+	CHECK(ahead || asks_python(e.nodeid, O_RDONLY));
+	EQUAL(sw_getattr(s, e.nodeid, &f), -ESTALE);
+	EQUAL(sw_getattr_held(s, e.nodeid, &f), 0);
+	CHECK(f.nodeid == e.nodeid && f.size == 8);
+	f = entry("file");
+	CHECK(f.nodeid != e.nodeid && f.ino == e.ino && f.size == 10);
+	complete(&f, 701, "newer data");
+	hot_open(f.nodeid, FOPEN_NOFLUSH, NULL);
+	u = k_read(k, f.nodeid, SW_HOT_FH | f.nodeid, 0, 100);
+	EQUAL(k_answer(k, u, &body, &n), 0);
+	CHECK(n == 10 && !memcmp(body, "newer data", 10));
 	u = k_read(k, e.nodeid, SW_HOT_FH | e.nodeid, 0, 100);
 	EQUAL(k_answer(k, u, &body, &n), 0);
-	CHECK(n == 8 && !memcmp(body, "new data", 8));
-	hot_open(e.nodeid, FOPEN_NOFLUSH | FOPEN_KEEP_CACHE, NULL);
-	for (int i = 0; i < 3; i++)
-		k_release(k, e.nodeid, SW_HOT_FH | e.nodeid);
+	CHECK(n == 8 && !memcmp(body, "old data", 8));
+	k_release(k, f.nodeid, SW_HOT_FH | f.nodeid);
+	k_release(k, e.nodeid, SW_HOT_FH | e.nodeid);
 	end();
 }
 
@@ -719,7 +732,8 @@ int main(void)
 	fallocated();
 	cached();
 	hot_without_passthrough();
-	fetched_ahead_while_read();
+	changed_while_read(0);
+	changed_while_read(1);
 	partial_against_passthrough();
 	undone_before_the_answer();
 	deleted_while_open();

@@ -92,6 +92,9 @@ it for prefetch."""
 
 READAHEAD_KIB = 1024
 
+FEWEST_DESCRIPTORS = 64
+"""The daemon has 30 to 40 of its own; with fewer than these not even a single file can be opened."""
+
 
 def run(settings: Settings, fixed: Set[str] = frozenset(), watched: Loaded | None = None) -> int:
     """Serve until told to stop; the exit code. ``fixed``: keys that files cannot change any more.
@@ -160,6 +163,11 @@ def _raise_fd_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < FEWEST_DESCRIPTORS:
+        raise HostError(
+            f"at most {hard} files may be open here, and {FEWEST_DESCRIPTORS} are needed: "
+            "ulimit -Hn 1048576, or LimitNOFILE= in the systemd unit"
+        )
 
 
 def _open_cache(settings: Settings, source: SourceDirectory | RemoteSource) -> Cache:

@@ -110,6 +110,12 @@ def test_other_values_that_cannot_be(place: Place, option: str, value: str) -> N
     place.refused(option, args=place.argv(option, value))
 
 
+def test_hardly_any_descriptors(place: Place) -> None:
+    few = ["prlimit", "--nofile=40:40", *command(), *place.argv()]
+    done = subprocess.run(few, capture_output=True, text=True, timeout=30, check=False)
+    said(done, "40 files", "ulimit", code=1)
+
+
 def test_unknown_option(place: Place) -> None:
     done = swmld(*place.argv("--cash-size", "1GiB"), timeout=30)
     assert done.returncode == CODE

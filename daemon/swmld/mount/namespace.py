@@ -102,6 +102,10 @@ class Namespace:
                 calls.utimens(fd, atime_ns, mtime_ns)
 
         await self._on_node(nodeid, run)
+        entry = self._native.cached_entry(nodeid)
+        other = self._native.node_of(entry.dev, entry.ino) if entry is not None else 0
+        if other not in (0, nodeid):  # a reader's node, that a writer's has taken the place of
+            await self._gate.call(lambda: self._native.forget_attributes(other))
 
     async def _on_node(self, nodeid: int, function: Callable[[int], T]) -> T:
         """``function`` of an O_PATH descriptor of the node, in a worker thread."""
