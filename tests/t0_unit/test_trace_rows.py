@@ -91,6 +91,13 @@ def test_control_characters_of_names_do_not_reach_the_terminal() -> None:
         assert "a\\x1b[31m\\n\\udcff" in "".join(texts)
 
 
+def test_what_is_not_known_has_no_percentage() -> None:
+    known = {"kind": "training", "confidence": 0.85, "evidence": "shuffled"}
+    unknown = {"kind": "unknown", "confidence": 0.0, "evidence": "too little"}
+    said = [rows(snapshot(job(phase=phase)))[0].said for phase in (known, unknown)]
+    assert said == ["training, 85 % sure: shuffled", "unknown: too little"]
+
+
 def test_what_is_not_sure_has_a_question_mark() -> None:
     views = [stream(pattern=finding(kind, sure)) for kind, sure in
              (("random", 0.9), ("random", 0.4), ("header-then-tail", 0.9), ("header-then-tail", 0.1),

@@ -58,6 +58,12 @@ class Row:
     view: dict[str, Any] = dataclasses.field(compare=False, repr=False)
     job: int = 0
 
+    @property
+    def said(self) -> str:
+        """The pattern and why, in words."""
+        sure = f", {100 * self.confidence:.0f} % sure" if self.pattern != "unknown" else ""
+        return f"{self.pattern}{sure}: {self.evidence}"
+
     def matches(self, text: str) -> bool:
         """Whether ``text`` stands in what the row shows, or in a job's command."""
         command = self.view["command"] if self.kind == "job" else ""
@@ -366,7 +372,7 @@ def explained(snapshot: dict[str, Any], only: str = "") -> str:
 def details(row: Row) -> Sequence[tuple[str, str]]:
     """All that is known of a row, as (name, value), for the zoom."""
     view = row.view
-    found = [("what", f"{row.pattern}, {100 * row.confidence:.0f} % sure: {row.evidence}")]
+    found = [("what", row.said)]
     if row.kind == "job":
         found.append(("command", view["command"]))
         if view["container"]:

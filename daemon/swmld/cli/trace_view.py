@@ -323,7 +323,7 @@ class TraceApp(App[int]):
         if self.shown is not None:
             text = trace_rows.explained(self.shown, self.source.only)
         if row is not None:
-            text = f"{row.name}: {row.pattern}, {100 * row.confidence:.0f} % sure: {row.evidence}"
+            text = f"{row.name}: {row.said}"
         elif self.find:
             text = f"Nothing has {self.find!r} in it; escape shows all."
         self._base.query_one("#why", Static).update(Text(printable(text)))
