@@ -17,10 +17,11 @@ from swmld.head.pinning import Shares
 from swmld.plan.eviction import Keep
 from swmld.rules import actions, facts
 from swmld.rules.decide import CoolDowns, Engine, Outcome
-from swmld.rules.kinds import Value
+from swmld.rules.kinds import Value, shown_value
 from swmld.rules.ruleset import NO_RULES, RuleSet
 from swmld.rules.verdict import Verdict
 from swmld.types import Identity
+from swmld.values import flag
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Head:
         self.rules = rules
         self.engine = engine or Engine(rules.rules)
         self._shares = Shares()
+        self._logs = flag(rules.settings.get("debug", False))
         self.watches = any(_at_opens(each) for rule in rules.rules for each in rule.actions)
         effects = {each.effect for rule in rules.rules for each in rule.actions}
         self.coordinates = actions.Coordinate in effects
@@ -144,6 +146,8 @@ class Head:
         )
         self.history.acts(nodeid, number, decided)
         self._tell(decided)
+        if self._logs:
+            _log(decided)
         verdict = Verdict.of(decided.id, outcome, number)
         wanted, reading = verdict.coordinate, known.get("processes")
         if wanted is not None and not wanted.processes and isinstance(reading, int | float):
@@ -245,3 +249,21 @@ def _at_opens(action: actions.Action) -> bool:
     if action.effect is actions.Cache:
         return action.given.get("tier") == "memory"
     return not AT_OPENS.get(action.effect, frozenset()).isdisjoint(action.given)
+
+
+def _log(decided: Decided) -> None:
+    """The setting ``debug``: each decision is a line."""
+    outcome = decided.outcome
+    parts = []
+    for each in outcome.decisions:
+        kinds = actions.ActionType.parameters_of[type(each.effect)]
+        values = (
+            f"{one.parameter} {shown_value(kinds[one.parameter].kind, one.value)}" for one in each.settled
+        )
+        parts.append(f"{each.action} {', '.join(values)}".rstrip())
+    log.info(
+        "decided: %s",
+        "; ".join(parts),
+        extra={"path": decided.path, "pid": decided.pid, "decision": decided.id,
+               "rules": ", ".join(rule.title for rule in outcome.matched)},
+    )  # fmt: skip

@@ -404,5 +404,5 @@ def load(
         for section, entries in loader.sections.items()
     }
     return RuleSet(
-        tuple(loader.rules), tuple(loader.inactive), sections, loader.settings, tuple(loader.notes)
+        tuple(loader.rules), tuple(loader.inactive), sections, loader.parameters, tuple(loader.notes)
     )
