@@ -33,7 +33,7 @@ def _errno(call: object, *arguments: object) -> int | None:
 
 def test_the_source_is_named_and_says_what_it_can(seaweed: Cluster, source: SeaweedSource) -> None:
     assert source.name == f"seaweedfs://127.0.0.1:{seaweed.filer}/names"
-    assert source.features == ~Feature.NONE
+    assert source.features == ~Feature.PARTS
 
 
 def test_the_root_is_a_directory(seaweed: Cluster, source: SeaweedSource) -> None:

@@ -165,9 +165,15 @@ def test_08_rules_of_frameworks(seeded: Seeded) -> None:
             len(header).to_bytes(8, "little") + header + bytes(100)
         )
     here.make("later")
-    import_torch = "import torch, sys; open(sys.argv[1], 'rb', 0).read(1)"
-    subprocess.run([sys.executable, "-c", import_torch, here.mount / "t/a.pth"], check=True, timeout=100)
-    here.until(lambda: here.cached().get("t/a.pth", 0) >= 2 << 20, "both ends are cached")
+    import_torch = "import torch, sys; file = open(sys.argv[1], 'rb', 0); file.read(1); sys.stdin.read()"
+    argv = [sys.executable, "-c", import_torch, here.mount / "t/a.pth"]
+    # Nothing is fetched for a file that is closed again before it is known whose it is.
+    with subprocess.Popen(argv, stdin=subprocess.PIPE) as reader:
+        try:
+            here.until(lambda: here.cached().get("t/a.pth", 0) >= 2 << 20, "both ends are cached")
+        finally:
+            reader.communicate(timeout=100)
+    assert reader.returncode == 0
     assert here.cached()["t/a.pth"] < size
     (decision,) = here.history(path="t/a.pth")[:1]
     assert decision["rules"] == ["pytorch_model_optimization (framework pytorch)"]
