@@ -260,15 +260,7 @@ class Carrier:
     async def _at_once(self, flight: Flight, buffer: Buffer) -> Sealed:
         """All that one request to a remote source brings, in one call in a thread: the hand-overs between
         loop, threads and ring would cost more than a small file's bytes."""
-        try:
-            call = partial(_at_once, self._cache, self._engine, flight, buffer)
-            return await self._offload.call(call, buffer)
-        except CacheError as error:
-            raise _cache_failed(error) from error
-        except _DiskError as error:
-            raise _cache_failed(error.error) from error
-        except OSError as error:
-            raise _remote_failed(error) from error
+        return await self._in_thread(partial(_at_once, self._cache, self._engine, flight, buffer), buffer)
 
     async def _verified(self, file: ChunkFile, chunk: int, buffer: Buffer) -> bool:
         try:
@@ -284,8 +276,12 @@ class Carrier:
 
     async def _store(self, flight: Flight, buffer: Buffer) -> Sealed:
         """Seals and writes in one call in a thread, while the bytes are in the CPU's cache."""
+        return await self._in_thread(partial(_stored, self._engine, flight, buffer), buffer)
+
+    async def _in_thread(self, call: Callable[[], Sealed], buffer: Buffer) -> Sealed:
+        """What fails of it is the cache's fault or the source's."""
         try:
-            return await self._offload.call(partial(_stored, self._engine, flight, buffer), buffer)
+            return await self._offload.call(call, buffer)
         except CacheError as error:
             raise _cache_failed(error) from error
         except _DiskError as error:

@@ -373,7 +373,7 @@ class Recent:
         """A directory that we have made, and nobody else anything in it since: there is nothing in it.
         ``changes``: how many had been told before that; forgets what was known of the name."""
         with self._lock:
-            unchanged = self._unchanged(path, changes) and self._unchanged_in(path, changes)
+            unchanged = self._unchanged_in(path, changes)
             self._forget(Change(path, tree=True))
             if unchanged:
                 empty = Parts()

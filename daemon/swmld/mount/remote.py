@@ -109,13 +109,14 @@ class RemoteTree:
                 self._recent.drop(path)
                 self._native.unlinked(parent, name)
                 raise
-        return self.enter(parent, name, path, fresh, ref), path, fresh
+        return self._enter(parent, name, path, fresh, ref), path, fresh
 
     def enter(self, parent: int, name: bytes, path: bytes, known: Known, ref: bool) -> Entry:
         """Into the table, as the source has it or as it is staged."""
         staged = self._enter_staged(parent, name, path, ref)
-        if staged is not None:
-            return staged[0]
+        return staged[0] if staged is not None else self._enter(parent, name, path, known, ref)
+
+    def _enter(self, parent: int, name: bytes, path: bytes, known: Known, ref: bool) -> Entry:
         entry = self._native.enter(parent, name, known.attributes, known.asked, ref)
         return self._still(entry, path, known)
 
@@ -466,9 +467,7 @@ class RemoteTree:
         """The source has said that of it just now, as the answer to a change that we made; ``was``: what it
         was shown as until now. It stays the node that it is."""
         self._forget(Change(path))
-        self._lifetimes.note(path, attributes)
-        # Later than whatever was asked for within this tick of the clock.
-        self._recent.put(path, Known(attributes, now() + 1, self._recent.changes))
+        self._answered(path, attributes)
         if was is not None and (nodeid := self._find(path)[1]):
             self._native.renew(nodeid, was, attributes)
 
@@ -476,7 +475,11 @@ class RemoteTree:
         """We have made a directory; ``changes``: how many had been told before. What is in it is known."""
         self._recent.made(path, changes, now())
         self._native.dir_changed(self._recent.changes)
+        self._answered(path, attributes)
+
+    def _answered(self, path: bytes, attributes: Attributes) -> None:
         self._lifetimes.note(path, attributes)
+        # Later than whatever was asked for within this tick of the clock.
         self._recent.put(path, Known(attributes, now() + 1, self._recent.changes))
 
     def gone(self, path: bytes) -> None:
@@ -552,13 +555,13 @@ class RemoteTree:
         if on:  # what changed while nobody told is not known
             self._forget(Change(b"", tree=True))
             self._native.expire(0)
+        self.watched = on
+        self._native.told(on, WATCHED_SECONDS if on else self._interval)
         log.info(
             "%s %s of its changes: attributes hold %s",
             self._source.name, "tells" if on else "does not tell",
             "until it does" if on else f"{self._interval:g} s",
         )  # fmt: skip
-        self.watched = on
-        self._native.told(on, WATCHED_SECONDS if on else self._interval)
 
     def changed(self, change: Change) -> None:
         """Blocking: forgets what is known of it, here and in the kernel."""
