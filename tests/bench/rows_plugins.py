@@ -2,6 +2,8 @@
 plugins, both on a source where each request takes 5 ms. The readers are the real libraries.
 
 ``plugin-safetensors``  a model of many tensors is loaded, each by its name
+``plugin-safetensors-far``  the same from a source of 20 ms, as an object store's first byte takes: a load
+                        gains the waiting, until copying takes all CPUs
 ``plugin-torch``        a checkpoint is loaded by ``torch.load``, mapped: storages are read as they are used
 ``plugin-parquet``      one column in ten of a table of many row groups
 
@@ -23,10 +25,12 @@ from support.mount import Daemon
 from support.slowfs import SlowFs
 
 DELAY_MS = 5
+FAR_MS = 20
 TENSOR = 8 * MIB
 COLUMNS = 20
 ROW_GROUPS = 16
 
+ROWS = ["plugin-safetensors", "plugin-safetensors-far", "plugin-torch", "plugin-parquet"]
 ENDINGS = {"safetensors": ".safetensors", "torch": ".pt", "parquet": ".parquet"}
 
 # Each prints the bytes that it read and the seconds that it took, the imports not counted.
@@ -95,16 +99,18 @@ def plugged(rig: Rig, wanted: list[str]) -> Iterator[Result]:
     tensors = rig.sizes.cold // TENSOR
     rows = rig.sizes.cold // (8 * COLUMNS * ROW_GROUPS)
     given = {"parquet": (COLUMNS, ROW_GROUPS, rows)}
-    kinds = [key.partition("-")[2] for key in wanted]
-    for kind in kinds:
+    for kind in {key.split("-")[1] for key in wanted}:
         _python(MAKERS[kind], backing / f"model{ENDINGS[kind]}", *given.get(kind, (tensors, TENSOR)))
     rig.settle()
-    with SlowFs(rig.base / "plugins", backing, read_ms=DELAY_MS, meta_ms=DELAY_MS, cache_seconds=1) as slow:
-        for kind in kinds:
-            yield _row(rig, kind, slow.path)
+    for delay in (DELAY_MS, FAR_MS):
+        keys = [key for key in wanted if key.endswith("-far") == (delay == FAR_MS)]
+        with SlowFs(rig.base / "plugins", backing, read_ms=delay, meta_ms=delay, cache_seconds=1) as slow:
+            for key in keys:
+                yield _row(rig, key, slow.path)
 
 
-def _row(rig: Rig, kind: str, source: Path) -> Result:
+def _row(rig: Rig, key: str, source: Path) -> Result:
+    kind = key.split("-")[1]
     goals = {"safetensors": 3.0, "parquet": 2.0}
     sides: dict[str, list[str]] = {
         "off": ["--no-plugins", "--readahead-max", "0"], "readahead": ["--no-plugins"], "on": [],
@@ -115,7 +121,7 @@ def _row(rig: Rig, kind: str, source: Path) -> Result:
     for number in range(rig.sizes.rounds):
         taken: dict[str, Sample] = {}
         for side in sorted(sides, reverse=number % 2 == 0):
-            name = f"plugin-{kind}-{side}-{number}"
+            name = f"{key}-{side}-{number}"
             with rig.serve(name, source, sides[side]) as daemon:
                 rig.drop()
                 taken[side], share = _read(kind, daemon)
@@ -123,8 +129,8 @@ def _row(rig: Rig, kind: str, source: Path) -> Result:
             shutil.rmtree(rig.base / name)
         pairs.append((taken["off"], taken["on"]))
         alone.append(taken["readahead"].rate / taken["off"].rate)
-    title = f"{kind}, cold, nothing ahead and plugins"
-    row = compare(f"plugin-{kind}", title, "MB/s", goals.get(kind), pairs)
+    title = f"{key.removeprefix('plugin-')}, cold, nothing ahead and plugins"
+    row = compare(key, title, "MB/s", goals.get(kind), pairs)
     used = f"of what was fetched ahead {min(shares):.0%} was read"
     row.note = f"readahead alone {statistics.median(alone):.2f}; {used}; {row.note}"
     return row

@@ -73,7 +73,7 @@ GROUPS: list[tuple[list[str], Group]] = [
     (["start", "start-dropped", "start-million"], rows_daemon.start),
     (["memory"], rows_daemon.memory_of),
     (["rules-ordered", "rules-shuffled", "rules-random", "rules-tools"], rows_rules.ruled),
-    (["plugin-safetensors", "plugin-torch", "plugin-parquet"], rows_plugins.plugged),
+    (rows_plugins.ROWS, rows_plugins.plugged),
 ]
 RESULTS = Path(__file__).with_name("results")
 
