@@ -194,6 +194,14 @@ static int lookup_hot(sw_session *s, struct fuse_in_header *h, const char *name)
 	return 1;
 }
 
+/* Under lock, of a source that C cannot ask: the attributes need not be asked for again. */
+static int attr_holds(sw_session *s, struct node *n)
+{
+	uint64_t now = now_ns(CLOCK_MONOTONIC_COARSE);
+
+	return n->attr_at && now - n->attr_at < node_check_ns(s, n) && node_check(s, n);
+}
+
 static int getattr_hot(sw_session *s, struct fuse_in_header *h)
 {
 	struct fuse_attr_out a = {0};
@@ -209,7 +217,7 @@ static int getattr_hot(sw_session *s, struct fuse_in_header *h)
 		n = NULL;
 	else if (n && s->config.local)
 		node_attr(s, n, &st, now);
-	else if (n && (n->writers || !n->attr_at || now - n->attr_at >= node_check_ns(s, n) || node_check(s, n) == 0))
+	else if (n && (n->writers || !attr_holds(s, n)))
 		n = NULL;
 	if (n) {
 		valid = node_valid_ns(s, n);
@@ -556,6 +564,41 @@ static int getxattr_hot(sw_session *s, struct fuse_in_header *h, struct fuse_get
 	return 1;
 }
 
+/* Of a source that C cannot ask: ls(1), cp(1), tar(1) and the kernel before a file's first write ask for attributes of
+ * every file, and hardly any has one. */
+static int xattr_bare(sw_session *s, struct fuse_in_header *h, struct fuse_getxattr_in *in)
+{
+	struct fuse_getxattr_out none = {0};
+	struct node *n;
+	int bare;
+
+	lock(s);
+	n = node_get(s, h->nodeid);
+	bare = n && n->bare && (n->writers || attr_holds(s, n));
+	unlock(s);
+	if (!bare)
+		return 0;
+	COUNT(s, hot_xattr);
+	if (h->opcode == FUSE_GETXATTR)
+		reply(s, h->unique, strncmp((const char *)(in + 1), "system.", 7) ? -ENODATA : -EOPNOTSUPP, NULL, 0);
+	else
+		reply(s, h->unique, 0, in->size ? NULL : &none, in->size ? 0 : sizeof none);
+	return 1;
+}
+
+/* It has some from now on, or may have. */
+static int xattr_changes(sw_session *s, struct fuse_in_header *h)
+{
+	struct node *n;
+
+	lock(s);
+	n = node_get(s, h->nodeid);
+	if (n)
+		n->bare = 0;
+	unlock(s);
+	return 0;
+}
+
 /* Not on a source that may hang, and not while a mirror would have to follow. */
 static int fallocate_hot(sw_session *s, struct fuse_in_header *h, struct fuse_fallocate_in *in)
 {
@@ -609,7 +652,12 @@ int hot_request(sw_session *s, char *msg, size_t len, char *out)
 	case FUSE_FSYNCDIR:
 		return dir_request(s, h, out, SW_MSG_MAX - 4096);
 	case FUSE_GETXATTR:
-		return s->config.local ? getxattr_hot(s, h, arg, out, SW_MSG_MAX - 4096) : 0;
+		return s->config.local ? getxattr_hot(s, h, arg, out, SW_MSG_MAX - 4096) : xattr_bare(s, h, arg);
+	case FUSE_LISTXATTR:
+		return s->config.local ? 0 : xattr_bare(s, h, arg);
+	case FUSE_SETXATTR:
+	case FUSE_REMOVEXATTR:
+		return xattr_changes(s, h);
 	default:
 		return 0;
 	}
@@ -637,6 +685,7 @@ int sw_begin_write(sw_session *s, uint64_t nodeid)
 	lock(s);
 	n = node_get(s, nodeid);
 	if (n) {
+		n->bare = n->bare && (n->writers || attr_holds(s, n));
 		n->writers++;
 		n->wrote = 1;
 		n->refs++;
@@ -645,6 +694,17 @@ int sw_begin_write(sw_session *s, uint64_t nodeid)
 	}
 	unlock(s);
 	return r;
+}
+
+void sw_made(sw_session *s, uint64_t nodeid)
+{
+	struct node *n;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	if (n)
+		n->bare = n->writers && !s->config.local;
+	unlock(s);
 }
 
 void sw_end_write(sw_session *s, uint64_t nodeid)

@@ -76,6 +76,7 @@ struct node {
 	uint16_t rule_epoch;
 	uint8_t in_key, in_lru, in_brow, bypass, attached, tell_open, pages, told_old;
 	uint8_t wrote : 1;             /* opened to write since Python's state of it began */
+	uint8_t bare : 1;              /* it has no extended attributes, as of attr_at; while it is written, as of the open */
 	uint8_t last_known : 1;        /* its name was found to mean another file, and the attributes are right as of then */
 	uint8_t mode;                  /* SW_NONE.. : what the kernel's inode is in */
 	uint16_t asked;                /* what s->asking was when file_id was set */
@@ -395,6 +396,7 @@ int dir_request(sw_session *s, struct fuse_in_header *h, char *out, size_t outsi
 int dir_reply(sw_session *s, uint64_t unique, int err, const char *out, size_t used, int plus);
 int pages_request(sw_session *s, struct fuse_in_header *h, struct fuse_read_in *r, char *out, size_t outsize);
 void pages_free(sw_session *s);
+#define SW_STATX_BARE (1ull << 63) /* of stx_attributes, no file system's: see sw_attrs.bare */
 struct statx attrs_statx(const sw_session *s, const struct sw_attrs *a);
 
 /* park.c */

@@ -487,7 +487,7 @@ static int entry_of(struct sw_listing *l, struct text *t, const char *directory,
 	int first = 1, r, n = 0, seen = 0, escaped = 0, on;
 	int64_t v, size = 0;
 
-	*e = (struct sw_listed){.bare = 1};
+	*e = (struct sw_listed){.a.bare = 1};
 	if (!take(t, '{'))
 		return -EOPNOTSUPP;
 	while ((r = member(t, &first, &key)) > 0) {
@@ -524,7 +524,7 @@ static int entry_of(struct sw_listing *l, struct text *t, const char *directory,
 		} else if (is(&key, "Extended")) {
 			on = bare_of(t);
 			ok = on >= 0;
-			e->bare = (uint8_t)(on > 0);
+			e->a.bare = on > 0;
 		} else
 			ok = skip(t, &on, 0);
 		if (!ok)

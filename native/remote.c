@@ -28,6 +28,7 @@ struct statx attrs_statx(const sw_session *s, const struct sw_attrs *a)
 		.stx_size = a->size,
 		.stx_blocks = a->size / 512 + (a->size % 512 != 0),
 		.stx_blksize = a->blksize,
+		.stx_attributes = a->bare ? SW_STATX_BARE : 0,
 		.stx_rdev_major = a->rdev >> 8,
 		.stx_rdev_minor = a->rdev & 0xff,
 		.stx_dev_major = (uint32_t)(s->root_dev >> 32),
@@ -88,7 +89,7 @@ int sw_refresh(sw_session *s, uint64_t nodeid, const struct sw_attrs *attrs, uin
 static void expire(struct node *n)
 {
 	n->attr_at = n->kernel_until = 0;
-	n->pages = 0;
+	n->pages = n->bare = 0;
 	n->written_at = now_ns(CLOCK_MONOTONIC_COARSE);
 }
 

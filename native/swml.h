@@ -178,6 +178,7 @@ struct sw_attrs {
 	uint64_t ino, size;
 	int64_t mtime_ns, ctime_ns, btime_ns; /* btime_ns 0: not known */
 	uint32_t mode, nlink, uid, gid, rdev, blksize;
+	uint32_t bare; /* it is known to have no extended attributes */
 };
 uint64_t sw_now(void);
 int sw_enter(sw_session *s, uint64_t parent, const char *name, const struct sw_attrs *attrs, uint64_t asked, int ref,
@@ -202,7 +203,6 @@ struct sw_listed {
 	int64_t ctime_ns, btime_ns;    /* as the filer has them */
 	uint32_t name;                 /* where in the text the name begins, with a zero after it and then the tag */
 	uint16_t name_len, tag_len;
-	uint8_t bare;
 };
 typedef struct sw_listing sw_listing;
 /* At most `limit` entries; `directory`: in the filer, with a slash at its end. NULL and *err -EOPNOTSUPP: Python reads
@@ -229,6 +229,7 @@ void sw_dir_changed(sw_session *s, uint64_t changes);
 enum { SW_NONE = 0, SW_CACHED = 1, SW_PASS_CACHE = 2, SW_PASS_SOURCE = 3 };
 enum { SW_WANT_SOURCE = 1, SW_WANT_COMPLETE = 2, SW_WANT_PARTIAL = 3 };
 int sw_mode(sw_session *s, uint64_t nodeid);
+void sw_made(sw_session *s, uint64_t nodeid); /* just now, and is open to be written: it has no extended attributes */
 int sw_begin_write(sw_session *s, uint64_t nodeid);   /* from now every open comes to Python; returns the live mode */
 void sw_end_write(sw_session *s, uint64_t nodeid);
 int sw_mirror_fd(sw_session *s, uint64_t nodeid);     /* PASS_CACHE lives: a new O_RDWR fd of its backing file */

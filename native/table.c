@@ -453,6 +453,7 @@ void node_attr(sw_session *s, struct node *n, const struct statx *st, uint64_t a
 	n->mtime_ns = ts_ns(&st->stx_mtime);
 	n->ctime_ns = ts_ns(&st->stx_ctime);
 	n->attr_at = asked <= n->written_at ? 0 : asked;
+	n->bare = n->attr_at && st->stx_attributes & SW_STATX_BARE;
 }
 
 static uint64_t key_dev(const sw_session *s, const struct statx *st)

@@ -97,6 +97,7 @@ static size_t own_struct(const struct fuse_in_header *h)
 	case FUSE_WRITE:
 		return sizeof(struct fuse_write_in);
 	case FUSE_GETXATTR:
+	case FUSE_LISTXATTR:
 		return sizeof(struct fuse_getxattr_in);
 	default:
 		return h->len - sizeof *h < 128 ? h->len - sizeof *h : 128;

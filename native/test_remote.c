@@ -274,6 +274,76 @@ static void an_expired_file_is_not_opened(void)
 	end();
 }
 
+static uint64_t ask_xattr(uint32_t opcode, uint64_t id, const char *name, uint32_t size)
+{
+	struct {
+		struct fuse_getxattr_in in;
+		char name[24];
+	} m = {.in.size = size};
+
+	snprintf(m.name, sizeof m.name, "%s", name);
+	return k_send(k, opcode, id, &m, opcode == FUSE_GETXATTR ? sizeof m : sizeof m.in, NULL, 0);
+}
+
+static void bare(const char *name, uint64_t ino, struct sw_entry *e)
+{
+	struct sw_attrs a = attrs(ino, 1);
+
+	a.bare = 1;
+	EQUAL(sw_enter(s, SW_ROOT, name, &a, sw_now(), 1, e), 0);
+}
+
+static void what_has_no_xattrs(void)
+{
+	struct {
+		struct fuse_setxattr_in in;
+		char name[16];
+	} set = {.in.size = 1, .name = "user.x\0v"};
+	struct sw_attrs with = attrs(BIG, 1);
+	struct sw_entry e;
+	void *body;
+	size_t n;
+
+	begin();
+	bare("f", BIG, &e);
+	EQUAL(k_answer(k, ask_xattr(FUSE_GETXATTR, e.nodeid, "user.x", 100), NULL, NULL), -ENODATA);
+	EQUAL(k_answer(k, ask_xattr(FUSE_GETXATTR, e.nodeid, "user.x", 0), NULL, NULL), -ENODATA);
+	EQUAL(k_answer(k, ask_xattr(FUSE_GETXATTR, e.nodeid, "system.x", 0), NULL, NULL), -EOPNOTSUPP);
+	EQUAL(k_answer(k, ask_xattr(FUSE_LISTXATTR, e.nodeid, "", 0), &body, &n), 0);
+	CHECK(n == sizeof(struct fuse_getxattr_out) && ((struct fuse_getxattr_out *)body)->size == 0);
+	EQUAL(k_answer(k, ask_xattr(FUSE_LISTXATTR, e.nodeid, "", 100), &body, &n), 0);
+	EQUAL(n, 0);
+
+	/* One is set, or it was tried: it may have some. */
+	python_is_asked(k_send(k, FUSE_SETXATTR, e.nodeid, &set, sizeof set, NULL, 0));
+	python_is_asked(ask_xattr(FUSE_GETXATTR, e.nodeid, "user.x", 100));
+	python_is_asked(ask_xattr(FUSE_LISTXATTR, e.nodeid, "", 0));
+	EQUAL(sw_enter(s, SW_ROOT, "f", &with, sw_now(), 0, &e), 0);
+	python_is_asked(ask_xattr(FUSE_LISTXATTR, e.nodeid, "", 0));
+
+	/* It is known no more than the other attributes are: not once it has changed, nor for a writer who comes then. */
+	bare("g", BIG + 1, &e);
+	sw_expire(s, e.nodeid);
+	python_is_asked(ask_xattr(FUSE_GETXATTR, e.nodeid, "user.x", 100));
+	EQUAL(sw_begin_write(s, e.nodeid), SW_NONE);
+	python_is_asked(ask_xattr(FUSE_GETXATTR, e.nodeid, "user.x", 100));
+
+	/* What was just made has none, until it is told that it has. */
+	sw_made(s, e.nodeid);
+	EQUAL(k_answer(k, ask_xattr(FUSE_GETXATTR, e.nodeid, "user.x", 100), NULL, NULL), -ENODATA);
+	sw_expire(s, e.nodeid);
+	python_is_asked(ask_xattr(FUSE_GETXATTR, e.nodeid, "user.x", 100));
+	sw_made(s, e.nodeid);
+	sw_end_write(s, e.nodeid);
+	python_is_asked(ask_xattr(FUSE_GETXATTR, e.nodeid, "user.x", 100));
+	sw_made(s, e.nodeid); /* it is not open any more */
+	python_is_asked(ask_xattr(FUSE_GETXATTR, e.nodeid, "user.x", 100));
+	EQUAL(sw_begin_write(s, e.nodeid), SW_NONE);
+	python_is_asked(ask_xattr(FUSE_GETXATTR, e.nodeid, "user.x", 100));
+	sw_end_write(s, e.nodeid);
+	end();
+}
+
 int main(void)
 {
 	kit_defaults();
@@ -286,5 +356,6 @@ int main(void)
 	checked_as_said();
 	listings_are_kept_while_changes_are_told();
 	an_expired_file_is_not_opened();
+	what_has_no_xattrs();
 	return kit_done();
 }

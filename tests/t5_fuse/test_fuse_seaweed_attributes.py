@@ -203,6 +203,35 @@ def test_what_ends_by_itself_is_not_served_after_its_end(base: Path, cluster: Cl
         assert stored.crtime >= now
 
 
+def test_files_without_attributes_are_listed_without_asking(base: Path, cluster: Cluster) -> None:
+    top = f"bare-{next(_tries)}"
+    for number in range(50):
+        cluster.put(f"/{top}/d/f{number}", b"x")
+    with (
+        mounted(base / "own", cluster, top) as daemon,
+        cluster.mounted(f"/{top}", base / "weed") as other,
+    ):
+        directory = daemon.mount / "d"
+        subprocess.run(["ls", "-l", directory], check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+        def asked() -> int:
+            return int(daemon.stats()["requests_total"]["python"])
+
+        before = asked()
+        subprocess.run(["ls", "-l", directory], check=True, stdout=subprocess.DEVNULL, timeout=60)
+        for number in range(50):
+            assert os.listxattr(directory / f"f{number}") == []
+            with fails(errno.ENODATA):
+                os.getxattr(directory / f"f{number}", "security.capability")
+        assert asked() - before < 20
+        os.setxattr(other / "d/f7", "user.theirs", b"1")
+        until(lambda: os.listxattr(directory / "f7") == ["user.theirs"], "we show theirs")
+        os.setxattr(directory / "f8", "user.ours", b"2")
+        assert os.listxattr(directory / "f8") == ["user.ours"]
+        os.removexattr(directory / "f8", "user.ours")
+        assert os.listxattr(directory / "f8") == []
+
+
 def test_what_has_ended_is_not_served_while_the_filer_is_away(base: Path, cluster: Cluster) -> None:
     port = cluster.filer_process("ends-away")
     now = int(time.time())

@@ -149,7 +149,7 @@ def _attrs(a: Attributes) -> Any:
 def _fill(to: Any, a: Attributes) -> None:
     to.ino, to.size, to.mtime_ns, to.ctime_ns = a.ino, a.size, a.mtime_ns, generation_ns(a)
     to.btime_ns, to.mode, to.nlink, to.uid, to.gid = birth_ns(a), a.mode, a.nlink, a.uid, a.gid
-    to.rdev, to.blksize = a.rdev, BLOCK_SIZE
+    to.rdev, to.blksize, to.bare = a.rdev, BLOCK_SIZE, a.bare
 
 
 class Native:
@@ -439,6 +439,10 @@ class Native:
     def begin_write(self, nodeid: int) -> Mode:
         """From now on every open of the node comes to Python; the mode that is live."""
         return Mode(_must(lib.sw_begin_write(self._s, nodeid)))
+
+    def made(self, nodeid: int) -> None:
+        """It was made just now, and is open: nobody has given it extended attributes."""
+        lib.sw_made(self._s, nodeid)
 
     def end_write(self, nodeid: int) -> None:
         """One writer fewer."""

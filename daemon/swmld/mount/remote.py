@@ -457,6 +457,16 @@ class RemoteTree:
         moment ago."""
         return self._lacks(path) or self._recent.missed(path, now() - round(MISSED_SECONDS * 1e9))
 
+    def child_absent(self, parent: int, name: bytes) -> bool:
+        """Whether it is known that there is no such child, without asking or waiting for anybody."""
+        path = self.below(parent, name)
+        if self.staging is not None and not self.staging.surely_lacks(path):
+            return False
+        if not self._lacks(path):
+            return False
+        self._native.unlinked(parent, name)
+        return True
+
     def _lacks(self, path: bytes) -> bool:
         """Whether a listing is known of the directory that it would be in, and has no such name."""
         directory, _, name = path.rpartition(b"/")

@@ -111,6 +111,8 @@ class RemoteNames:
     async def lookup(self, parent: int, name: bytes) -> Entry:
         """The child; the kernel holds one more reference to it."""
         _check_name(name)
+        if self._tree.child_absent(parent, name):  # as before each creat(2)
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         return await self._or_known(
             lambda: self._tree.lookup(parent, name),
             lambda: self._tree.lookup_offline(parent, name),

@@ -125,6 +125,8 @@ class FileWrites:
         except OSError:
             await self._close_writable(nodeid, fd)
             raise
+        if new:
+            self._native.made(nodeid)
         try:
             if mode is Mode.PASS_CACHE and flags & os.O_RDWR:
                 await self._make_way(file)

@@ -72,5 +72,5 @@ class PackedEntries(Sequence[Named]):
             ino=a.ino,
             tag=tag,
             stem=self._stem(tag) if tag else b"",
-            bare=bool(e.bare),
+            bare=bool(e.a.bare),
         )

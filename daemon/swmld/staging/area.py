@@ -78,6 +78,16 @@ class Staging:
         with self._table.lock:
             yield
 
+    def surely_lacks(self, path: bytes) -> bool:
+        """Whether it is no staged file. False: perhaps; who asks does not wait."""
+        lock = self._table.lock
+        if not lock.acquire(blocking=False):
+            return False
+        try:
+            return path not in self._table.files
+        finally:
+            lock.release()
+
     def attributes(self, path: bytes) -> Attributes | None:
         """Of a staged file; None: it is not one."""
         with self._table.lock:

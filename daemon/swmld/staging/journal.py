@@ -186,13 +186,15 @@ class Journal:
 
 
 _BYTES = ("tag", "stem", "link")
+_OTHERS = [field.name for field in dataclasses.fields(Attributes) if field.name not in _BYTES]
 
 
 def _encoded(base: Attributes | None) -> str | None:
     if base is None:
         return None
-    values = dataclasses.asdict(base)
-    return json.dumps({**values, **{name: values[name].hex() for name in _BYTES}})
+    # asdict() copies each value deeply.
+    values = {name: getattr(base, name) for name in _OTHERS}
+    return json.dumps({**values, **{name: getattr(base, name).hex() for name in _BYTES}})
 
 
 def _decoded(text: str | None) -> Attributes | None:
