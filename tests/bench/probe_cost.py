@@ -73,7 +73,9 @@ def attached(way: str, directory: Path) -> Iterator[int]:
     if way == "empty":
         number = Btf.load().typedef(f"btf_trace_{READ}")
         assert number is not None
-        link = libbpf.attach(READ, NOTHING, number)
+        program = libbpf.load(READ, NOTHING, number)
+        link = libbpf.attach(READ, program)
+        os.close(program)
         try:
             yield link
         finally:

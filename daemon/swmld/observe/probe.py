@@ -87,7 +87,7 @@ class Probe:
 
     def configure(self, mount_dev: int, cache_dev: int, source_dev: int) -> None:
         """Reads are seen from now on: of the mount's device, and of watched files on the two others."""
-        value = records.CONFIG.pack(mount_dev, cache_dev, source_dev, os.getpid(), 0, 0, 0, 0)
+        value = records.CONFIG.pack(mount_dev, cache_dev, source_dev, os.getpid(), 0, 1, 0, 0)
         self._must(lib.sw_map_update(self._maps["config"], ffi.new("uint32_t *", 0), value))
 
     def events(self) -> memoryview:
