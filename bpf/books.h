@@ -13,12 +13,23 @@
 #define READS_AHEAD 4 /* swp_cursor.missed: faults were seen to */
 #define UNINTERRUPTIBLE 2 /* TASK_UNINTERRUPTIBLE, include/linux/sched.h */
 
-static __always_inline struct swp_thread *thread_of(u32 tid)
+/* What was noted of a read before reads were looked away from is void: its end was not seen. */
+static __always_inline void renew(struct swp_thread *t, struct swp_config *g)
 {
-	struct swp_thread *t = threads.lookup(&tid), fresh = {};
+	if (t->slice != g->slice) {
+		t->slice = g->slice;
+		t->missed = 0;
+	}
+}
 
-	if (t)
+static __always_inline struct swp_thread *thread_of(u32 tid, struct swp_config *g)
+{
+	struct swp_thread *t = threads.lookup(&tid), fresh = {.slice = g->slice};
+
+	if (t) {
+		renew(t, g);
 		return t;
+	}
 	threads.insert(&tid, &fresh);
 	return threads.lookup(&tid);
 }
@@ -63,16 +74,21 @@ static __always_inline int goes_on(struct swp_thread *t, struct swp_key *k, stru
 	return known && (asked - t->start >= BATCH || (t->torn | noted) & (MISSED | TORN) || (t->torn && first > t->ahead));
 }
 
-/* Pages first..asked were read, all of them there by now. size: of the file in bytes, 0 where that is not known. */
+/* Pages first..asked were read, all of them there by now. size: of the file in bytes, 0 where that is not known.
+ *
+ * Where reads come so often that looking at each costs too much, they are looked at for slices of the time (faults always):
+ * swp_config.slice is another number in each, and a read counts for `weight`. The first one in a slice is not compared with
+ * the one before it. If it is large it may be a later piece of one that was begun before, so it counts as nothing; the last
+ * one in the slice counts in full instead, however much of it is seen. */
 static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 size, u32 flags)
 {
-	u32 tid, noted = 0, missed, epoch;
+	u32 tid, noted = 0, missed, epoch, weight;
 	u64 id, now;
 	struct swp_config *g = ours(dev, ino, &id, &epoch);
 	struct swp_key k = {.ino = ino, .dev = dev};
 	struct swp_thread *t;
 	struct swp_cursor *c;
-	int event;
+	int event, paused;
 
 	if (!g)
 		return 0;
@@ -82,15 +98,25 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 	c = cursor_of(g, &k, epoch, now);
 	if (!c)
 		return 0;
+	paused = !(flags & SWP_FAULT) && c->slice != (u16)g->slice;
+	weight = flags & SWP_FAULT ? 1 : g->weight;
 #ifdef SWP_ENTRY /* seen when it begins: in one piece, and what it misses comes after it */
-	t = flags & SWP_FAULT ? NULL : thread_of(tid);
+	t = flags & SWP_FAULT ? NULL : thread_of(tid, g);
 	if (t) {
 		t->stream = k;
 		t->fault = 1;
 	}
 #else
-	if (asked - first >= BATCH || c->pending || c->shared || !c->next || (asked == c->asked && first > c->start)) {
+	if (paused)
+		c->pending = 0; /* void, too */
+	if (asked - first >= BATCH || c->pending || c->shared || !c->next || paused ||
+	    (asked == c->asked && first > c->start)) {
 		t = threads.lookup(&tid);
+		if (t && t->slice != g->slice) {
+			if (first && asked - first >= BATCH && weight > 1)
+				weight = 0;
+			renew(t, g);
+		}
 		if (t && t->missed && is_of(t, &k)) {
 			noted = t->missed;
 			t->missed = 0;
@@ -101,15 +127,15 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 				__sync_fetch_and_add(&c->pending, -1);
 		}
 		if (t && !(flags & SWP_FAULT) && goes_on(t, &k, c, first, asked, tid, noted)) {
-			if (noted & MISSED && !(c->missed & ~READS_AHEAD))
-				__sync_fetch_and_add(&c->partial, 1);
+			if (noted & MISSED && !(c->missed & ~(READS_AHEAD | SWP_ESTIMATED)))
+				__sync_fetch_and_add(&c->partial, weight);
 			c->missed |= (noted & MISSED) << 1;
 			t->torn |= noted;
 			c->last_ns = now;
 			return 0;
 		}
 		if (!t && (asked - first >= BATCH || c->shared))
-			t = thread_of(tid);
+			t = thread_of(tid, g);
 		if (t) {
 			note(t, &k, NULL, 0); /* what was told of another stream's read tears none of this one */
 			t->start = first;
@@ -120,12 +146,14 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 	}
 #endif
 	missed = noted & MISSED;
-	c->missed = (c->missed & READS_AHEAD) | missed;
+	c->missed = (c->missed & (READS_AHEAD | SWP_ESTIMATED)) | missed | (weight != 1 ? SWP_ESTIMATED : 0);
 	if (missed)
-		__sync_fetch_and_add(&c->cold, 1);
+		__sync_fetch_and_add(&c->cold, weight);
 	if (flags & SWP_FAULT)
 		__sync_fetch_and_add(&c->faults, 1);
-	event = swp_enter(c, first, asked, (size + 4095) >> 12, now, tid);
+	event = swp_enter_sample(c, first, asked, (size + 4095) >> 12, now, tid, weight, paused);
+	if (paused)
+		c->slice = g->slice;
 	if (event)
 		tell(&k, c, event, flags | (missed ? SWP_COLD : 0));
 	return 0;
@@ -146,12 +174,14 @@ static __always_inline int on_miss(u32 dev, u64 ino, u64 first, int fault_only)
 	k.pid = id >> 32;
 	tid = (u32)id;
 	t = threads.lookup(&tid);
+	if (t)
+		renew(t, g);
 	if (fault_only && !(t && t->fault)) /* readahead that a read asked for, seen as page_cache_sync_ra */
 		return 0;
 	c = known_cursor(g, &k, epoch);
 	if (!c) /* now, so that this wait has books to go into */
 		c = open_cursor(g, &k, epoch, coarse_ns(g));
-	t = t ? t : thread_of(tid);
+	t = t ? t : thread_of(tid, g);
 	if (!c || !t)
 		return 0;
 	if (t->fault) { /* entered when the fault began */
@@ -179,7 +209,7 @@ static __always_inline int on_ahead(u32 dev, u64 ino, u64 page)
 	if (!g)
 		return 0;
 	k.pid = id >> 32;
-	t = thread_of((u32)id);
+	t = thread_of((u32)id, g);
 	if (t) {
 		struct swp_cursor *c = known_cursor(g, &k, epoch);
 
@@ -235,7 +265,7 @@ static __always_inline int on_map(u32 dev, u64 ino, u64 first, u64 last, u64 siz
 		return 0;
 	k.pid = id >> 32;
 	tid = (u32)id;
-	t = thread_of(tid);
+	t = thread_of(tid, g);
 	c = known_cursor(g, &k, epoch);
 	if (!t || !c || !in_visit(t, &k, c, FAULTED, tid) || first > t->start || last < t->start) {
 		/* A mapping's first fault maps pages from its beginning on, the next ones what lies around them in the table of
@@ -278,7 +308,7 @@ static __always_inline int on_fault(u32 dev, u64 ino, u64 page, u64 size)
 		return 0;
 	k.pid = id >> 32;
 	tid = (u32)id;
-	t = thread_of(tid);
+	t = thread_of(tid, g);
 	c = known_cursor(g, &k, epoch);
 	/* It is asked for again once its page has come: so it is told where a page is about to be written. */
 	if (t && c && t->fault != 1 && in_visit(t, &k, c, FAULTED, tid) && t->start == page) {

@@ -54,7 +54,11 @@ static __always_inline int is_kernel_thread(void)
 int on_mm_filemap_get_pages(u64 *ctx)
 {
 	char *inode = INODE(ctx[0]);
+	u32 zero = 0;
+	u64 *n = calls.lookup(&zero);
 
+	if (n)
+		++*n;
 	return on_read(DEV(inode), INO(inode), ctx[1], ctx[2], SIZE(inode), 0);
 }
 

@@ -8,7 +8,7 @@
 #define SWP_IDLE_NS 2000000000ull /* books that nobody enters anything into may be taken: they were read out meanwhile */
 #define SWP_FRESH_NS 100000000ull /* so may those that had been told by then, unless somebody has just begun them */
 
-BPF_F_TABLE("array", u32, struct swp_config, config, 1, 0);
+BPF_F_TABLE("array", u32, struct swp_config, config, 1, 1 << 10 /* BPF_F_MMAPABLE */);
 BPF_F_TABLE("array", u32, struct swp_filter, filter, SWP_FILTER_BITS / 64, 1 << 10 /* BPF_F_MMAPABLE */);
 BPF_F_TABLE("hash", struct swp_file, struct swp_watch, watched, SWP_WATCHED, 1 /* BPF_F_NO_PREALLOC */);
 BPF_F_TABLE("array", u32, struct swp_row, cursors, SWP_CURSORS, 1 << 10 /* BPF_F_MMAPABLE */);
@@ -21,6 +21,7 @@ BPF_TABLE("lru_hash", u32, struct swp_process, processes, SWP_PROCESSES);
 BPF_TABLE("lru_hash", u32, struct swp_stranger, strangers, SWP_STRANGERS);
 BPF_TABLE("lru_hash", u64, struct swp_request, requests, 8192);
 BPF_TABLE("array", u32, u64, lost, SWP_LOST_MAX);
+BPF_TABLE("percpu_array", u32, u64, calls, 1); /* of the program that sees reads, of whatever file */
 BPF_TABLE("array", u32, u64, asleep, 1); /* threads that wait: 0 spares a lookup at every switch */
 BPF_RINGBUF_OUTPUT(events, SWP_RING_PAGES);
 
@@ -214,7 +215,8 @@ static __always_inline struct swp_row *claim(u32 *place, u64 now)
 }
 
 /* The books that were there before are forgotten. */
-static __always_inline void begin(struct swp_row *row, struct swp_key *k, u32 place, u32 epoch, u64 node, u64 now)
+static __always_inline void begin(struct swp_row *row, struct swp_key *k, u32 place, u32 epoch, u32 slice, u64 node,
+				  u64 now)
 {
 	struct swp_key old = row->key;
 	u32 *known;
@@ -227,6 +229,7 @@ static __always_inline void begin(struct swp_row *row, struct swp_key *k, u32 pl
 	ordered();
 	__builtin_memset(&row->cursor, 0, sizeof row->cursor);
 	row->cursor.epoch = epoch;
+	row->cursor.slice = slice;
 	swp_begin(&row->cursor, node, now);
 	row->key.dev = k->dev;
 	row->key.pid = k->pid;
@@ -250,7 +253,7 @@ static __always_inline struct swp_cursor *open_cursor(struct swp_config *g, stru
 		count_lost(SWP_LOST_CURSORS);
 		return NULL;
 	}
-	begin(row, k, place, epoch, node, now);
+	begin(row, k, place, epoch, g->slice, node, now);
 	claims.delete(&place);
 	if (places.insert(k, &place)) {
 		c = find(k); /* another thread was quicker */

@@ -73,10 +73,29 @@ SWP_INLINE void swp_begin(struct swp_cursor *c, unsigned long long node, unsigne
  * are made only once a second thread was seen; in that very moment a count may be lost. */
 #define SWP_ADD(c, field, n) do { if ((c)->shared) __sync_fetch_and_add(&(c)->field, n); else (c)->field += (n); } while (0)
 
+/* A read after a pause in which reads were not looked at: how it lies to the one before says nothing, so it counts as what
+ * the stream is. */
+SWP_INLINE void swp_resume(struct swp_cursor *c, unsigned int weight)
+{
+	if (c->kind == SWP_SEQUENTIAL)
+		SWP_ADD(c, sequential, weight);
+	else if (c->kind == SWP_REVERSE)
+		SWP_ADD(c, reverse, weight);
+	else if (c->kind == SWP_STRIDED)
+		SWP_ADD(c, strided, weight);
+	else if (c->kind == SWP_RANDOM)
+		SWP_ADD(c, random, weight);
+	else
+		SWP_ADD(c, same, weight);
+}
+
 /* Enters the read of pages first..asked of a file of `size` pages (0: not known; then asked counts in full). The first
- * read of a cursor is entered after swp_begin. Returns an event kind or 0. */
-SWP_INLINE int swp_enter(struct swp_cursor *c, unsigned long long first, unsigned long long asked,
-			 unsigned long long size, unsigned long long now, unsigned int tid)
+ * read of a cursor is entered after swp_begin. `weight`: reads that it stands for; 0 where it was counted before. A first
+ * read and a pass stand for themselves: there may be no others like them. `paused`: reads before it were not looked at.
+ * Returns an event kind or 0. */
+SWP_INLINE int swp_enter_sample(struct swp_cursor *c, unsigned long long first, unsigned long long asked,
+				unsigned long long size, unsigned long long now, unsigned int tid, unsigned int weight,
+				int paused)
 {
 	unsigned long long last = size && asked >= size ? size - 1 : asked, from = first;
 	int event = 0;
@@ -88,21 +107,25 @@ SWP_INLINE int swp_enter(struct swp_cursor *c, unsigned long long first, unsigne
 		event = SWP_EV_FIRST;
 	else if (swp_passes(c, first, now)) {
 		SWP_ADD(c, passes, 1);
+		if (weight > 1)
+			SWP_ADD(c, same, weight - 1);
 		event = SWP_EV_PASS;
+	} else if (paused) {
+		swp_resume(c, weight);
 	} else {
 		unsigned short relation = swp_relation(c, first, asked, last);
 
 		if (relation == SWP_SEQUENTIAL) {
-			SWP_ADD(c, sequential, 1);
+			SWP_ADD(c, sequential, weight);
 			from = c->next <= last ? c->next : last + 1;
 		} else if (relation == SWP_REVERSE)
-			SWP_ADD(c, reverse, 1);
+			SWP_ADD(c, reverse, weight);
 		else if (relation == SWP_STRIDED)
-			SWP_ADD(c, strided, 1);
+			SWP_ADD(c, strided, weight);
 		else if (relation == SWP_RANDOM)
-			SWP_ADD(c, random, 1);
+			SWP_ADD(c, random, weight);
 		else {
-			SWP_ADD(c, same, 1);
+			SWP_ADD(c, same, weight);
 			from = last + 1;
 		}
 		if (relation)
@@ -114,7 +137,7 @@ SWP_INLINE int swp_enter(struct swp_cursor *c, unsigned long long first, unsigne
 		c->early[c->early_reads & (SWP_EARLY - 1)] = first > 0xfffffffeull ? ~0u : (unsigned int)first;
 		c->early_reads++;
 	}
-	if (event != SWP_EV_FIRST && event != SWP_EV_PASS && first != c->start)
+	if (event != SWP_EV_FIRST && event != SWP_EV_PASS && first != c->start && !paused)
 		c->stride = (long long)(first - c->start);
 	c->start = first;
 	c->asked = asked;
@@ -122,7 +145,7 @@ SWP_INLINE int swp_enter(struct swp_cursor *c, unsigned long long first, unsigne
 	c->low = first < c->low ? first : c->low;
 	c->high = last > c->high ? last : c->high;
 	if (from <= last)
-		SWP_ADD(c, pages, last + 1 - from);
+		SWP_ADD(c, pages, (last + 1 - from) * (event == SWP_EV_FIRST ? 1 : weight));
 	c->last_ns = now;
 	if (c->tid != tid) {
 		c->shared |= c->tid != 0;
@@ -135,6 +158,12 @@ SWP_INLINE int swp_enter(struct swp_cursor *c, unsigned long long first, unsigne
 		c->event_pages = c->pages;
 	}
 	return event;
+}
+
+SWP_INLINE int swp_enter(struct swp_cursor *c, unsigned long long first, unsigned long long asked,
+			 unsigned long long size, unsigned long long now, unsigned int tid)
+{
+	return swp_enter_sample(c, first, asked, size, now, tid, 1, 0);
 }
 
 /* Read calls and faults. */

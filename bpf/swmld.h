@@ -36,6 +36,7 @@ enum { /* swp_event.flags */
 #define SWP_PAUSE_NS 1000000000ull /* without a write of the stream: the next one begins a burst */
 #define SWP_BUCKETS 24     /* waits: bucket b counts [2^b, 2^(b+1)) microseconds; bucket 0 also less, the last also more */
 #define SWP_FILTER_BITS 262144
+#define SWP_ESTIMATED 8    /* in swp_cursor.missed */
 #define SWP_ENDED 0x80000000 /* in swp_key.dev: these books were ended. No device has this bit */
 
 struct swp_key { /* one stream: a file as read by a process */
@@ -61,8 +62,10 @@ struct swp_cursor {
 	unsigned short kind;          /* enum swp_kind, established */
 	unsigned short guess;         /* what the last read looked like */
 	unsigned int pending;         /* reads under way that missed a page */
-	unsigned short shared;        /* threads read it at once */
-	unsigned short missed;        /* flags of the current read: 1 cold, 2 partial; 4: its faults read ahead */
+	unsigned char shared;         /* threads read it at once */
+	unsigned char missed;         /* flags of the current read: 1 cold, 2 partial; of the stream: 4 its faults read
+				       * ahead, 8 (SWP_ESTIMATED) some of its counts are estimated */
+	unsigned short slice;         /* swp_config.slice, its lower half, at the last read that is not a fault */
 	unsigned int epoch;           /* swp_filter.epoch when `node` was last looked up */
 	/* Reads by how they lie to the one before; with the first read and the passes they are `reads`. */
 	unsigned long long random, sequential, strided, reverse, same;
@@ -132,6 +135,8 @@ struct swp_thread { /* by tid: what a thread is in the middle of; made at its fi
 	unsigned int fault;           /* it is in a page fault, and may have waited there */
 	unsigned int torn;            /* `missed` of the last read */
 	unsigned int visit;           /* how far a fault is told */
+	unsigned int slice;           /* swp_config.slice when `missed` was begun */
+	unsigned int pad;
 };
 
 struct swp_request { /* by address of the kernel's request */
@@ -142,7 +147,8 @@ struct swp_request { /* by address of the kernel's request */
 struct swp_config { /* one element */
 	unsigned int mount_dev, cache_dev, source_dev;
 	unsigned int self;            /* pid whose reads are not looked at */
-	unsigned int pad[2];
+	unsigned int slice;           /* counts how often reads were looked at again after a pause: see on_read */
+	unsigned int weight;          /* reads that one which is seen stands for; 1: all are seen */
 	unsigned long long tick, tick_ns; /* of the last read: see coarse_ns */
 };
 

@@ -31,6 +31,7 @@ SOURCES = [
     "uring.c",
     "probe.c",
     "bpf.c",
+    "sampler.c",
     "view.c",
 ]
 

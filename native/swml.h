@@ -280,6 +280,19 @@ int sw_ring_read(sw_ring *r, struct swp_event *out, int max);
 int sw_watch_start(sw_session *s, int watched_fd, int filter_fd, uint32_t cache_dev, uint32_t source_dev);
 void sw_watch_stop(sw_session *s);
 
+/* ---- sampler.c: the program that sees reads, attached for slices of the time ---- */
+typedef struct sw_sampler sw_sampler;
+struct sw_slice {
+	uint64_t began_ns, ended_ns, left_ns; /* CLOCK_MONOTONIC: attached; to be detached; detached */
+	uint64_t calls;                       /* of the busiest CPU */
+};
+/* The descriptors stay the caller's. `cpus`: as many as the kernel may ever have. */
+sw_sampler *sw_sampler_open(int config_fd, int calls_fd, int program_fd, uint32_t cpus, int *err);
+void sw_sampler_close(sw_sampler *s);
+int sw_sampler_calls(sw_sampler *s, uint64_t *most); /* since the last time, of the busiest CPU */
+int sw_sampler_attach(sw_sampler *s, uint32_t weight); /* a descriptor, the caller's */
+int sw_sampler_slice(sw_sampler *s, uint32_t weight, uint64_t ns, struct sw_slice *out);
+
 /* ---- view.c: the same books for what FUSE sees; `pid` is that of a thread, `ino` and `node` the nodeid, `dev` 0 ---- */
 struct sw_view_row {
 	struct swp_key key;
@@ -292,5 +305,7 @@ int sw_view_events(sw_session *s, struct swp_event *out, int max, uint64_t *lost
 int sw_view_rows(sw_session *s, struct sw_view_row *out, int max); /* streams read since they were last returned */
 /* stream.h, for tests: enters one read; see there. `c` is zeroed before the first. */
 int sw_stream_enter(struct swp_cursor *c, uint64_t first, uint64_t asked, uint64_t size, uint64_t now_ns);
+int sw_stream_sample(struct swp_cursor *c, uint64_t first, uint64_t asked, uint64_t size, uint64_t now_ns, uint32_t weight,
+		     int paused);
 /* CDEF end */
 #endif

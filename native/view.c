@@ -252,13 +252,19 @@ int sw_view_rows(sw_session *s, struct sw_view_row *out, int max)
 	return n;
 }
 
-int sw_stream_enter(struct swp_cursor *c, uint64_t first, uint64_t asked, uint64_t size, uint64_t now_ns)
+int sw_stream_sample(struct swp_cursor *c, uint64_t first, uint64_t asked, uint64_t size, uint64_t now_ns, uint32_t weight,
+		     int paused)
 {
 	int kind;
 
 	if (!c->next)
 		swp_begin(c, 0, now_ns);
-	kind = swp_enter(c, first, asked, size, now_ns, 1);
+	kind = swp_enter_sample(c, first, asked, size, now_ns, 1, weight, paused);
 	c->reads = swp_reads(c);
 	return kind;
+}
+
+int sw_stream_enter(struct swp_cursor *c, uint64_t first, uint64_t asked, uint64_t size, uint64_t now_ns)
+{
+	return sw_stream_sample(c, first, asked, size, now_ns, 1, 0);
 }

@@ -309,7 +309,8 @@ class Daemon:
         listings = Listings(tree, self._gate)
         self._observer = Observer(
             native, listings, self._disk,
-            mode=settings.probe, state=settings.state_dir, prefetch=self._prefetched,
+            mode=settings.probe, state=settings.state_dir, rate=settings.probe_rate,
+            prefetch=self._prefetched,
         )  # fmt: skip
         stats = FetchStats()
         self._head = self._make_head(stats)

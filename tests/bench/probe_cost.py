@@ -38,7 +38,7 @@ from support.slowfs import compile_c
 from swmld._native import ffi, lib
 from swmld.observe import libbpf
 from swmld.observe.btf import LIBRARY, Btf
-from swmld.observe.probe import MAPS, Loading, Probe, device_of
+from swmld.observe.probe import Loading, Probe, device_of
 
 SIZE = 64 << 20
 READ = "mm_filemap_get_pages"
@@ -73,7 +73,9 @@ def attached(way: str, directory: Path) -> Iterator[int]:
     if way == "empty":
         number = Btf.load().typedef(f"btf_trace_{READ}")
         assert number is not None
-        link = libbpf.attach(READ, NOTHING, number)
+        program = libbpf.load(READ, NOTHING, number)
+        link = libbpf.attach(READ, program)
+        os.close(program)
         try:
             yield link
         finally:
@@ -82,7 +84,8 @@ def attached(way: str, directory: Path) -> Iterator[int]:
     probe = trio.run(Loading(directory / "state", way).result)
     try:
         watch(probe, directory / "watched")
-        yield probe._fds[len(MAPS)]
+        assert probe.switch is not None
+        yield probe.switch._link
         lost = probe.lost()
         assert not any(lost.values()), lost
     finally:

@@ -152,7 +152,7 @@ def record(name: str, entry: Mapping[str, Any]) -> None:
         for wanted in entry["data"]:
             data.make(source, wanted)
         mode = "passthrough" if entry.get("passthrough", True) else "native"
-        options = ("--state-dir", str(STATE), "--probe", "ebpf")
+        options = ("--state-dir", str(STATE), "--probe", "ebpf", "--probe-rate", "0")
         with Daemon(base, mode, source=source, options=options, expect_log=(".*",)) as daemon:
             if entry.get("warm"):
                 run(entry["run"], daemon.mount)

@@ -38,9 +38,10 @@ QUICK = [sys.executable, "-P", str(Path(__file__).with_name("quick.py"))]
 _FENCED = ".fences"
 
 
-def probing(base: Path, probe: str = "ebpf", state: Path | None = None) -> list[str]:
-    """``options`` of a Daemon. ``state``: where the compiled probes are kept, else in ``base``."""
-    return ["--probe", probe, "--state-dir", str(state or base / "state")]
+def probing(base: Path, probe: str = "ebpf", state: Path | None = None, rate: int = 0) -> list[str]:
+    """``options`` of a Daemon. ``state``: where the compiled probes are kept, else in ``base``; ``rate``: of
+    ``--probe-rate``, 0: each read is looked at, whatever else this machine reads."""
+    return ["--probe", probe, "--probe-rate", str(rate), "--state-dir", str(state or base / "state")]
 
 
 class Stream(NamedTuple):

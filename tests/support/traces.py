@@ -87,10 +87,10 @@ def finding(kind: str, confidence: float = 0.9, evidence: str = "as the reads li
 def stream(**fields: Any) -> dict[str, Any]:
     return {
         "pid": 4243, "file": 77, "path": "train/shard-0001.tar", "pattern": finding("sequential"),
-        "shape": "sequential", "stride": 0, "size": 1 << 30, "reads": 4096, "bytes": 1 << 29, "hits": 4000,
-        "cold": 90, "partial": 6, "faults": 0, "direct": 0, "wait": 1.25, "disk_bytes": 1 << 20,
-        "source_bytes": 3 << 20, "rate": 200e6, "passes": 0, "position": 1 << 29, "first_at": 90.0,
-        "last_at": 100.0, **fields,
+        "shape": "sequential", "stride": 0, "size": 1 << 30, "reads": 4096, "estimated": False,
+        "bytes": 1 << 29, "hits": 4000, "cold": 90, "partial": 6, "faults": 0, "direct": 0, "wait": 1.25,
+        "disk_bytes": 1 << 20, "source_bytes": 3 << 20, "rate": 200e6, "passes": 0, "position": 1 << 29,
+        "first_at": 90.0, "last_at": 100.0, **fields,
     }  # fmt: skip
 
 
@@ -109,8 +109,9 @@ def job(**fields: Any) -> dict[str, Any]:
         "job": 4242, "comm": "python", "command": "python train.py --epochs 90", "container": "",
         "ended": False, "pids": [4243, 4244],
         "phase": finding("training", 0.95, "epochs of the same files, shuffled"),
-        "workers": 4, "batch": 64, "reads": 10_000, "bytes": 6 << 30, "rate": 250e6, "hits": 9_000,
-        "cold": 900, "partial": 100, "disk_reads": 10, "disk_bytes": 1 << 20, "source_reads": 30,
+        "workers": 4, "batch": 64, "reads": 10_000, "estimated": False, "bytes": 6 << 30, "rate": 250e6,
+        "hits": 9_000, "cold": 900, "partial": 100, "disk_reads": 10, "disk_bytes": 1 << 20,
+        "source_reads": 30,
         "source_bytes": 3 << 20, "writes": 0, "written_bytes": 0, "write_bursts": 0, "wait": 12.5,
         "wait_share": 0.12, "waits": 1000,
         "wait_p50": 0.000128, "wait_p99": 0.032768, "histogram": list(HISTOGRAM), "first_at": 10.0,
@@ -121,7 +122,10 @@ def job(**fields: Any) -> dict[str, Any]:
 def snapshot(*jobs: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {
         "at": 100.0, "jobs": list(jobs) if jobs else [job()],
-        "probe": {"how": "btf", "why": "", "lost": {"events": 0, "cursors": 0, "processes": 0}},
+        "probe": {
+            "how": "btf", "why": "", "share": 1.0,
+            "lost": {"events": 0, "cursors": 0, "processes": 0},
+        },
         "prefetch": {"used_bytes": 1 << 30, "wasted_bytes": 3 << 20},
         "left_out": {"jobs": 0, "datasets": 0, "streams": 0}, **fields,
     }  # fmt: skip

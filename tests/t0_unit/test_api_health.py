@@ -26,7 +26,10 @@ def state(**given: Any) -> Health:
         "unserved": "",
         "source_down": False,
         "disk": ("ok", ""),
-        "probe": {"how": "fuse", "why": "asked for", "lost": {"events": 0, "cursors": 0, "processes": 0}},
+        "probe": {
+            "how": "fuse", "why": "asked for", "share": 1.0,
+            "lost": {"events": 0, "cursors": 0, "processes": 0},
+        },
         "rules": None,
     }
     return health_of(**fine | given)

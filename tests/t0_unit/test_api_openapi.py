@@ -111,7 +111,11 @@ def test_a_job_as_the_patterns_make_it_is_as_described() -> None:
     schema = {"$ref": "#/components/schemas/JobView", "components": document()["components"]}
     texts = {"comm": "python", "command": "python train.py", "container": "", "phase": UNKNOWN}
     numbers = dict.fromkeys(set(JobView.__dataclass_fields__) - set(texts), 0)
-    made: Any = numbers | texts | {"pids": (1, 2), "ended": False, "batch": None, "histogram": (0, 1)}
+    made: Any = (
+        numbers
+        | texts
+        | {"pids": (1, 2), "ended": False, "estimated": False, "batch": None, "histogram": (0, 1)}
+    )
     view = as_json(JobView(**made | {"datasets": (), "streams": ()}))
     assert list(Draft202012Validator(strict(copy.deepcopy(schema))).iter_errors(view)) == []
     assert view["phase"] == {"kind": "unknown", "confidence": 0.0, "evidence": UNKNOWN.evidence}

@@ -82,6 +82,7 @@ class FakeProbe:
             "tried": {},
         }
         self.event_fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.switch = None
         self.watched_fd = self.filter_fd = -1
         self.broken = False
         self.half = False
@@ -184,7 +185,7 @@ async def test_probes_that_stay_unreadable_are_given_up(
         assert not bench.observer.people.told, "no probe tells of forks"
         assert len(bench.probe.asked) == UNREADABLE
         lost = {"events": 3, "cursors": 0, "processes": 0}
-        assert bench.observer.probe() == {"how": "fuse", "why": why, "lost": lost}
+        assert bench.observer.probe() == {"how": "fuse", "why": why, "share": 1.0, "lost": lost}
 
 
 async def test_what_fuse_sees_is_told_when_the_probes_are_gone(

@@ -288,6 +288,8 @@ def test_the_summary() -> None:
     text = "  ".join(part.plain for part in summary(lost))
     assert text.startswith("4 jobs (3 not shown)")
     assert "lost 7" in text
+    part = snapshot(probe={"how": "btf", "why": "", "share": 0.083, "lost": {"events": 0}})
+    assert [text.plain for text in summary(part)][-1] == "probe btf, sampled 8%"
     # A recording that was cut off before it said anything of the kind.
     assert [part.plain for part in summary(snapshot(probe={}, prefetch={}))] == ["1 job", "238.4MiB/s"]
 
@@ -299,6 +301,15 @@ def test_why_there_is_nothing() -> None:
     )
     assert trace_rows.explained({**snapshot(), "jobs": []}) == "Nothing has been read here yet."
     assert trace_rows.explained(snapshot()) == ""
+
+
+@pytest.mark.parametrize("estimated", [False, True])
+def test_estimated_counts_are_marked(estimated: bool) -> None:
+    found = rows(snapshot(job(streams=[stream(estimated=estimated)])), files="all")
+    (row,) = [row for row in found if row.kind == "stream"]
+    assert ("~512MiB" in line(row, layout(200)).plain) == estimated
+    assert ("~4,096" in line(row, layout(200)).plain) == estimated
+    assert dict(details(row))["reads"].startswith("about 4,096" if estimated else "4,096")
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def seen_reads(daemon: Daemon) -> int:
 
 
 def test_fifty_readers_for_ten_minutes(daemon: Callable[..., Daemon]) -> None:
-    one = daemon(options=["--probe", "ebpf"])
+    one = daemon(options=["--probe", "ebpf", "--probe-rate", "0"])
     (one.source / "small").mkdir()
     for number in range(2000):
         (one.source / "small" / f"{number:05}").write_bytes(os.urandom(5000))

@@ -75,6 +75,7 @@ class Probe(TypedDict):
 
     how: str  # btf, tracepoint, fentry, kprobe, fuse or off
     why: str  # "": not known yet, the probes are being loaded
+    share: float  # of the time in which reads are looked at; below 1 counts are estimated, see --probe-rate
     lost: Lost
 
 

@@ -78,6 +78,8 @@ class Snapshot:
     patterns: Mapping[str, int] = field(default_factory=dict)
     tiers: Mapping[str, int] = field(default_factory=dict)
     lost: Mapping[str, int] = field(default_factory=dict)
+    seen_share: float | None = None
+    sampled_seconds: float | None = None
     parked_reads: int | None = None
     cache_bytes: int | None = None
     cache_files: int | None = None
@@ -242,6 +244,11 @@ METRICS: tuple[Definition, ...] = (
                _worded(lambda s: s.tiers)),
     Definition("swmld_seen_lost_total", "counter", "Events and counters that did not fit.", ("kind",),
                _worded(lambda s: s.lost)),
+    Definition("swmld_seen_share", "gauge",
+               "Share of the time in which the probes look at reads; below 1 counts are estimated.", (),
+               _one(lambda s: s.seen_share)),
+    Definition("swmld_seen_sampled_seconds_total", "counter", "Seconds in which that was below 1.", (),
+               _one(lambda s: s.sampled_seconds)),
     Definition("swmld_parked_reads", "gauge", "Reads that wait for their chunk now.", (),
                _one(lambda s: s.parked_reads)),
     Definition("swmld_cache_bytes", "gauge", "Bytes in the cache.", (), _one(lambda s: s.cache_bytes)),

@@ -170,7 +170,7 @@ class Service:
 
     def _probe(self) -> Probe:
         found = self.observer.probe()
-        return Probe(how=found["how"], why=found["why"], lost=found["lost"])
+        return Probe(how=found["how"], why=found["why"], share=found["share"], lost=found["lost"])
 
     async def _health(self, params: dict[str, Any], progress: Progress) -> Health:
         return await self.health()
@@ -230,6 +230,8 @@ class Service:
             open_files=self.files.count,
             known_nodes=c["nodes"],
             **self.observer.counters(),
+            seen_share=self.observer.sampling()[0],
+            sampled_seconds=self.observer.sampling()[1],
             prefetch_used_bytes=own.prefetch_used,
             prefetch_wasted_bytes=own.prefetch_wasted,
             rules=self.rules.figures(),

@@ -140,6 +140,7 @@ def serve(
         ),
     ] = None,
     probe: Annotated[str | None, setting("probe")] = None,
+    probe_rate: Annotated[str | None, setting("probe_rate")] = None,
     metrics_address: Annotated[str | None, setting("metrics_address")] = None,
     run_dir: Annotated[str | None, setting("run_dir")] = None,
     state_dir: Annotated[str | None, setting("state_dir")] = None,

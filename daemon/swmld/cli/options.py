@@ -25,7 +25,7 @@ METAVARS = {
     "check_interval": "TIME", "metadata_timeout": "TIME", "fetch_timeout": "TIME", "source_wait": "TIME",
     "source_grace": "TIME",
     "fetch_parallel": "N", "prefetch_parallel": "N", "neighbours_max_files": "N",
-    "metrics_address": "HOST:PORT|off", "probe": "auto|ebpf|fuse|off|WAY",
+    "metrics_address": "HOST:PORT|off", "probe": "auto|ebpf|fuse|off|WAY", "probe_rate": "N",
     "rules": "PATH", "environment": "NAME", "plugins": "DIR",
 }  # fmt: skip
 SIZES = frozenset(key for key, metavar in METAVARS.items() if metavar == "SIZE")
@@ -48,7 +48,8 @@ PANELS = {
     "Fetch": ("engine", "fetch_parallel", "prefetch_parallel", "sub_read", "fetch_timeout", "source_wait",
               "source_grace", "readahead_max", "neighbours", "neighbours_max_files"),
     "Rules": ("rules", "environment", "plugins", "use_plugins"),
-    "Operation": ("probe", "metrics_address", "run_dir", "state_dir", "log_level", "log_format"),
+    "Operation": ("probe", "probe_rate", "metrics_address", "run_dir", "state_dir", "log_level",
+                  "log_format"),
 }  # fmt: skip
 _PANEL_OF = {key: panel for panel, keys in PANELS.items() for key in keys}
 

@@ -83,6 +83,8 @@ def _table(one: Status) -> Table:
     if (health := one.get("health")) is not None:
         probe = health["probe"]
         rows["probes"] = f"{probe['how']}: {probe['why']}" if probe["why"] else "not known yet"
+        if (share := probe.get("share", 1.0)) < 1:
+            rows["probes"] += f"; reads come so often that they are sampled, {share:.0%} of the time"
         rows["health"] = "; ".join([health["status"], *health["problems"]])
     if (staged := one.get("staged")) is not None:
         rows["writes"] = _writes(staged)

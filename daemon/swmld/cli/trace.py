@@ -44,11 +44,13 @@ it prints lines instead.
 
   swmld trace replay run.trace --speed 10
 
---json prints one object a line and interval: at (seconds, monotonic clock), jobs, probe (how, why, lost),
-prefetch (used_bytes, wasted_bytes), left_out (views above the limit). A job has job (pid of its root),
-comm, command, pids, phase, workers, batch, rate, bytes, reads, hits, cold, partial, wait_share, datasets
-and streams; a dataset path, order, epoch, fraction, files_seen, files_total, files_per_second, sample_size,
-batch, workers; a stream pid, file, path, pattern, stride, size, position, reads, hits, cold, partial, wait.
+--json prints one object a line and interval: at (seconds, monotonic clock), jobs, probe (how, why, share,
+lost), prefetch (used_bytes, wasted_bytes), left_out (views above the limit). A job has job (pid of its
+root), comm, command, pids, phase, workers, batch, rate, bytes, reads, estimated, hits, cold, partial,
+wait_share, datasets and streams; a dataset path, order, epoch, fraction, files_seen, files_total,
+files_per_second, sample_size, batch, workers; a stream pid, file, path, pattern, stride, size, position,
+reads, estimated, hits, cold, partial, wait. Estimated counts are scaled up: reads came so often that they
+were looked at for a part (share) of the time.
 Sizes are bytes, times seconds, rates a second; phase, order and pattern have kind, confidence (0 to 1) and
 evidence.
 """

@@ -57,6 +57,7 @@ class Row:
     recent: float
     view: dict[str, Any] = dataclasses.field(compare=False, repr=False)
     job: int = 0
+    estimated: bool = False
 
     @property
     def said(self) -> str:
@@ -189,7 +190,7 @@ def _common(view: dict[str, Any], finding: dict[str, Any]) -> dict[str, Any]:
     return {
         "view": view, "pattern": finding["kind"], "confidence": finding["confidence"],
         "evidence": finding["evidence"], "rate": view["rate"], "bytes": view["bytes"],
-        "recent": view["last_at"],
+        "recent": view["last_at"], "estimated": view.get("estimated", False),
     }  # fmt: skip
 
 
@@ -270,14 +271,15 @@ def line(row: Row, shape: Layout) -> Text:
     )
     level = "" if row.kind == "job" else "  "
     known = row.pattern != "unknown"
+    about = "~" if row.estimated else ""
     cells = {
         "name": Text(level + tail(printable(row.name), widths["name"] - len(level), row.kind)),
         "pattern": Text(words + unsure, "green" if known and not unsure else "dim"),
         "sure": Text(f"{100 * row.confidence:.0f}%" if known else "", "dim"),
         "progress": _progress(row, widths.get("progress", 15)),
         "rate": Text(format_size(row.rate) if row.rate else "-", "" if row.rate else "dim"),
-        "bytes": Text(format_size(row.bytes)),
-        "reads": Text(count(row.reads) if row.reads is not None else ""),
+        "bytes": Text(about + format_size(row.bytes)),
+        "reads": Text(about + count(row.reads) if row.reads is not None else ""),
         **dict(zip(("mem", "disk", "src"), map(_share, row.shares or (None, None, None)), strict=True)),
         "wait": Text(row.wait, "magenta" if row.kind == "job" and row.waiting >= 0.1 else ""),
         "evidence": Text(row.evidence, "dim"),
@@ -357,7 +359,8 @@ def summary(snapshot: dict[str, Any]) -> Iterator[Text]:
         used, wasted = prefetch["used_bytes"], prefetch["wasted_bytes"]
         yield Text(f"prefetch {format_size(used)}, wasted {format_size(wasted)}")
     if probe:
-        yield Text(f"probe {probe['how']}")
+        share = probe.get("share", 1.0)
+        yield Text(f"probe {probe['how']}" + (f", sampled {100 * share:.0f}%" if share < 1 else ""))
 
 
 def explained(snapshot: dict[str, Any], only: str = "") -> str:
@@ -397,7 +400,8 @@ def details(row: Row) -> Sequence[tuple[str, str]]:
     else:
         found.append(("process", f"{view['pid']}, in job {row.job}"))
         ways = [f"{view['hits']:,} in memory", f"{view['cold']:,} waited", f"{view['partial']:,} in part"]
-        found.append(("reads", f"{view['reads']:,}: " + ", ".join(ways)))
+        about = "about " if row.estimated else ""
+        found.append(("reads", f"{about}{view['reads']:,}: " + ", ".join(ways)))
         kinds = [f"{view[name]:,} {name}" for name in ("faults", "direct") if view[name]]
         if kinds:
             found.append(("of them", ", ".join(kinds)))

@@ -202,6 +202,12 @@ class Settings(BaseModel):
         description="How reads are seen: ebpf (page-cache hits included; or one way of it, btf, tracepoint, "
         "fentry, kprobe), fuse (what reaches the daemon), off; auto: ebpf if this host can, else fuse.",
     )
+    probe_rate: Annotated[int, count(0, 1_000_000_000)] = Field(
+        default=60_000,
+        description="Reads a second of one CPU, of any files on the machine, up to which the eBPF probes "
+        "look at each of them; beyond it, for a part of the time: counts are estimated then. 0: always at "
+        "each.",
+    )
     state_dir: Directory = Field(
         default=STATE_DIR,
         description="Directory of what outlives the daemon: the probes as compiled, and their headers.",

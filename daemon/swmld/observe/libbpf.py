@@ -72,19 +72,19 @@ def describe(fd: int) -> Map:
     )
 
 
-def attach(name: str, code: bytes, number: int) -> int:
-    """Load a program and attach it to the tracepoint ``name``, whose BTF typedef is ``number``: its link."""
-    library = _library()
+def load(name: str, code: bytes, number: int) -> int:
+    """Descriptor of a program for the tracepoint ``name``, whose BTF typedef is ``number``."""
     options = _LoadOptions(sz=ctypes.sizeof(_LoadOptions), expected_attach_type=_RAW_TP, attach_btf_id=number)
-    program = library.bpf_prog_load(
+    program = _library().bpf_prog_load(
         _TRACING, f"swmld_{name}"[:_NAME].encode(), b"GPL", code, ctypes.c_size_t(len(code) // 8),
         ctypes.byref(options),
     )  # fmt: skip
-    _must(program, f"{name}: the kernel refuses the program")
-    try:
-        return _must(library.bpf_raw_tracepoint_open(None, program), f"{name}: cannot be attached")
-    finally:
-        os.close(program)  # the link holds it
+    return _must(program, f"{name}: the kernel refuses the program")
+
+
+def attach(name: str, program: int) -> int:
+    """Attach a loaded program: its link, which holds it, too."""
+    return _must(_library().bpf_raw_tracepoint_open(None, program), f"{name}: cannot be attached")
 
 
 def _must(result: int, what: str) -> int:

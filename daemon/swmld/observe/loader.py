@@ -27,8 +27,8 @@ from swmld.observe import compiled, kept, libbpf, programs
 from swmld.observe.btf import VMLINUX, Btf
 from swmld.observe.compiled import Compiled, Unfit
 
-MAPS = ("config", "filter", "watched", "cursors", "processes", "lost", "events")
-"""What the daemon needs, in the order in which the descriptors are sent; the programs follow."""
+MAPS = ("config", "filter", "watched", "cursors", "processes", "lost", "events", "calls")
+"""What the daemon needs, in the order in which the descriptors are sent; what is attached follows."""
 
 _OPTIONS = ("--state", "--way", "--socket")
 # The compiler's libraries, as /proc/self/maps names them.
@@ -39,7 +39,8 @@ _HEADERS = ("include/linux/kconfig.h", "include/linux/types.h", "include/generat
 class Report(TypedDict):
     """How it went. ``way`` is empty if none worked; ``tried`` says of each why not. ``missing``: programs
     that this kernel does without. ``origin``: "compiled", or "kept": it came from the state directory;
-    ``why``: why it did not; ``unkept``: why it will not next time. Times in seconds."""
+    ``why``: why it did not; ``unkept``: why it will not next time. ``switch``: the program that sees reads
+    can be detached and attached again: it is the last descriptor. Times in seconds."""
 
     way: str
     tried: dict[str, str]
@@ -50,6 +51,7 @@ class Report(TypedDict):
     origin: str
     why: str
     unkept: str
+    switch: bool
 
 
 class Loader:
@@ -63,8 +65,9 @@ class Loader:
         self._headers = Path()
         self.descriptors: list[int] = []
         self.report = Report(
-            way="", tried={}, missing=[], headers="", descriptors=0, seconds=0.0, origin="", why="", unkept=""
-        )
+            way="", tried={}, missing=[], headers="", descriptors=0, seconds=0.0, origin="", why="",
+            unkept="", switch=False,
+        )  # fmt: skip
 
     def run(self, ways: tuple[str, ...]) -> None:
         """Fill in the report and the descriptors."""
@@ -131,7 +134,7 @@ class Loader:
             self._keep(key, codes, missing)
         except (Unfit, HostError) as error:
             self.report["unkept"] = str(error)
-        self.report |= {"missing": missing, "why": why}
+        self.report |= {"missing": missing, "why": why, "switch": True}
         return self._maps() + attached
 
     def _compiled(
@@ -162,20 +165,27 @@ class Loader:
         return codes
 
     def _attach(self, btf: Btf, codes: dict[str, bytes]) -> tuple[list[int], list[str]]:
-        """Links of all programs that this kernel takes, and the names of the others."""
+        """Links of all programs that this kernel takes, with the program that sees reads at the end, and the
+        names of the others."""
         attached: list[int] = []
         missing: list[str] = []
-        for name in (*programs.READS, *programs.EXTRAS):
-            number = btf.typedef(f"btf_trace_{name}")
-            try:
-                if number is None or name not in codes:
-                    raise HostError(f"the kernel has no tracepoint {name}")
-                attached.append(libbpf.attach(name, codes[name], number))
-            except HostError:
-                if name in programs.READS:
-                    _close(attached)
-                    raise
-                missing.append(name)
+        loaded: dict[str, int] = {}
+        try:
+            for name in (*programs.READS, *programs.EXTRAS):
+                number = btf.typedef(f"btf_trace_{name}")
+                try:
+                    if number is None or name not in codes:
+                        raise HostError(f"the kernel has no tracepoint {name}")
+                    loaded[name] = libbpf.load(name, codes[name], number)
+                    attached.append(libbpf.attach(name, loaded[name]))
+                except HostError:
+                    if name in programs.READS:
+                        _close(attached)
+                        raise
+                    missing.append(name)
+            attached.append(loaded.pop(programs.SWITCHED))
+        finally:
+            _close([*loaded.values()])  # links hold them
         return attached, missing
 
     # ---- what is kept of them
@@ -198,7 +208,7 @@ class Loader:
         except (Unfit, HostError):
             _close(opened)
             raise
-        self.report |= {"origin": "kept", "headers": found.headers, "missing": missing}
+        self.report |= {"origin": "kept", "headers": found.headers, "missing": missing, "switch": True}
         _close(opened[len(MAPS) : len(found.maps)])  # the programs hold them
         return opened[: len(MAPS)] + attached
 

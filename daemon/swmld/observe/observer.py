@@ -26,6 +26,7 @@ from swmld.observe.probe import EVENTS, LOST, Counters, Loading, Probe, any_read
 from swmld.observe.processes import ProcessTable
 from swmld.observe.programs import WAYS
 from swmld.observe.records import Row
+from swmld.observe.sampler import Sampler
 from swmld.patterns.engine import Patterns
 from swmld.patterns.feed import Cursor, Names, Processes, Shape, Tiers, Touch, TouchFlag, TouchKind, Wait
 from swmld.patterns.views import as_json
@@ -63,7 +64,8 @@ class Observer:
 
     ``mode``: auto, ebpf or one of ``programs.WAYS`` (a HostError where it cannot be had), fuse or off. Probes
     whose maps stay unreadable are given up for FUSE's own view, whatever the mode: serving goes on. They are
-    not tried again before the next start, as what broke them was no state that passes.
+    not tried again before the next start, as what broke them was no state that passes. ``rate``: reads a
+    second of one CPU beyond which they are looked at for a part of the time (``budget``); 0: never.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Observer:
         *,
         mode: str,
         state: Path,
+        rate: int = 0,
         prefetch: Callable[[], dict[str, int]],
     ) -> None:
         self._native = native
@@ -97,6 +100,8 @@ class Observer:
         self._view_rows = ffi.new("struct sw_view_row[]", EVENTS)
         self._view_lost = 0
         self._counts: Counters | None = None
+        self._sampler = Sampler(rate)
+        self._sampling = trio.CancelScope()
         self._lost = dict.fromkeys(filter(None, LOST), 0)
         """By probes that were given up."""
         self._met: set[int] = set()
@@ -120,6 +125,8 @@ class Observer:
             nursery.start_soon(self._events)
             nursery.start_soon(self._counters)
             nursery.start_soon(self._list)
+            if self._probe is not None:
+                nursery.start_soon(self._sample, self._probe)
 
     async def _attach(self, devices: Devices) -> None:
         # FUSE's own view from the start: whatever is read before the probes are there is seen at least so.
@@ -245,6 +252,17 @@ class Observer:
             self.people.exit(touch.pid)
             self._met.discard(touch.pid)
 
+    # ---- how often they are looked at
+
+    async def _sample(self, probe: Probe) -> None:
+        if probe.switch is None:
+            return
+        with self._sampling:
+            try:
+                await self._sampler.run(probe.switch)
+            except OSError as error:
+                await self._give_up(probe, f"the probe of reads cannot be attached again: {error.strerror}")
+
     # ---- counters
 
     async def _counters(self) -> None:
@@ -258,7 +276,10 @@ class Observer:
 
     async def _give_up(self, probe: Probe, why: str) -> None:
         """FUSE's own view from now on; the probes are detached."""
+        if probe is not self._probe:
+            return
         self._probe = self._counts = None
+        self._sampling.cancel()
         self._native.view(2)
         self._native.unwatch()
         self.people.told = False
@@ -359,14 +380,22 @@ class Observer:
         tiers = {"page_cache": hits, "missed": totals.missed, "source": totals.source}
         return {"patterns": patterns, "tiers": tiers, "lost": self.probe()["lost"]}
 
+    def sampling(self) -> tuple[float, float] | tuple[None, None]:
+        """For the metrics: share of the time in which reads are looked at, and seconds in which it was less
+        than all. None where no probe looks at them."""
+        if self._probe is None:
+            return None, None
+        return self._sampler.share, self._sampler.seconds
+
     def probe(self) -> dict[str, Any]:
-        """How reads are seen, why so, and what was lost."""
+        """How reads are seen, for which share of the time, why so, and what was lost."""
         lost = dict(self._lost)
         how = "off" if self._mode == "off" else "fuse"
         if self._probe is not None:
             lost, how = lost | self._probe.lost(), self._probe.report["way"]
         lost["events"] += self._view_lost
-        return {"how": how, "why": self._why, "lost": lost}
+        share = round(self._sampler.share, 4)
+        return {"how": how, "why": self._why, "share": share, "lost": lost}
 
     @contextlib.contextmanager
     def subscribe(self) -> Iterator[trio.MemoryReceiveChannel[Raw]]:

@@ -21,6 +21,7 @@ from swmld.fetch.threads import Workers
 from swmld.observe import records
 from swmld.observe.loader import MAPS, Report
 from swmld.observe.programs import SIZES
+from swmld.observe.switch import ReadSwitch
 from swmld.urls import without_credentials
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,11 @@ class Probe:
         if self._books == ffi.NULL:
             lib.sw_ring_close(self._ring)
             raise HostError(f"the books of the probes cannot be mapped: {os.strerror(-error[0])}")
+        self.switch: ReadSwitch | None = None
+        """Of the program that sees reads, where the way has one."""
+        if report["switch"]:
+            program, link = self._fds.pop(), self._fds.pop(len(MAPS))
+            self.switch = ReadSwitch(self._maps["config"], self._maps["calls"], link, program)
 
     @property
     def event_fd(self) -> int:
@@ -87,7 +93,7 @@ class Probe:
 
     def configure(self, mount_dev: int, cache_dev: int, source_dev: int) -> None:
         """Reads are seen from now on: of the mount's device, and of watched files on the two others."""
-        value = records.CONFIG.pack(mount_dev, cache_dev, source_dev, os.getpid(), 0, 0, 0, 0)
+        value = records.CONFIG.pack(mount_dev, cache_dev, source_dev, os.getpid(), 0, 1, 0, 0)
         self._must(lib.sw_map_update(self._maps["config"], ffi.new("uint32_t *", 0), value))
 
     def events(self) -> memoryview:
@@ -141,6 +147,8 @@ class Probe:
         with self._reading:
             lib.sw_books_close(self._books)
             self._books = ffi.NULL
+        if self.switch is not None:
+            self.switch.close()
         for fd in self._fds:
             os.close(fd)
         self._fds = []

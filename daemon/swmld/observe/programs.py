@@ -22,6 +22,9 @@ WAYS = ("btf", "tracepoint", "fentry", "kprobe")
 
 READS = ("mm_filemap_get_pages", "mm_filemap_map_pages", "mm_filemap_fault", "page_cache_sync_ra")
 """Without these a way does not work."""
+SWITCHED = READS[0]
+"""The only event that may come so often that a look at each costs too much: it is detached for a part of the
+time then (``budget.py``)."""
 EXTRAS = (
     "page_cache_async_ra", "page_cache_ra_order", "sched_switch", "fuse_request_send", "fuse_request_end",
     "sched_process_fork", "sched_process_exec", "sched_process_exit", "iomap_dio_rw_begin",

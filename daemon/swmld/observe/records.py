@@ -10,7 +10,7 @@ from swmld.patterns.feed import Cursor, Shape, Tiers, Touch, TouchFlag, TouchKin
 
 EVENT = Struct("=6Qq2I2HI")
 KEY = Struct("=Q2I")
-CURSOR = Struct("=3Qq6Q2I2HI2HI17Q2I8I3Q")
+CURSOR = Struct("=3Qq6Q2I2HI2BHI17Q2I8I3Q")
 ROW = Struct(KEY.format + CURSOR.format[1:])
 VIEW_ROW = Struct(ROW.format + "4Q")
 PROCESS = Struct("=10Q24Q2I16s")
@@ -18,7 +18,7 @@ CONFIG = Struct("=6I2Q")
 WATCH = Struct("=Q")
 
 _NS = 1e-9
-_NODE = 27  # of a row's values
+_NODE = 28  # of a row's values
 _KINDS = {kind.value: kind for kind in TouchKind}
 _FLAGS = [TouchFlag(bits) for bits in range(16)]
 _SHAPES = list(Shape)
@@ -74,14 +74,14 @@ def view_rows(data: bytes | memoryview) -> Iterator[Row]:
 def _cursor(values: tuple[int, ...]) -> Cursor:
     (
         following, start, asked, stride, size, low, high, last_ns, pages, event_pages, run, tid, kind, guess,
-        pending, _, missed, _, random, sequential, strided, reverse, same, reads, _, first_ns, event_ns, cold,
-        partial, faults, direct, wait_ns, written, written_ns, bursts, passes, _,
-    ) = values[3:40]  # fmt: skip
+        pending, _, missed, _, _, random, sequential, strided, reverse, same, reads, _, first_ns, event_ns,
+        cold, partial, faults, direct, wait_ns, written, written_ns, bursts, passes, _,
+    ) = values[3:41]  # fmt: skip
     return Cursor(
         first_ns * _NS, last_ns * _NS, event_ns * _NS, following, start, asked, stride, size, low, high,
         reads, pages, cold, partial, faults, direct, wait_ns * _NS, sequential, reverse, strided, random,
         same, event_pages, run, tid, kind, guess, pending, passes, missed,
-        written, written_ns * _NS, bursts, values[40:48],
+        written, written_ns * _NS, bursts, values[41:49],
     )  # fmt: skip
 
 

@@ -368,6 +368,7 @@ class Patterns:
     def _count(self, job: Job, stream: Stream, more: Counts, cursor: Cursor) -> None:
         nbytes = more.pages * PAGE
         job.read(more, nbytes, cursor.last_at)
+        job.estimated = job.estimated or stream.estimated
         self.totals.read(more, cursor.kind)
         if stream.home is None:
             stream.home = self._home(job, stream.file, cursor.last_at)

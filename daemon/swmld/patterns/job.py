@@ -58,6 +58,8 @@ class Job:
         self.grouping.on_drop = self._moved
         self.first_at = self.last_at = at
         self.reads = self.cold = self.partial = 0
+        self.estimated = False
+        """Some of these counts are."""
         self.tiers = Tiers(0, 0, 0, 0)
         self.bytes = 0
         self.comms: set[str] = set()

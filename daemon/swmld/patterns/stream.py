@@ -12,6 +12,7 @@ from swmld.patterns.feed import PAGE, Cursor, Shape, Tiers, Touch, TouchFlag, To
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.meter import Meter
 
+ESTIMATED = 8  # SWP_ESTIMATED of swp_cursor.missed
 _WHOLE = int(TouchFlag.WHOLE)
 _COLD = int(TouchFlag.COLD)
 _FAULT = int(TouchFlag.FAULT)
@@ -116,6 +117,7 @@ class Stream:
         "changed_at",
         "counts",
         "cursor",
+        "estimated",
         "file",
         "first",
         "first_at",
@@ -147,6 +149,8 @@ class Stream:
         """When the present cursor began."""
         self._before: tuple[tuple[float, Counts], ...] = ()
         """Both of the ones before it: their last rows may come when it has begun."""
+        self.estimated = False
+        """Reads of it were looked at for a part of the time; what the counts hold of those is scaled up."""
         self.tiers = NO_TIERS
         self.cursor: Cursor | None = None
         self.meter: Meter | None = None
@@ -217,6 +221,7 @@ class Stream:
     def counted(self, cursor: Cursor) -> Counts:
         """The kernel's counters; returns what they hold more than last time."""
         now = counts_of(cursor)
+        self.estimated = self.estimated or bool(cursor.missed & ESTIMATED)
         if cursor.last_at < self._began:
             return self._late(cursor.last_at, now)
         if now.reads < self._told.reads or (

@@ -34,7 +34,8 @@ class StreamView:
     start to start of two reads, 0 unless strided. ``hits``: reads answered by the page cache; ``cold``: reads
     that waited for their first page; ``partial``: for a later one only. ``disk_bytes``, ``source_bytes``:
     what FUSE gave from the cache's disk and from the source. ``rate``: bytes a second over about the last 5
-    s.
+    s. ``estimated``: its reads came so often that they were looked at for a part of the time; ``reads``,
+    ``bytes``, ``hits``, ``cold``, ``partial`` and ``rate`` are scaled up from that, ``passes`` were seen.
     """
 
     pid: int
@@ -45,6 +46,7 @@ class StreamView:
     stride: int
     size: int
     reads: int
+    estimated: bool
     bytes: int
     hits: int
     cold: int
@@ -105,7 +107,8 @@ class JobView:
     by what the page cache had; ``disk_*``, ``source_*``: reads that FUSE answered. ``wait``: seconds its
     processes waited for pages and names; ``wait_share``: of the wall time of a reading process, over about
     the last 5 s, 0 to 1. ``waits``: single waits; ``wait_p50``, ``wait_p99``: upper bounds in seconds of
-    the histogram's buckets that hold them, 0.0 without waits. ``writes``: FUSE's requests to write;
+    the histogram's buckets that hold them, 0.0 without waits. ``estimated``: some of its streams' counts are.
+    ``writes``: FUSE's requests to write;
     ``written_bytes``, ``write_bursts``: by the probes, which see what is passed through as well, in whole
     pages; there a page that is written twice before it goes to the disk counts once.
     """
@@ -120,6 +123,7 @@ class JobView:
     workers: int
     batch: int | None
     reads: int
+    estimated: bool
     bytes: int
     rate: float
     hits: int

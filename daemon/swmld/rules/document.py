@@ -180,8 +180,8 @@ DAEMON = frozenset({
     "passthrough", "native", "fuse_uring", "check", "check_interval", "metadata_timeout", "paths",
     "engine", "fetch_parallel", "prefetch_parallel", "sub_read", "fetch_timeout", "source_wait",
     "source_grace", "write", "staging_size", "hedge", "readahead_max",
-    "neighbours", "neighbours_max_files", "follow", "rules", "environment", "probe", "state_dir",
-    "metrics_address", "run_dir", "log_level", "log_format", "plugins", "use_plugins",
+    "neighbours", "neighbours_max_files", "follow", "rules", "environment", "probe", "probe_rate",
+    "state_dir", "metrics_address", "run_dir", "log_level", "log_format", "plugins", "use_plugins",
 })  # fmt: skip
 """Keys of the daemon's own settings, which may stand in the same files: at the top, in ``settings`` and in an
 environment. They mean nothing to rules. A test holds them to ``config.models.Settings``."""
