@@ -7,6 +7,7 @@ from swmld.patterns.epoch import BEHIND, COVERED, FEW, Behind, Boundary, Crew
 from swmld.patterns.feed import PAGE, Numbers, Place, no_numbers
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.meter import Meter
+from swmld.patterns.order import Histories
 from swmld.patterns.readers import Reader, Tally
 from swmld.patterns.roles import LARGE, Kinds
 from swmld.patterns.views import UNKNOWN, Finding, several
@@ -31,7 +32,15 @@ UNKNOWN_PLACE = 0.02
 class Dataset:
     """``root`` is the nodeid of its directory; ``leaves`` those below it that hold files, by nodeid."""
 
-    def __init__(self, job: int, root: int, path: str, at: float, natural: Numbers = no_numbers) -> None:
+    def __init__(
+        self,
+        job: int,
+        root: int,
+        path: str,
+        at: float,
+        natural: Numbers = no_numbers,
+        histories: Histories | None = None,
+    ) -> None:
         self.job = job
         self.root = root
         self.path = path
@@ -49,7 +58,7 @@ class Dataset:
         """Files read, again or not, before this epoch; ``_before_leaf``: before its last directory came."""
         self._before_leaf = 0
         self.order: Finding = UNKNOWN
-        self.walks = Walks(natural)
+        self.walks = Walks(natural, histories)
         self.boundary = Boundary()
         self.behind = Behind()
         self.crew: Crew | None = None
@@ -110,6 +119,7 @@ class Dataset:
         if other.rest is not None:
             other.rest.drop()
         self.walks.absorb(other.walks)
+        other.walks.history.drop()
         self.active |= other.active
         self.leaders |= other.leaders
         self.crew = None
@@ -122,6 +132,14 @@ class Dataset:
             mine = self.readers.get(pid)
             if mine is None or mine.last_at < reader.last_at:
                 self.readers[pid] = reader
+
+    def drop(self) -> None:
+        """It is forgotten: gives its memory back."""
+        for leaf in self.leaves.values():
+            leaf.drop()
+        if self.rest is not None:
+            self.rest.drop()
+        self.walks.history.drop()
 
     # ---- files
 

@@ -34,6 +34,7 @@ from swmld.patterns.grouping import Room
 from swmld.patterns.job import Job, Member
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.limits import Limits
+from swmld.patterns.order import Histories
 from swmld.patterns.output import Told
 from swmld.patterns.population import Population
 from swmld.patterns.readers import Reader
@@ -91,7 +92,12 @@ class Patterns:
     ) -> None:
         self._names = names
         self._limits = limits or Limits()
-        self._room = Room(self._limits.folders, Budget(self._limits.seen_bytes), natural)
+        self._room = Room(
+            self._limits.folders,
+            Budget(self._limits.seen_bytes),
+            Histories(self._limits.ordered),
+            natural,
+        )
         self._population = Population(names, processes, self._room, self._limits)
         self._jobs = self._population.jobs
         self._members = self._population.members
