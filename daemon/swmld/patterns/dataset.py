@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from swmld.patterns.catalog import Catalog
-from swmld.patterns.epoch import BEHIND, COVERED, FEW, Behind, Boundary, Crew
+from swmld.patterns.epoch import BEHIND, COVERED, FEW, Behind, Boundary, Crew, may_begin_anew
 from swmld.patterns.feed import PAGE, Numbers, Place, no_numbers
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.meter import Meter
@@ -24,6 +24,9 @@ WHOLE = 0.9
 """Share of a large file that was read, from which its next reading counts as another epoch's."""
 
 SAMPLE = -1
+
+_NO_ORDER = ("shuffled", "groups", "fixed")
+"""In these a file that comes again tells nothing by its place."""
 
 UNKNOWN_PLACE = 0.02
 """Below this share of an epoch its number of workers is still the last epoch's."""
@@ -207,7 +210,14 @@ class Dataset:
         reads = self.files - self._before_epoch
         reader.again += 1
         crowd = len(self.active) + len(self.leaders)
+        if self.crew is None and crowd == 1:
+            part = may_begin_anew(self.seen, reads, expected, sure)
+            if part is not None and self.review().kind in _NO_ORDER:
+                self.crew = Crew(part)
+                self.crew.read(leaf, file, index, new=False)
         if self.boundary.seen(leaf, file, index, self.seen, reads, expected, sure, reader.again, crowd):
+            if self.crew is not None and self.crew.part is not None:
+                self.crew = None  # the epoch has ended as it should
             self._turn(at)
         elif not self.boundary.near:
             self.walks.step(reader, leaf, file, place, self.order.kind)
@@ -215,7 +225,9 @@ class Dataset:
     def _look_at(self, crew: Crew, at: float) -> None:
         """Workers that were made in the middle of an epoch read a file."""
         if crew.anew:
-            self._turn(at, stopped=crew.stopped)
+            stopped = crew.stopped
+            crew.trim()
+            self._turn(at, stopped=stopped)
         elif crew.settled:
             self.crew = None
 
