@@ -340,7 +340,7 @@ class Dataset:
         if kinds.scattered > 3 * kinds.in_order:
             return Finding("shuffled", 0.7, f"{kinds.scattered} pages at random places of {files}")
         if kinds.in_order > 3 * kinds.scattered and kinds.large == 1:
-            return Finding("sorted", 0.6, f"{kinds.in_order} pages one after the other of {files}")
+            return Finding("sorted", 0.6, f"{kinds.in_order} pages of {files}, in the order of their places")
         return UNKNOWN
 
     @property

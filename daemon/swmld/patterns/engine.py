@@ -374,7 +374,8 @@ class Patterns:
     def _count(self, job: Job, stream: Stream, more: Counts, cursor: Cursor) -> None:
         nbytes = more.pages * PAGE
         job.read(more, nbytes, cursor.last_at)
-        self.totals.read(more, cursor.kind)
+        kind = Shape.STRIDED if stream.paced else cursor.kind
+        self.totals.read(more, kind)
         if stream.home is None:
             stream.home = self._home(job, stream.file, cursor.last_at)
         dataset = stream.home.dataset if stream.home is not None else None
@@ -383,7 +384,7 @@ class Patterns:
         dataset.bytes += nbytes
         dataset.meter.add(cursor.last_at, 0, nbytes)
         if cursor.size * PAGE >= LARGE:
-            if cursor.kind == Shape.RANDOM:
+            if kind == Shape.RANDOM:
                 # A column of a table is a few ranges of it, in whatever order; samples are many.
                 dataset.kinds.scattered += more.pages if cursor.random >= SAMPLES else 0
             else:

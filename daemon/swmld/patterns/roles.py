@@ -92,7 +92,7 @@ def role(dataset: Dataset) -> Finding:
         by = f" by each of {dataset.processes} processes" if dataset.epoch > 1 else ""
         return Finding("model", 0.9, f"{what} read once{by}, with names of models")
     if kinds.data * 2 > kinds.large:
-        return Finding("shards", 0.9, f"{what} with names of data sets, read from end to end")
+        return Finding("shards", 0.9, f"{what} with names of data sets, read in order")
     if dataset.epoch > 1:
         return Finding("shards", 0.8, f"{what} read {dataset.epoch} times")
     if over:

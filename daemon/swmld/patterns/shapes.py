@@ -47,6 +47,8 @@ def pattern(stream: Stream, name: bytes) -> Finding:
         if found is not None:
             return found
         shape = _usual(stream, cursor)
+    if cursor is not None and stream.paced:
+        return _paced(stream, cursor)
     if shape == Shape.SEQUENTIAL:
         return _sequential(stream, cursor)
     if shape == Shape.REVERSE:
@@ -213,6 +215,12 @@ def _run(stream: Stream, cursor: Cursor | None, kind: str, words: str) -> Findin
     count = max(fitting, min(cursor.run, pairs))
     value = max(0.5, min(0.99, 1 - 0.5 ** (cursor.run + 1)))
     return Finding(kind, round(value, 3), f"{count} of {pairs} reads {words}")
+
+
+def _paced(stream: Stream, cursor: Cursor) -> Finding:
+    way = "forward" if stream.paced > 0 else "backward"
+    words = f"its {cursor.reads} reads go {way}, {abs(stream.paced):.1f} pages each time, on average"
+    return Finding("strided", 0.9, words)
 
 
 def _random(cursor: Cursor | None) -> Finding:

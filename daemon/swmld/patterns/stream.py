@@ -11,6 +11,7 @@ from typing import NamedTuple
 from swmld.patterns.feed import PAGE, Cursor, Shape, Tiers, Touch, TouchFlag, TouchKind
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.meter import Meter
+from swmld.patterns.steady import steady
 
 _WHOLE = int(TouchFlag.WHOLE)
 _COLD = int(TouchFlag.COLD)
@@ -130,6 +131,7 @@ class Stream:
         "recent",
         "shape",
         "size",
+        "steady",
         "stride",
         "tiers",
         "whole",
@@ -157,6 +159,8 @@ class Stream:
         self.recent = (0, 0, 0, 0)
         """Reads of the latest rows: sequential, reverse, strided, random, each against the one before."""
         self.stride = 0
+        self.steady = 0.0
+        """Pages from read to read where these are not all alike (``steady``), 0.0 if it has none."""
         self.size = 0
         self.first = self.last = 0
         """Pages of the latest read that we know of."""
@@ -235,6 +239,8 @@ class Stream:
         if self.meter is not None:
             self.meter.add(cursor.last_at, 0, more.pages * PAGE)
         self.recent = self._latest(cursor)
+        goes_on = self.cursor is not None and cursor.first_at == self.cursor.first_at
+        self.steady = steady(cursor, self.cursor if goes_on else None, self.steady)
         self.cursor = cursor
         self.size = cursor.size or self.size
         if cursor.last_at >= self.last_at:
@@ -274,6 +280,15 @@ class Stream:
             return a, b, c, d
         e, f, g, h = self.recent
         return a + e, b + f, c + g, d + h
+
+    @property
+    def paced(self) -> float:
+        """``steady``, where no single stride and nothing that was told since says otherwise."""
+        cursor = self.cursor
+        if not self.steady or cursor is None or self.shape not in (Shape.RANDOM, Shape.STRIDED):
+            return 0.0
+        later = self.first - cursor.start
+        return self.steady if later * self.steady >= 0 else 0.0
 
     @property
     def progress(self) -> float:
