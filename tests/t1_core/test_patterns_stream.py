@@ -206,6 +206,44 @@ def test_a_stride_whose_steps_differ_goes_on_and_ends() -> None:
     assert run.phase(pid) == "training"
 
 
+def members(count: int, length: int, seed: int | None) -> Reads:
+    """An archive's members, in three reads each; ``seed``: in no order."""
+    places = list(range(count))
+    if seed is not None:
+        random.Random(seed).shuffle(places)
+    reads = [(count * length, count * length + 3)]
+    for place in places:
+        first = place * length
+        reads += [(first, first), (first + 1, first + 1), (first + 1, first + length - 1)]
+    return reads
+
+
+@pytest.mark.parametrize("name", ["images.zip", "weights.npz", "model.pt"])
+@pytest.mark.parametrize("seed", [None, 1])
+def test_members_of_an_archive(name: str, seed: int | None) -> None:
+    """Those of a data set are samples, those of a model are not; in no order it is not said to be one."""
+    count, length = 1000, 12
+    run = Run()
+    pid = run.program()
+    (file,) = run.tree.add("d", [name], (count * length + 4) * 4096)
+    model = StreamModel(pid, file, count * length + 4)
+    reads = members(count, length, seed)
+    for number, (first, last) in enumerate(reads, 1):
+        run.now += run.step
+        run.patterns.touch(model.read(first, last, run.now))
+        if number % 100 == 0 or number == len(reads):
+            run.patterns.cursors([(pid, file, model.cursor)])
+    (view,) = run.job(pid).streams
+    data = run.dataset(pid, "d")
+    if seed is None:
+        assert (view.pattern.kind, data.order.kind) == ("header-then-tail", "sorted")
+        assert run.phase(pid) == ("data preparation" if name == "images.zip" else "model load")
+    else:
+        assert (view.pattern.kind, data.order.kind) == ("random", "shuffled")
+        assert run.phase(pid) == ("training" if name == "images.zip" else "model load")
+    assert run.patterns._streams[pid, file].progress > 0.9
+
+
 def test_random_reads_have_no_stride() -> None:
     for seed in range(3000):
         source = random.Random(seed)

@@ -334,12 +334,14 @@ class Dataset:
     def _within_files(self) -> Finding:
         """The order of few large files is that of the places in them."""
         kinds = self.kinds
-        if max(kinds.scattered, kinds.in_order) * PAGE < LARGE:
+        if max(kinds.scattered, kinds.in_order, kinds.pieces) * PAGE < LARGE:
             return UNKNOWN
         files = several(kinds.large, "large file")
         if kinds.scattered > 3 * kinds.in_order:
             return Finding("shuffled", 0.7, f"{kinds.scattered} pages at random places of {files}")
-        if kinds.in_order > 3 * kinds.scattered and kinds.large == 1:
+        if kinds.pieces > 3 * kinds.in_order:
+            return Finding("shuffled", 0.7, f"{kinds.pieces} pages in pieces at random places of {files}")
+        if kinds.in_order > 3 * (kinds.scattered + kinds.pieces) and kinds.large == 1:
             return Finding("sorted", 0.6, f"{kinds.in_order} pages of {files}, in the order of their places")
         return UNKNOWN
 

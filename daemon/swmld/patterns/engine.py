@@ -387,6 +387,8 @@ class Patterns:
             if kind == Shape.RANDOM:
                 # A column of a table is a few ranges of it, in whatever order; samples are many.
                 dataset.kinds.scattered += more.pages if cursor.random >= SAMPLES else 0
+            elif stream.in_pieces:
+                dataset.kinds.pieces += more.pages
             else:
                 dataset.kinds.in_order += more.pages
         self._progress(stream)

@@ -67,6 +67,8 @@ def archive(args: argparse.Namespace, draw: numpy.random.Generator) -> None:
         names = file.namelist()
         for name in draw.choice(names, args.reads, replace=False):
             file.read(name)
+            if args.step:
+                think(args.step)
 
 
 def hdf5(args: argparse.Namespace, draw: numpy.random.Generator) -> None:
