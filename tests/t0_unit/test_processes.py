@@ -216,13 +216,60 @@ def test_another_shells_commands_are_another_job(proc: Proc, table: ProcessTable
 
 @pytest.mark.parametrize("above", ["bash", "timeout", None])
 def test_a_loop_is_known_by_its_session(above: str | None, proc: Proc, table: ProcessTable) -> None:
-    """``$(cp a b)`` in a loop, or ``timeout 5 cp a b``: another parent each time, dead or alive."""
+    """``$(cp a b)`` in a loop, or ``timeout 5 cp a b``: another parent each time, which may have ended before
+    anybody looks, and has when the next one begins."""
     for number in range(3):
         parent = 50 + number
         if above is not None:
             proc.add(parent, 1, above, ticks=10)
         assert table.see(100 + number, parent=parent, comm=b"cp", session=9).job == 100
+        if above is not None:
+            proc.remove(parent)
     assert table.see(110, parent=50, comm=b"cp", session=8).job == 110
+
+
+def test_loops_side_by_side_are_two_jobs(proc: Proc, table: ProcessTable) -> None:
+    """``for f in ...; do cp $f x; done &``, twice in one shell: each runs in a fork of it."""
+    proc.add(10, 1, "bash", session=10, ticks=10)
+    proc.add(20, 10, "bash", session=10, ticks=20)
+    proc.add(30, 10, "bash", session=10, ticks=20)
+    rows = (101, 20, b"cp"), (102, 30, b"cp"), (103, 30, b"cp"), (104, 20, b"cp"), (105, 30, b"cp")
+    assert seen(table, *rows) == [101, 102, 102, 101, 102]
+    # What lives while the other loop's next command begins.
+    proc.add(106, 20, "cp", session=10, ticks=30)
+    assert table.see(106).job == 101
+    assert seen(table, (107, 30, b"cp")) == [102]
+    proc.remove(106)
+    table.exit(106)
+    assert seen(table, (108, 20, b"cp")) == [101]
+
+
+def test_loops_side_by_side_by_what_started_each_command(proc: Proc, table: ProcessTable) -> None:
+    """``n=$(cp a b | wc)`` or ``timeout 5 cp a b`` in both."""
+    proc.add(10, 1, "bash", session=10, ticks=10)
+    proc.add(20, 10, "bash", session=10, ticks=20)
+    proc.add(30, 10, "bash", session=10, ticks=20)
+    jobs = []
+    for number in range(6):
+        parent = 50 + number
+        proc.add(parent, 30 if number % 2 else 20, "timeout", session=10, ticks=30)
+        jobs.append(table.see(100 + number, parent=parent, comm=b"cp", session=10).job)
+        proc.remove(parent)
+    assert jobs == [100, 101] * 3
+    # One whose shell was gone before it was read may be either's: no job of its own.
+    assert table.see(110, parent=70, comm=b"cp", session=10).job in (100, 101)
+
+
+def test_many_commands_side_by_side_are_bounded(
+    proc: Proc, table: ProcessTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "SIDE_BY_SIDE", 3)
+    proc.add(10, 1, "bash", session=10, ticks=10)
+    for pid in range(20, 40):
+        proc.add(pid, 10, "bash", session=10, ticks=20)
+    seen(table, *((100 + pid, pid, b"cp") for pid in range(20, 40)))
+    later = seen(table, *((200 + pid, pid, b"cp") for pid in (39, 38, 37, 36)))
+    assert later == [139, 138, 137, 236]
 
 
 def test_what_is_gone_cannot_tell_that_it_was_a_rank(proc: Proc, table: ProcessTable) -> None:

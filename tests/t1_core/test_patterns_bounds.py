@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.many import Layout, Many, reads
 from support.programs import PAGE, Run, shuffled
 from support.streams import StreamModel
 from swmld.patterns.engine import Patterns
@@ -28,9 +31,9 @@ from swmld.patterns.feed import (
 )
 from swmld.patterns.limits import Limits
 from swmld.patterns.meter import Meter
-from swmld.patterns.order import CLAMP, MEMORY
+from swmld.patterns.order import CLAMP, MEMORY, STEP
 from swmld.patterns.readers import MOST_LENGTHS, Reader, Tally
-from swmld.patterns.seen import EXACT, Bits, Budget, Filter
+from swmld.patterns.seen import EXACT, NODEID, Bits, Budget, Filter
 from swmld.patterns.views import Snapshot, as_json
 
 # ---- files seen
@@ -106,6 +109,71 @@ def test_a_folder_of_three_million_files() -> None:
     assert view.files_seen == 120_000
     assert view.files_total == 3_000_000
     assert patterns.seen_bytes < 600_000
+
+
+LAYOUTS = {
+    "one folder": Layout(40_000, 40_000),
+    "one that cannot be listed": Layout(40_000, 40_000, listed=False),
+    "more folders than are followed": Layout(40_000, 50),
+    "folders that cannot be listed": Layout(40_000, 400, listed=False),
+    "jobs that have ended": Layout(40_000, 500, job=2500, mixed=True),
+    "a process for each file": Layout(40_000, 1000, process=1),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_memory_of_the_engine_is_bounded(layout: Layout) -> None:
+    """With bounds a 250th of the real ones: ``bench/patterns_memory.py`` has ten million files."""
+    limits = Limits(
+        streams=60, small=60, jobs=8, processes=16, folders=260, seen_bytes=1 << 19, ordered=1 << 10
+    )
+    names = Many(layout)
+    patterns = Patterns(names, names, limits)
+    touches = reads(layout)
+    patterns.touch(islice(touches, 4_000))
+    tracemalloc.start()
+    try:
+        patterns.touch(islice(touches, 16_000))
+        early = tracemalloc.get_traced_memory()[0]
+        patterns.touch(touches)
+        late = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert patterns.seen_bytes <= limits.seen_bytes
+    # What else grew: data sets up to their number, directories up to theirs.
+    assert late < 2 << 20
+    assert late - early < 1 << 19
+
+
+def test_what_is_forgotten_leaves_nothing() -> None:
+    run = Run(Limits(datasets=3, jobs=1))
+    job = run.program()
+    for number in range(6):
+        kind = {"listed": number % 2 == 0}
+        run.read(job, run.tree.add(f"{number}", [f"{n}.{number}" for n in range(600)], **kind))
+    room = run.patterns._room
+    assert room.histories.used == 3 * (600 // STEP + 1) * STEP
+    assert room.budget.exact >= 600 * NODEID
+    other = run.program()
+    run.read(other, run.tree.images("train", 1))
+    assert [view.job for view in run.patterns.snapshot(run.now).jobs] == [other]
+    assert (room.histories.used, room.budget.exact, room.budget.used) == (STEP, 0, 16)
+
+
+def test_the_order_that_was_remembered_longest_ago_is_forgotten_first() -> None:
+    run = Run(Limits(ordered=2000))
+    job = run.program()
+    first, second = run.tree.images("a", 900), run.tree.images("b", 900)
+    orders = shuffled(first, 1), shuffled(second, 2)
+    for _ in range(2):
+        run.read(job, orders[1])
+    assert run.dataset(job, "b").order.kind == "fixed"
+    for _ in range(2):
+        run.read(job, orders[0])
+    assert run.dataset(job, "a").order.kind == "fixed"
+    assert run.patterns._room.histories.used <= 2000
+    run.read(job, orders[1])
+    assert (run.dataset(job, "b").order.kind, run.dataset(job, "b").epoch) == ("shuffled", 3)
 
 
 # ---- single parts

@@ -343,6 +343,60 @@ def test_an_epoch_that_is_stopped_and_begun_anew(part: float, shuffle: bool) -> 
     assert (view.epoch, view.files_seen, view.fraction) == (4, 1000, 1.0)
 
 
+@pytest.mark.parametrize("size", [250, 1000, 5000])
+@pytest.mark.parametrize("part", [0.4, 0.5, 0.8])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_shuffled_epoch_without_workers_that_is_stopped_and_begun_anew(
+    part: float, size: int, seed: int
+) -> None:
+    """The process is the same: that files come again, as many as were read, tells it within a few."""
+    run, job, files = ready(size)
+    half = int(part * size)
+    missed = 16 / size  # files read before one of them came again
+    run.read(job, files[:1])  # its shape
+    for epoch in range(3):
+        order = shuffled(files, 10 * seed + epoch)
+        run.read(job, order[: half // 2])
+        view = run.dataset(job, "train")
+        assert view.epoch == epoch + 1, "known after half of it"
+        assert view.fraction == pytest.approx(half // 2 / size, abs=missed)
+        run.read(job, order[half // 2 : half])
+        view = run.dataset(job, "train")
+        assert view.epoch == epoch + 1
+        assert view.fraction == pytest.approx(part, abs=missed)
+    run.read(job, shuffled(files, 99 + seed))
+    view = run.dataset(job, "train")
+    assert (view.epoch, view.files_total) == (4, size)
+    assert view.fraction == pytest.approx(1.0, abs=missed)
+    for epoch in range(5, 8):
+        run.read(job, shuffled(files, 99 + seed + epoch))
+        view = run.dataset(job, "train")
+        assert (view.epoch, view.fraction) == (epoch, pytest.approx(1.0, abs=missed))
+
+
+@pytest.mark.parametrize("size", [100, 300, 1000, 10_000])
+def test_samples_drawn_one_by_one_end_no_epoch(size: int) -> None:
+    """RandomSampler(replacement=True): no epoch ends before nearly all was seen."""
+    for seed in range(10):
+        run, job, files = ready(size)
+        source = random.Random(seed)
+        for _ in range(15):  # 78 % of them
+            run.read(job, source.choices(files, k=size // 10))
+            assert run.dataset(job, "train").epoch == 1, seed
+
+
+@pytest.mark.parametrize("stray", [1, 3, 10, 30])
+def test_files_looked_at_twice_in_a_shuffled_epoch_begin_none(stray: int) -> None:
+    run, job, files = ready(1000)
+    order = shuffled(files, 1)
+    for at in range(0, 850, 50):
+        run.read(job, order[at : at + 50])
+        if at > 300:
+            run.read(job, shuffled(order[:at], at)[: -(-stray // 10)])
+    view = run.dataset(job, "train")
+    assert (view.epoch, view.files_seen) == (1, 850)
+
+
 def test_workers_that_are_made_anew_to_go_on_begin_no_epoch() -> None:
     """A pool for each part of the data, all of whose processes read the same list of names first."""
     run = Run()

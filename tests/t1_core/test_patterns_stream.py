@@ -157,6 +157,100 @@ def test_stride_in_bytes() -> None:
     assert "40 pages" in view.pattern.evidence
 
 
+def faults(every: float, count: int, pages: int, seed: int = 0) -> Reads:
+    """A mapping read each ``every`` pages while it comes from the source: a fault is told by its own page, or
+    by the first of those around it that are there."""
+    source = random.Random(seed)
+    places = [int(number * every) for number in range(count)]
+    starts = [0, 0, *(source.choice([page, page & ~15, max(page & ~15, page - 7)]) for page in places)]
+    return [(start, min(pages - 1, start | 15)) for start in starts]
+
+
+@pytest.mark.parametrize("every", [39.06, 48.0, 195.3, 1000.5])
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_stride_whose_steps_differ(every: float, backward: bool) -> None:
+    pages = GIB // 4096
+    for seed in range(20):
+        reads = faults(every, 200, pages, seed)
+        if backward:
+            reads = [(pages - 1 - last, pages - 1 - first) for first, last in reads]
+        view = view_of(reads, fault=True)
+        assert view.pattern.kind == "strided", view.pattern
+        assert view.stride == pytest.approx((-1 if backward else 1) * every * 4096, rel=0.15)
+
+
+def test_a_stride_whose_steps_differ_goes_on_and_ends() -> None:
+    """Over rows of counters: through a second pass, until it is read at random."""
+    pages = 20_000
+    run = Run()
+    pid = run.program()
+    (file,) = run.tree.add("d", ["tokens.npy"], pages * 4096)
+    model = StreamModel(pid, file, pages)
+
+    def row(reads: Iterable[tuple[int, int]]) -> str:
+        for first, last in reads:
+            run.now += run.step
+            run.patterns.touch(model.read(first, last, run.now, fault=True))
+        run.patterns.cursors([(pid, file, model.cursor)])
+        view = run.patterns.stream(pid, file)
+        assert view is not None
+        return view.pattern.kind
+
+    reads = faults(39.06, pages // 40, pages)
+    assert [row(reads[at : at + 100]) for at in range(0, 500, 100)] == ["strided"] * 5
+    assert run.phase(pid) == "data preparation"
+    assert run.dataset(pid, "d").order.kind == "sorted"
+    assert [row(reads[at : at + 100]) for at in range(2, 500, 100)] == ["strided"] * 5
+    assert row(at_random(100, pages, 16)) == "random"
+    assert row(at_random(6000, pages, 16)) == "random"
+    assert run.phase(pid) == "training"
+
+
+def members(count: int, length: int, seed: int | None) -> Reads:
+    """An archive's members, in three reads each; ``seed``: in no order."""
+    places = list(range(count))
+    if seed is not None:
+        random.Random(seed).shuffle(places)
+    reads = [(count * length, count * length + 3)]
+    for place in places:
+        first = place * length
+        reads += [(first, first), (first + 1, first + 1), (first + 1, first + length - 1)]
+    return reads
+
+
+@pytest.mark.parametrize("name", ["images.zip", "weights.npz", "model.pt"])
+@pytest.mark.parametrize("seed", [None, 1])
+def test_members_of_an_archive(name: str, seed: int | None) -> None:
+    """Those of a data set are samples, those of a model are not; in no order it is not said to be one."""
+    count, length = 1000, 12
+    run = Run()
+    pid = run.program()
+    (file,) = run.tree.add("d", [name], (count * length + 4) * 4096)
+    model = StreamModel(pid, file, count * length + 4)
+    reads = members(count, length, seed)
+    for number, (first, last) in enumerate(reads, 1):
+        run.now += run.step
+        run.patterns.touch(model.read(first, last, run.now))
+        if number % 100 == 0 or number == len(reads):
+            run.patterns.cursors([(pid, file, model.cursor)])
+    (view,) = run.job(pid).streams
+    data = run.dataset(pid, "d")
+    if seed is None:
+        assert (view.pattern.kind, data.order.kind) == ("header-then-tail", "sorted")
+        assert run.phase(pid) == ("data preparation" if name == "images.zip" else "model load")
+    else:
+        assert (view.pattern.kind, data.order.kind) == ("random", "shuffled")
+        assert run.phase(pid) == ("training" if name == "images.zip" else "model load")
+    assert run.patterns._streams[pid, file].progress > 0.9
+
+
+def test_random_reads_have_no_stride() -> None:
+    for seed in range(3000):
+        source = random.Random(seed)
+        view = view_of(at_random(source.randrange(8, 60), 262_144, source.choice([1, 16]), seed), fault=True)
+        assert view.pattern.kind != "strided", view.pattern
+
+
 def test_a_large_file_read_three_times() -> None:
     view = view_of([read for _ in range(3) for read in in_order(0, 64, 32)], 64 * 32 * 4096)
     assert view.pattern.kind == "repeated"

@@ -133,7 +133,7 @@ def test_a_shells_loop_over_files_is_one_job(lab: Lab, command: str) -> None:
     names = [f"{number:02}" for number in range(30)]
     lab.make(*names, pages=2)
     # Two shells: what this process starts itself is told to the daemon.
-    argv = ["sh", "-c", "bash -c \"$1\"; true", "sh", f"for f in *; do {command}; done"]
+    argv = ["sh", "-c", 'bash -c "$1"; true', "sh", f"for f in *; do {command}; done"]
     subprocess.run(argv, cwd=lab.path, start_new_session=True, check=True)
     lab.seen.settle()
     pids = frozenset().union(*(lab.seen.pids(f"{lab.name}/{name}") for name in names))
@@ -148,6 +148,24 @@ def test_a_shells_loop_over_files_is_one_job(lab: Lab, command: str) -> None:
     others = {process.job for pid in more if (process := lab.seen.process(pid)) is not None}
     assert len(others) == 1
     assert others != jobs
+
+
+def test_loops_side_by_side_are_two_jobs(lab: Lab) -> None:
+    """Two loops of one command in one session, each in a fork of one shell."""
+    names = [f"{part}{number:02}" for part in "ab" for number in range(30)]
+    lab.make(*names, pages=2)
+    loops = " ".join(f"for f in {part}*; do cat $f > /dev/null; done &" for part in "ab")
+    # Two shells: what this process starts itself is told to the daemon.
+    argv = ["sh", "-c", 'bash -c "$1"; true', "sh", f"{loops} wait"]
+    subprocess.run(argv, cwd=lab.path, start_new_session=True, check=True)
+    lab.seen.settle()
+    jobs: list[set[int]] = []
+    for part in "ab":
+        pids = frozenset().union(*(lab.seen.pids(f"{lab.name}/{part}{number:02}") for number in range(30)))
+        found = [lab.seen.process(pid) for pid in sorted(pids)]
+        jobs.append({process.job for process in found if process is not None})
+    assert [len(part) for part in jobs] == [1, 1]
+    assert jobs[0] != jobs[1]
 
 
 def test_what_a_reader_starts_is_known_by_what_it_runs(lab: Lab) -> None:

@@ -27,8 +27,9 @@ LOOKS = 8
 # when the one before has ended, are a shell's loop over files, and one job. What trains, or is tried by hand,
 # takes longer.
 LOOP = 2.0
-# Sessions and names whose last command is remembered.
+# Sessions and names whose last commands are remembered, and loops of one name in one session.
 LOOPS = 1024
+SIDE_BY_SIDE = 32
 
 # Shells: each command is the next thing that somebody does, or a script.
 _SHELLS = "sh bash rbash dash ash busybox zsh fish ksh ksh93 mksh csh tcsh nu pwsh xonsh"
@@ -61,11 +62,13 @@ _SLURM_TASK = re.compile(r"(/job_\d+/step_[^/]+)/.*")
 
 
 class _Turn(NamedTuple):
-    """The last command of one name in a session; ``at``: when it began to read, seconds, monotonic."""
+    """The last command of a loop; ``at``: when it began to read, seconds, monotonic; ``above``: its parent,
+    that one's parent and so on, as far as they were met."""
 
     pid: int
     job: int
     at: float
+    above: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -91,7 +94,8 @@ class ProcessTable:
         self._entries: dict[int, _Entry] = {}
         self._ended: dict[int, None] = {}
         self._threads: dict[int, int] = {}
-        self._turns: dict[tuple[int, str], _Turn] = {}  # by session, where that is not known by parent
+        # By session, where that is not known by parent; of each loop the last one, the latest at the end.
+        self._turns: dict[tuple[int, str], list[_Turn]] = {}
         self.told = False
         """The kernel tells of forks, execs and exits; else ``reader`` alone is right about a pid that is used
         again."""
@@ -239,20 +243,48 @@ class ProcessTable:
         """The job of a command: in a loop over files that of the one before it.
 
         A loop is known by its session: ``$(grep x $file)`` and ``timeout 5 grep x $file`` have another parent
-        each time.
+        each time. Loops side by side, each in a shell's fork, are told apart by those forks.
         """
         process = entry.process
         if entry.turn == process.comm:
             return process.job
         entry.turn = process.comm
         key = session or process.parent, process.comm
-        last = self._turns.pop(key, None)
-        goes_on = last is not None and entry.at - last.at < LOOP and not self._lives(last.pid)
-        job = last.job if last is not None and goes_on else process.pid
-        self._turns[key] = _Turn(process.pid, job, entry.at)
+        turns = [turn for turn in self._turns.pop(key, ()) if entry.at - turn.at < LOOP]
+        above, known = self._above(process)
+        before = self._before(turns, above, known)
+        if before is not None:
+            turns.remove(before)
+        job = process.pid if before is None else before.job
+        self._turns[key] = [*turns[1 - SIDE_BY_SIDE :], _Turn(process.pid, job, entry.at, above)]
         if len(self._turns) > LOOPS:
             del self._turns[next(iter(self._turns))]
         return job
+
+    def _before(self, turns: list[_Turn], above: tuple[int, ...], known: bool) -> _Turn | None:
+        """The last command of the same loop: a shell begins the next one when that one has ended, and what it
+        was started by. ``known``: ``above`` are all."""
+        ended = [turn for turn in reversed(turns) if not self._lives(turn.pid)]
+        for turn in ended:
+            if turn.above[:1] == above[:1]:
+                return turn
+        for turn in ended:
+            if not known or not any(pid not in above and self._lives(pid) for pid in turn.above):
+                return turn
+        return None
+
+    def _above(self, process: Process) -> tuple[tuple[int, ...], bool]:
+        """Its parent, that one's parent and so on, and whether these are all; not so where one had ended
+        before it could be read."""
+        above = list[int]()
+        parent = process.parent
+        while parent > 1 and len(above) < DEPTH:
+            above.append(parent)
+            entry = self._entries.get(parent)
+            if entry is None:
+                return tuple(above), False
+            parent = entry.process.parent
+        return tuple(above), True
 
     def _lives(self, pid: int) -> bool:
         return self._alive(pid) and self._exists(pid)

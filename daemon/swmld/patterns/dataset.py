@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from swmld.patterns.catalog import Catalog
-from swmld.patterns.epoch import BEHIND, COVERED, FEW, Behind, Boundary, Crew
+from swmld.patterns.epoch import BEHIND, COVERED, FEW, Behind, Boundary, Crew, may_begin_anew
 from swmld.patterns.feed import PAGE, Numbers, Place, no_numbers
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.meter import Meter
+from swmld.patterns.order import Histories
 from swmld.patterns.readers import Reader, Tally
 from swmld.patterns.roles import LARGE, Kinds
 from swmld.patterns.views import UNKNOWN, Finding, several
@@ -24,6 +25,9 @@ WHOLE = 0.9
 
 SAMPLE = -1
 
+_NO_ORDER = ("shuffled", "groups", "fixed")
+"""In these a file that comes again tells nothing by its place."""
+
 UNKNOWN_PLACE = 0.02
 """Below this share of an epoch its number of workers is still the last epoch's."""
 
@@ -31,7 +35,15 @@ UNKNOWN_PLACE = 0.02
 class Dataset:
     """``root`` is the nodeid of its directory; ``leaves`` those below it that hold files, by nodeid."""
 
-    def __init__(self, job: int, root: int, path: str, at: float, natural: Numbers = no_numbers) -> None:
+    def __init__(
+        self,
+        job: int,
+        root: int,
+        path: str,
+        at: float,
+        natural: Numbers = no_numbers,
+        histories: Histories | None = None,
+    ) -> None:
         self.job = job
         self.root = root
         self.path = path
@@ -49,7 +61,7 @@ class Dataset:
         """Files read, again or not, before this epoch; ``_before_leaf``: before its last directory came."""
         self._before_leaf = 0
         self.order: Finding = UNKNOWN
-        self.walks = Walks(natural)
+        self.walks = Walks(natural, histories)
         self.boundary = Boundary()
         self.behind = Behind()
         self.crew: Crew | None = None
@@ -110,6 +122,7 @@ class Dataset:
         if other.rest is not None:
             other.rest.drop()
         self.walks.absorb(other.walks)
+        other.walks.history.drop()
         self.active |= other.active
         self.leaders |= other.leaders
         self.crew = None
@@ -122,6 +135,14 @@ class Dataset:
             mine = self.readers.get(pid)
             if mine is None or mine.last_at < reader.last_at:
                 self.readers[pid] = reader
+
+    def drop(self) -> None:
+        """It is forgotten: gives its memory back."""
+        for leaf in self.leaves.values():
+            leaf.drop()
+        if self.rest is not None:
+            self.rest.drop()
+        self.walks.history.drop()
 
     # ---- files
 
@@ -189,7 +210,14 @@ class Dataset:
         reads = self.files - self._before_epoch
         reader.again += 1
         crowd = len(self.active) + len(self.leaders)
+        if self.crew is None and crowd == 1:
+            part = may_begin_anew(self.seen, reads, expected, sure)
+            if part is not None and self.review().kind in _NO_ORDER:
+                self.crew = Crew(part)
+                self.crew.read(leaf, file, index, new=False)
         if self.boundary.seen(leaf, file, index, self.seen, reads, expected, sure, reader.again, crowd):
+            if self.crew is not None and self.crew.part is not None:
+                self.crew = None  # the epoch has ended as it should
             self._turn(at)
         elif not self.boundary.near:
             self.walks.step(reader, leaf, file, place, self.order.kind)
@@ -197,7 +225,9 @@ class Dataset:
     def _look_at(self, crew: Crew, at: float) -> None:
         """Workers that were made in the middle of an epoch read a file."""
         if crew.anew:
-            self._turn(at, stopped=crew.stopped)
+            stopped = crew.stopped
+            crew.trim()
+            self._turn(at, stopped=stopped)
         elif crew.settled:
             self.crew = None
 
@@ -304,13 +334,15 @@ class Dataset:
     def _within_files(self) -> Finding:
         """The order of few large files is that of the places in them."""
         kinds = self.kinds
-        if max(kinds.scattered, kinds.in_order) * PAGE < LARGE:
+        if max(kinds.scattered, kinds.in_order, kinds.pieces) * PAGE < LARGE:
             return UNKNOWN
         files = several(kinds.large, "large file")
         if kinds.scattered > 3 * kinds.in_order:
             return Finding("shuffled", 0.7, f"{kinds.scattered} pages at random places of {files}")
-        if kinds.in_order > 3 * kinds.scattered and kinds.large == 1:
-            return Finding("sorted", 0.6, f"{kinds.in_order} pages one after the other of {files}")
+        if kinds.pieces > 3 * kinds.in_order:
+            return Finding("shuffled", 0.7, f"{kinds.pieces} pages in pieces at random places of {files}")
+        if kinds.in_order > 3 * (kinds.scattered + kinds.pieces) and kinds.large == 1:
+            return Finding("sorted", 0.6, f"{kinds.in_order} pages of {files}, in the order of their places")
         return UNKNOWN
 
     @property

@@ -34,6 +34,7 @@ from swmld.patterns.grouping import Room
 from swmld.patterns.job import Job, Member
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.limits import Limits
+from swmld.patterns.order import Histories
 from swmld.patterns.output import Told
 from swmld.patterns.population import Population
 from swmld.patterns.readers import Reader
@@ -91,7 +92,12 @@ class Patterns:
     ) -> None:
         self._names = names
         self._limits = limits or Limits()
-        self._room = Room(self._limits.folders, Budget(self._limits.seen_bytes), natural)
+        self._room = Room(
+            self._limits.folders,
+            Budget(self._limits.seen_bytes),
+            Histories(self._limits.ordered),
+            natural,
+        )
         self._population = Population(names, processes, self._room, self._limits)
         self._jobs = self._population.jobs
         self._members = self._population.members
@@ -369,7 +375,7 @@ class Patterns:
         nbytes = more.pages * PAGE
         job.read(more, nbytes, cursor.last_at)
         job.estimated = job.estimated or stream.estimated
-        self.totals.read(more, cursor.kind)
+        self.totals.read(more, Shape.STRIDED if stream.paced else cursor.kind)
         if stream.home is None:
             stream.home = self._home(job, stream.file, cursor.last_at)
         dataset = stream.home.dataset if stream.home is not None else None
@@ -378,9 +384,11 @@ class Patterns:
         dataset.bytes += nbytes
         dataset.meter.add(cursor.last_at, 0, nbytes)
         if cursor.size * PAGE >= LARGE:
-            if cursor.kind == Shape.RANDOM:
+            if kind == Shape.RANDOM:
                 # A column of a table is a few ranges of it, in whatever order; samples are many.
                 dataset.kinds.scattered += more.pages if cursor.random >= SAMPLES else 0
+            elif stream.in_pieces:
+                dataset.kinds.pieces += more.pages
             else:
                 dataset.kinds.in_order += more.pages
         self._progress(stream)

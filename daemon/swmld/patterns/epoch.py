@@ -12,7 +12,8 @@ ends the epoch, too; and those that are behind read on in the last one (``Behind
 from __future__ import annotations
 
 from collections import deque
-from math import ceil
+from itertools import islice
+from math import ceil, log, sqrt
 
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.readers import Reader
@@ -43,6 +44,21 @@ one: not FEW, since a shuffled epoch of readers that share files has three in a 
 ANEW = 0.1
 """Share of the files read by workers that were made anew, and at least ``ALONE``, that the epoch had seen:
 then they are at the next one. Shuffled, it is as large as the part of the last one that was read."""
+
+CLEAN = 28.0
+"""An epoch has been read without repeating a file if the square of the files read is so many times those of
+the epoch: files drawn one by one would have met ``CLEAN / 2`` of them again, and by chance ``STRAY`` or
+fewer in one of 2,000 runs."""
+
+STRAY = 3
+"""Single files that a program may look at twice: the first one, to learn its shape."""
+
+ODD = 0.02
+"""Share of its files that such a program meets again, at most."""
+
+EXPECTED = 24
+"""Files again that a reader must have met for us to see that it has not begun anew: of so many half come
+with a probability of 99.7 %."""
 
 KEPT = 512
 """Files read again that are remembered: ALONE of each of 64 workers. 0.1 MiB."""
@@ -119,36 +135,87 @@ class Boundary:
 
 class Crew:
     """Workers that were made when all those before them had ended, in the middle of an epoch: a loader that
-    goes on with other files, or one that was stopped and begins anew. The files that they read tell."""
+    goes on with other files, or one that was stopped and begins anew. The files that they read tell.
 
-    __slots__ = ("again", "reads")
+    ``part``: the same is asked of one process that goes on, and in this epoch had read so much of all, 0 to
+    1, before it first met a file again: if it has begun anew, in another order, that share of its files has
+    been seen, and none comes twice.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("again", "part", "reads")
+
+    def __init__(self, part: float | None = None) -> None:
+        self.part = part
         self.reads: dict[int, tuple[object, int, int]] = {}
         """(folder, file, index) of each file; ``again``: those of them that the epoch had seen before."""
         self.again: set[int] = set()
 
     def read(self, folder: object, file: int, index: int, new: bool) -> None:
         """One of them read a file."""
-        if file not in self.reads:
-            self.reads[file] = folder, file, index
-            if not new:
-                self.again.add(file)
+        if file in self.reads:
+            if self.part is None:
+                return
+            self._forget_up_to(file)
+        self.reads[file] = folder, file, index
+        if not new:
+            self.again.add(file)
+
+    def _forget_up_to(self, file: int) -> None:
+        """What it read up to this file was before it began anew, if it has."""
+        for known in list(self.reads):
+            del self.reads[known]
+            self.again.discard(known)
+            if known == file:
+                return
+
+    def trim(self) -> None:
+        """One process has begun anew: forgets what it read before, by where that is likeliest."""
+        if self.part is None:
+            return
+        again, new = log(self.part / ODD), log((1 - self.part) / (1 - ODD))
+        best = score = 0.0
+        last = None
+        for file in self.reads:  # the sum up to there is that of what would be left out
+            score += again if file in self.again else new
+            if score < best:
+                best, last = score, file
+        if last is not None:
+            self._forget_up_to(last)
 
     @property
     def anew(self) -> bool:
         """They read all files anew."""
-        return len(self.again) >= max(ALONE, ANEW * len(self.reads))
+        if self.part is None:
+            return len(self.again) >= max(ALONE, ANEW * len(self.reads))
+        return len(self.again) >= ALONE and self.stopped and self._is_mixed(self.part)
+
+    def _is_mixed(self, part: float) -> bool:
+        """About as many of the files were seen before as in another order, of the latest half as well. All of
+        them: a part of the directory is read anew, or just these are; ``Boundary`` tells."""
+        count, again = len(self.reads), len(self.again)
+        late = sum(file in self.again for file in islice(self.reads, count // 2, None))
+        most = part * count + 3 * sqrt(count * part * (1 - part))
+        return part / 2 * count <= again <= most and late >= part / 4 * (count - count // 2)
 
     @property
     def settled(self) -> bool:
         """So many files that it would have shown."""
-        return len(self.reads) >= KEPT
+        enough = len(self.reads) >= KEPT
+        return enough if self.part is None else enough or self.part * len(self.reads) >= EXPECTED
 
     @property
     def stopped(self) -> bool:
         """They read others, too: the last epoch was stopped before it had all."""
         return len(self.again) < len(self.reads)
+
+
+def may_begin_anew(seen: int, reads: int, expected: int | None, sure: bool) -> float | None:
+    """Of one process that has met a file again after ``seen`` different ones in ``reads``: the part of an
+    epoch that it had read, for ``Crew``; ``None`` if it repeats files now and then, or is near the end of
+    the epoch, or nobody knows."""
+    if not expected or not sure or seen >= COVERED * expected or reads - seen > STRAY:
+        return None
+    return seen / expected if seen * seen >= CLEAN * expected else None
 
 
 class Behind:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from swmld.patterns.dataset import Dataset
 from swmld.patterns.feed import Folder, Names, Numbers, Place, no_numbers
 from swmld.patterns.leaf import Leaf
+from swmld.patterns.order import Histories
 from swmld.patterns.roles import is_split, suffix_of
 from swmld.patterns.seen import Budget
 
@@ -34,10 +35,12 @@ MOST_PAIRS = 256
 
 @dataclass(slots=True)
 class Room:
-    """What all jobs share: directories that may be followed, bytes for their bitmaps, natural order."""
+    """What all jobs share: directories that may be followed, bytes for their bitmaps, files whose order is
+    remembered, natural order."""
 
     folders: int
     budget: Budget
+    histories: Histories
     natural: Numbers = no_numbers
     used: int = 0
 
@@ -124,7 +127,8 @@ class Grouping:
     def _begin(self, place: Place, folder: Folder, at: float) -> Dataset:
         if len(self.datasets) >= self._most:
             self._forget_oldest()
-        dataset = Dataset(self.job, place.directory, folder.path, at, self._room.natural)
+        room = self._room
+        dataset = Dataset(self.job, place.directory, folder.path, at, room.natural, room.histories)
         self.datasets.append(dataset)
         self._roots[place.directory] = dataset
         return dataset
@@ -208,12 +212,10 @@ class Grouping:
     def forget(self, dataset: Dataset) -> None:
         """Drops a dataset with its directories."""
         self.datasets.remove(dataset)
-        for number, leaf in dataset.leaves.items():
-            leaf.drop()
+        dataset.drop()
+        for number in dataset.leaves:
             self.leaves.pop(number, None)
         self._room.used -= len(dataset.leaves)
-        if dataset.rest is not None:
-            dataset.rest.drop()
         gone = {number for number, owner in self._roots.items() if owner is dataset}
         for number in gone:
             del self._roots[number]

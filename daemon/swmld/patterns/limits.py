@@ -15,8 +15,9 @@ class Limits:
     jobs, about 0.8 KiB each; a job that reads from more counts the rest together. ``written``: files written,
     by process, about 0.3 KiB each.
     ``datasets``: of one job, before they are merged. ``seen_bytes``: bitmaps of files seen, all together; 10
-    million files take 1.3 MB where the folder is listed, 19 MB where it is not. ``shown_jobs``: in one
-    snapshot, the most recently active; ``shown_streams``, ``shown_datasets``: in a view of one job.
+    million files take 1.3 MB where the folder is listed, 19 MB where it is not. ``ordered``: files of all
+    datasets whose order is kept for the next epoch, about 0.1 KiB each. ``shown_jobs``: in one snapshot, the
+    most recently active; ``shown_streams``, ``shown_datasets``: in a view of one job.
     """
 
     streams: int = 16384
@@ -27,6 +28,7 @@ class Limits:
     folders: int = 65536
     datasets: int = 64
     seen_bytes: int = 128 << 20
+    ordered: int = 1 << 18
     shown_jobs: int = 64
     shown_streams: int = 16
     shown_datasets: int = 16

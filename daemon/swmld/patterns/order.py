@@ -9,6 +9,7 @@ and as the last epoch went.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from math import exp, log
 
 from swmld.patterns.views import UNKNOWN, Finding
@@ -153,24 +154,68 @@ MEMORY = 8192
 order, and 5 % of an epoch of 160,000."""
 
 
+STEP = 256
+"""Files by which a history asks for more room."""
+
+
+class Histories:
+    """Room for the histories of all datasets: ``limit`` files together, about 0.1 KiB each. What grew longest
+    ago goes first: a dataset without a history is one whose order is not compared with its last epoch's."""
+
+    __slots__ = ("_held", "_limit", "_used")
+
+    def __init__(self, limit: int = 1 << 18) -> None:
+        self._limit = limit
+        self._used = 0
+        self._held: OrderedDict[History, int] = OrderedDict()
+
+    @property
+    def used(self) -> int:
+        """Files for which there is room now."""
+        return self._used
+
+    def hold(self, history: History, files: int) -> None:
+        """It has so many, or is about to."""
+        self.give(history)
+        self._held[history] = files
+        self._used += files
+        while self._used > self._limit and len(self._held) > 1:
+            next(iter(self._held)).drop()
+
+    def give(self, history: History) -> None:
+        self._used -= self._held.pop(history, 0)
+
+
 class History:
     """The order of the first files of this epoch and of the last one."""
 
-    __slots__ = ("_now", "full", "last")
+    __slots__ = ("_now", "_room", "full", "last")
 
-    def __init__(self) -> None:
+    def __init__(self, room: Histories) -> None:
+        self._room = room
         self.last: dict[int, int] = {}
         self._now: dict[int, int] = {}
         self.full = False
         """The rest of this epoch is not remembered, and not compared with the last one."""
 
     def add(self, file: int) -> None:
-        self._now.setdefault(file, len(self._now))
-        self.full = len(self._now) >= MEMORY
+        now = self._now
+        if file in now:
+            return
+        if not len(now) % STEP:
+            self._room.hold(self, len(self.last) + len(now) + STEP)
+        now[file] = len(now)
+        self.full = len(now) >= MEMORY
 
     def begin(self) -> None:
         self.last, self._now = self._now, {}
         self.full = False
+
+    def drop(self) -> None:
+        """Gives its memory back, until the next epoch begins."""
+        self._room.give(self)
+        self.last, self._now = {}, {}
+        self.full = True
 
     @property
     def length(self) -> int:

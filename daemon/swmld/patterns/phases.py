@@ -114,8 +114,9 @@ def trains(dataset: Dataset) -> Finding | None:
         return Finding("training", 0.85, f"{dataset.seen} files in {order.kind} order: {order.evidence}")
     kinds = dataset.kinds
     lookups = kinds.databases * 2 > kinds.large
-    if what.kind == "shards" and kinds.scattered > max(1024, 4 * kinds.in_order) and not lookups:
-        return Finding("training", 0.6, f"{kinds.scattered} pages at random from {what.evidence}")
+    scattered = kinds.scattered + kinds.pieces
+    if what.kind == "shards" and scattered > max(1024, 4 * kinds.in_order) and not lookups:
+        return Finding("training", 0.6, f"{scattered} pages at random from {what.evidence}")
     if len(dataset.active) >= 2 and dataset.seen >= ENOUGH:
         return Finding("training", 0.7, f"{len(dataset.active)} workers read {dataset.seen} files")
     return None

@@ -37,7 +37,7 @@ def stream_view(stream: Stream, names: Names, now: float) -> StreamView:
         path=path_of(place, names),
         pattern=shapes.pattern(stream, place.name if place is not None else b""),
         shape=shapes.SHAPES.get(stream.shape, "new"),
-        stride=stream.stride * PAGE,
+        stride=round(stream.paced * PAGE) or stream.stride * PAGE,
         size=size,
         reads=counts.reads,
         estimated=stream.estimated,

@@ -53,7 +53,9 @@ def suffix_of(name: bytes) -> bytes:
 class Kinds:
     """Counts of a dataset's large files by name and by how they were read."""
 
-    __slots__ = ("checkpoints", "data", "databases", "in_order", "large", "models", "opened", "scattered")
+    __slots__ = (
+        "checkpoints", "data", "databases", "in_order", "large", "models", "opened", "pieces", "scattered",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.large = self.models = self.data = self.databases = self.checkpoints = 0
@@ -62,6 +64,8 @@ class Kinds:
         self.in_order = 0
         """Pages read from large files in sequence, ``scattered`` at random."""
         self.scattered = 0
+        self.pieces = 0
+        """Pages read in sequence a few at a time, at places in no order."""
 
     def add(self, name: bytes, path: str) -> None:
         """A large file was read for the first time in this epoch."""
@@ -91,8 +95,10 @@ def role(dataset: Dataset) -> Finding:
     if kinds.models * 2 > kinds.large and dataset.epoch <= max(1, dataset.processes) and not over:
         by = f" by each of {dataset.processes} processes" if dataset.epoch > 1 else ""
         return Finding("model", 0.9, f"{what} read once{by}, with names of models")
+    if kinds.pieces > kinds.in_order:
+        return Finding("shards", 0.8, f"{what} read piece by piece, in no order")
     if kinds.data * 2 > kinds.large:
-        return Finding("shards", 0.9, f"{what} with names of data sets, read from end to end")
+        return Finding("shards", 0.9, f"{what} with names of data sets, read in order")
     if dataset.epoch > 1:
         return Finding("shards", 0.8, f"{what} read {dataset.epoch} times")
     if over:

@@ -1,8 +1,9 @@
 """Which files were seen, in bounded memory. Pure.
 
-Where the folder is listed: one bit a file, exact. Where it is not: nodeids, exact up to ``EXACT`` of them,
-then a filter of bits that grows by layers: of the files that are new, it takes up to 7 % for seen ones at
-10 million (five layers, each at most 1.4 % when it is full). It never forgets one.
+Where the folder is listed: one bit a file, exact. Where it is not: nodeids, exact up to ``EXACT`` of them
+and a quarter of the memory that all have, then a filter of bits that grows by layers: of the files that are
+new, it takes up to 7 % for seen ones at 10 million (five layers, each at most 1.4 % when it is full). It
+never forgets one.
 """
 
 from __future__ import annotations
@@ -10,9 +11,20 @@ from __future__ import annotations
 EXACT = 4096
 """Nodeids in a set: 0.4 MiB, and looked up in the listing in about 4 ms once there is one."""
 
-FIRST_BITS = 20
+STEP = 64
+"""Nodeids by which a set asks for more room."""
+
+NODEID = 100
+"""Bytes of a nodeid in a set, by its resident memory."""
+
+LARGER = 4
+"""Times the bits of a layer that the next one has; ``FIRST``: times the nodeids of a set that the first one
+is for."""
+
+FIRST = 16
+
 LAST_BITS = 26
-"""Binary logarithm of the smallest and the largest layer: 128 KiB and 8 MiB."""
+"""Binary logarithm of the largest layer: 8 MiB."""
 
 PER_FILE = 16
 """Bits a file: with two bits set for each, (1 - exp(-2/16))^2 = 1.4 % of others look alike in a full
@@ -28,13 +40,14 @@ _WORD = (1 << 64) - 1
 
 
 class Budget:
-    """Bytes that all bitmaps together may take."""
+    """Bytes that all bitmaps and sets together may take; ``exact`` is the sets' share."""
 
-    __slots__ = ("limit", "used")
+    __slots__ = ("exact", "limit", "used")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+        self.exact = 0
 
     def take(self, nbytes: int) -> bool:
         """False if they are not there."""
@@ -45,6 +58,17 @@ class Budget:
 
     def give(self, nbytes: int) -> None:
         self.used -= nbytes
+
+    def take_exact(self, nbytes: int) -> bool:
+        """The same for sets, which may have a quarter of all."""
+        if self.exact + nbytes > self.limit >> 2 or not self.take(nbytes):
+            return False
+        self.exact += nbytes
+        return True
+
+    def give_exact(self, nbytes: int) -> None:
+        self.exact -= nbytes
+        self.give(nbytes)
 
 
 class Bits:
@@ -92,11 +116,12 @@ class Bits:
 class Filter:
     """Nodeids, without a listing."""
 
-    __slots__ = ("_budget", "_exact", "_layers", "_left")
+    __slots__ = ("_budget", "_exact", "_layers", "_left", "_room")
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._exact: set[int] | None = set()
+        self._room = 0  # nodeids for which memory was taken
         self._layers: list[tuple[bytearray, int]] = []  # and its binary logarithm of bits
         self._left = 0
 
@@ -107,17 +132,23 @@ class Filter:
 
     def add(self, file: int) -> bool:
         """True if it is new, or looks so."""
-        if self._exact is not None:
-            if file in self._exact:
-                return False
-            self._exact.add(file)
-            if len(self._exact) >= EXACT:
-                self._to_layers(self._exact)
-            return True
-        return self._insert(file)
+        exact = self._exact
+        if exact is None:
+            return self._insert(file)
+        if file in exact:
+            return False
+        if len(exact) >= self._room:
+            if self._room >= EXACT or not self._budget.take_exact(STEP * NODEID):
+                self._to_layers(exact)
+                return self._insert(file)
+            self._room += STEP
+        exact.add(file)
+        return True
 
     def _to_layers(self, files: set[int]) -> None:
+        self._give_exact()
         self._exact = None
+        self._extend(max(STEP, len(files)) * FIRST)
         for file in files:
             self._insert(file)
 
@@ -132,7 +163,7 @@ class Filter:
             if bits[a >> 3] >> (a & 7) & 1 and bits[b >> 3] >> (b & 7) & 1:
                 return False
         if self._left <= 0:
-            self._extend()
+            self._extend((1 << self._layers[-1][1]) // PER_FILE * LARGER if self._layers else STEP * FIRST)
         if not self._layers:
             return True  # no memory at all: everything looks new
         bits, power = self._layers[-1]
@@ -142,15 +173,21 @@ class Filter:
         self._left -= 1
         return True
 
-    def _extend(self) -> None:
-        power = min(FIRST_BITS + 2 * len(self._layers), LAST_BITS)
+    def _extend(self, files: int) -> None:
+        """Another layer, for so many files."""
+        power = min((files * PER_FILE - 1).bit_length(), LAST_BITS)
         if self._budget.take(1 << power >> 3):
             self._layers.append((bytearray(1 << power >> 3), power))
             self._left = (1 << power) // PER_FILE
+
+    def _give_exact(self) -> None:
+        self._budget.give_exact(self._room * NODEID)
+        self._room = 0
 
     def clear(self) -> None:
         for bits, _ in self._layers:
             self._budget.give(len(bits))
         self._layers = []
-        self._exact = set()
         self._left = 0
+        self._give_exact()
+        self._exact = set()

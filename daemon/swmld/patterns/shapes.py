@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from swmld.patterns.feed import NOT_EARLY, WINDOW, Cursor, Shape
+from swmld.patterns.feed import NOT_EARLY, PAGE, WINDOW, Cursor, Shape
 from swmld.patterns.stream import Stream
 from swmld.patterns.views import UNKNOWN, Finding
+from swmld.units import format_size
 
 CHANCE = 1e-5
 """Probability of seeing as much by accident, below which reads count as sequential: of 10,000 streams of
@@ -22,6 +23,9 @@ FAR = 32
 
 TAIL_NAMES = (b".zip", b".parquet", b".pt", b".pth", b".npz", b".orc", b".feather", b".arrow")
 HEAD_NAMES = (b".safetensors", b".gguf", b".h5", b".hdf5")
+
+MEMBERS = 64
+"""Jumps there and back from which a file with a directory at its end is read at random, member by member."""
 
 USUAL_PAIRS = 16
 """Pairs of reads of the last second from which their shares count more than the last few; but not more than a
@@ -46,7 +50,11 @@ def pattern(stream: Stream, name: bytes) -> Finding:
         found = _whole(stream, cursor)
         if found is not None:
             return found
+        if stream.in_pieces:
+            return _pieces(cursor)
         shape = _usual(stream, cursor)
+    if cursor is not None and stream.paced:
+        return _paced(stream, cursor)
     if shape == Shape.SEQUENTIAL:
         return _sequential(stream, cursor)
     if shape == Shape.REVERSE:
@@ -126,6 +134,8 @@ def _tail(stream: Stream, cursor: Cursor | None, name: bytes) -> Finding | None:
     pairs = relations(cursor)
     if pairs > 64 and cursor.random > 0.5 * pairs:
         return None  # by now it is read at random, whatever it began with
+    if stream.in_pieces and cursor.random > MEMBERS:
+        return None
     named = name.lower().endswith(TAIL_NAMES)
     ordinal = ("first", "second", "third", "fourth")[at]
     words = f"its {ordinal} read goes to the last {cursor.size - early[at]} of {cursor.size} pages"
@@ -213,6 +223,18 @@ def _run(stream: Stream, cursor: Cursor | None, kind: str, words: str) -> Findin
     count = max(fitting, min(cursor.run, pairs))
     value = max(0.5, min(0.99, 1 - 0.5 ** (cursor.run + 1)))
     return Finding(kind, round(value, 3), f"{count} of {pairs} reads {words}")
+
+
+def _paced(stream: Stream, cursor: Cursor) -> Finding:
+    way = "forward" if stream.paced > 0 else "backward"
+    words = f"its {cursor.reads} reads go {way}, {abs(stream.paced):.1f} pages each time, on average"
+    return Finding("strided", 0.9, words)
+
+
+def _pieces(cursor: Cursor) -> Finding:
+    length = cursor.pages * PAGE // (cursor.random + 1)
+    words = f"{cursor.random} pieces of about {format_size(length)} at unrelated places, there and back"
+    return Finding("random", 0.8, words)
 
 
 def _random(cursor: Cursor | None) -> Finding:

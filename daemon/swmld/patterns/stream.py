@@ -11,6 +11,7 @@ from typing import NamedTuple
 from swmld.patterns.feed import PAGE, Cursor, Shape, Tiers, Touch, TouchFlag, TouchKind
 from swmld.patterns.leaf import Leaf
 from swmld.patterns.meter import Meter
+from swmld.patterns.steady import steady
 
 ESTIMATED = 8  # SWP_ESTIMATED of swp_cursor.missed
 _WHOLE = int(TouchFlag.WHOLE)
@@ -24,6 +25,16 @@ BEFORE = 4
 
 FEW = 16
 """Reads between two rows of counters that are too few to say how a stream is read."""
+
+
+PIECES = 32
+"""Reads at unrelated places from which a file is read piece by piece."""
+
+BACK = 0.2
+"""Share of the steps from place to place that go back in a file whose pieces are read in no order, at least:
+half of them do. Columns and tensors that are read one after the other go back now and then."""
+
+LEAST_BACK = 8
 
 
 class Counts(NamedTuple):
@@ -113,6 +124,8 @@ class Stream:
         "_began",
         "_told",
         "after_random",
+        "ahead",
+        "back",
         "breaks",
         "changed_at",
         "counts",
@@ -132,6 +145,7 @@ class Stream:
         "recent",
         "shape",
         "size",
+        "steady",
         "stride",
         "tiers",
         "whole",
@@ -161,6 +175,8 @@ class Stream:
         self.recent = (0, 0, 0, 0)
         """Reads of the latest rows: sequential, reverse, strided, random, each against the one before."""
         self.stride = 0
+        self.steady = 0.0
+        """Pages from read to read where these are not all alike (``steady``), 0.0 if it has none."""
         self.size = 0
         self.first = self.last = 0
         """Pages of the latest read that we know of."""
@@ -175,11 +191,21 @@ class Stream:
         self.whole = False
         """Its latest read covered the file."""
         self.after_random = False
+        self.ahead = self.back = 0
+        """Steps forward and back from one place that we know of to the next."""
+
+    def _moved(self, first: int) -> None:
+        if first > self.first:
+            self.ahead += 1
+        elif first < self.first:
+            self.back += 1
 
     def touched(self, touch: Touch) -> Counts:
         """An event of this stream; returns what it read by itself, not yet told by a cursor."""
         kind = touch.kind
         self.last_at = touch.at
+        if kind > TouchKind.PASS:
+            self._moved(touch.first)
         self.first, self.last = touch.first, touch.last
         self.size = touch.size or self.size
         self.whole = bool(int(touch.flags) & _WHOLE)
@@ -240,6 +266,8 @@ class Stream:
         if self.meter is not None:
             self.meter.add(cursor.last_at, 0, more.pages * PAGE)
         self.recent = self._latest(cursor)
+        goes_on = self.cursor is not None and cursor.first_at == self.cursor.first_at
+        self.steady = steady(cursor, self.cursor if goes_on else None, self.steady)
         self.cursor = cursor
         self.size = cursor.size or self.size
         if cursor.last_at >= self.last_at:
@@ -248,6 +276,7 @@ class Stream:
                 self.after_random = self.shape == Shape.RANDOM
                 self.shape = cursor.kind
             self.stride = cursor.stride if self.shape == Shape.STRIDED else 0
+            self._moved(cursor.start)
             self.first, self.last = cursor.start, max(cursor.start, cursor.next - 1)
         self.first_at = min(self.first_at, cursor.first_at)
         return more
@@ -281,11 +310,28 @@ class Stream:
         return a + e, b + f, c + g, d + h
 
     @property
+    def paced(self) -> float:
+        """``steady``, where no single stride and nothing that was told since says otherwise."""
+        cursor = self.cursor
+        if not self.steady or cursor is None or self.shape not in (Shape.RANDOM, Shape.STRIDED):
+            return 0.0
+        later = self.first - cursor.start
+        return self.steady if later * self.steady >= 0 else 0.0
+
+    @property
+    def in_pieces(self) -> bool:
+        """Read at unrelated places, there and back, a few reads each: members of an archive in no order."""
+        cursor = self.cursor
+        if cursor is None or cursor.random < PIECES or self.paced:
+            return False
+        return self.back >= max(LEAST_BACK, BACK * (self.ahead + self.back))
+
+    @property
     def progress(self) -> float:
         """Share of the file that this pass has read, 0 to 1; by position where it goes forward, else by the
         pages read."""
         if self.whole or not self.size:
             return 1.0 if self.whole else 0.0
-        if self.shape == Shape.SEQUENTIAL:
+        if self.shape == Shape.SEQUENTIAL and not self.in_pieces:
             return min(1.0, (self.last + 1) / self.size)
         return min(1.0, self._told.pages / self.size)

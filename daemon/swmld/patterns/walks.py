@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from swmld.patterns.feed import Numbers, Place, no_numbers
 from swmld.patterns.leaf import Leaf
-from swmld.patterns.order import History, Track, judge
+from swmld.patterns.order import Histories, History, Track, judge
 from swmld.patterns.readers import Reader
 from swmld.patterns.views import Finding
 
@@ -23,7 +23,7 @@ class Walks:
         "twisted",
     )
 
-    def __init__(self, natural: Numbers = no_numbers) -> None:
+    def __init__(self, natural: Numbers = no_numbers, histories: Histories | None = None) -> None:
         self._natural = natural
         self.by_name = Track()
         self.by_number = Track()
@@ -33,7 +33,7 @@ class Walks:
         """In some directory natural order is not that of the names' bytes; ``twisted``: the kernel's is
         not."""
         self.twisted = False
-        self.history = History()
+        self.history = History(histories or Histories())
 
     def resize(self, files: int) -> None:
         """The dataset has so many, as far as known."""

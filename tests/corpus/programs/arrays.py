@@ -24,6 +24,12 @@ def mapped(args: argparse.Namespace, draw: numpy.random.Generator) -> None:
                 think(args.step)
 
 
+def sliced(args: argparse.Namespace) -> None:
+    """Every so many bytes of a mapped array, as one looks at a sample of it."""
+    data = numpy.load(args.file, mmap_mode="r").reshape(-1).view(numpy.uint8)
+    data[:: args.every].sum()
+
+
 def pread(args: argparse.Namespace, draw: numpy.random.Generator) -> None:
     """Rows of ``--row`` bytes by positioned reads."""
     size = os.path.getsize(args.file)
@@ -61,6 +67,8 @@ def archive(args: argparse.Namespace, draw: numpy.random.Generator) -> None:
         names = file.namelist()
         for name in draw.choice(names, args.reads, replace=False):
             file.read(name)
+            if args.step:
+                think(args.step)
 
 
 def hdf5(args: argparse.Namespace, draw: numpy.random.Generator) -> None:
@@ -89,6 +97,8 @@ def main() -> None:
     mark()
     if args.by == "map":
         mapped(args, draw)
+    elif args.by == "slice":
+        sliced(args)
     elif args.by == "pread":
         pread(args, draw)
     elif args.by == "repeat":
