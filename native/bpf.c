@@ -265,7 +265,7 @@ void watch_add(sw_session *s, struct node *n)
 	struct swp_watch value = {.node = n->id};
 	struct swp_file key;
 
-	if (s->watch_fd < 0 || !n->used || !n->used->watch_ino)
+	if (s->watch_fd < 0 || !n->used->watch_ino)
 		return;
 	key = backing_key(s, n->used);
 	filter_of(s, key.ino)->bits |= 1ull << (key.ino & 63);
@@ -278,10 +278,10 @@ void watch_remove(sw_session *s, struct node *n)
 {
 	struct swp_file key;
 
-	if (!n->used)
+	if (!n->used->watch_ino)
 		return;
 	/* The filter's bit stays: others may share it, and a bit too many costs a lookup, not an error. */
-	if (s->watch_fd >= 0 && n->used->watch_ino) {
+	if (s->watch_fd >= 0) {
 		key = backing_key(s, n->used);
 		sw_map_delete(s->watch_fd, &key);
 		watch_changed(s, key.ino);

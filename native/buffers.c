@@ -7,6 +7,7 @@
 #include <sys/prctl.h>
 
 #define HEAP_KEPT (8u << 20)
+#define HEAP_LARGE (256 << 10)
 
 void *sw_buffer_alloc(size_t n)
 {
@@ -22,10 +23,13 @@ void sw_buffer_free(void *p, size_t n)
 }
 
 /* glibc gives each of the first 8 threads a core an arena of its own, which keeps what it ever held. The threads here
- * that use malloc hold Python's lock nearly always, and do not wait for each other's arenas. */
+ * that use malloc hold Python's lock nearly always, and do not wait for each other's arenas. Without the thresholds the
+ * first large buffer that is freed moves both up, to 32 MiB, and such buffers into the heap, whose end then stays. */
 void sw_heap_lean(void)
 {
 	mallopt(M_ARENA_MAX, 2);
+	mallopt(M_MMAP_THRESHOLD, HEAP_LARGE);
+	mallopt(M_TRIM_THRESHOLD, HEAP_LARGE);
 }
 
 int sw_no_core(void)

@@ -80,15 +80,15 @@ int sw_set_packed(sw_session *s, uint64_t nodeid, int fd, uint64_t file_id, uint
 		f->present += f->bits[i >> 3] >> (i & 7) & 1;
 	lock(s);
 	n = node_get(s, nodeid);
-	if (n) {
-		old = n->cf;
-		n->cf = f;
+	if (n && used_of(n)) {
+		old = n->used->cf;
+		n->used->cf = f;
 		park_recheck(s, n);
 		if (old)
 			park_ask(s, n); /* whoever was asked for the old one's chunks may not bring these */
 	} else {
 		old = f;
-		r = -ESTALE;
+		r = n ? -ENOMEM : -ESTALE;
 	}
 	cfile_put(s, old);
 	unlock(s);
@@ -107,11 +107,11 @@ void sw_landed(sw_session *s, uint64_t nodeid, uint64_t chunk)
 
 	lock(s);
 	n = node_get(s, nodeid);
-	if (n && n->cf && chunk < n->cf->nchunks && !has(n->cf, chunk)) {
-		n->cf->bits[chunk >> 3] |= (unsigned char)(1u << (chunk & 7));
-		n->cf->present++;
+	if (n && n->used->cf && chunk < n->used->cf->nchunks && !has(n->used->cf, chunk)) {
+		n->used->cf->bits[chunk >> 3] |= (unsigned char)(1u << (chunk & 7));
+		n->used->cf->present++;
 	}
-	if (n && n->cf)
+	if (n && n->used->cf)
 		park_recheck(s, n);
 	unlock(s);
 }
@@ -123,8 +123,8 @@ void sw_failed(sw_session *s, uint64_t nodeid, uint64_t chunk, int err)
 	lock(s);
 	n = node_get(s, nodeid);
 	if (n) {
-		if (!err && n->cf)
-			n->cf->redirect = 1;
+		if (!err && n->used->cf)
+			n->used->cf->redirect = 1;
 		park_fail(s, n, chunk, err, 0);
 	}
 	unlock(s);

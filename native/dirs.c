@@ -81,7 +81,7 @@ static int entry_of(sw_session *s, struct dirh *d, const struct dents64 *e, stru
 	p = node_get(s, d->nodeid);
 	l = p ? link_find(s, p, e->name, len) : NULL;
 	held = l && l->node->nlookup && l->node->ino == e->ino && l->node->kernel_until > now + FRESH_MARGIN_NS &&
-	       !l->node->writers;
+	       !l->node->used->writers;
 	unlock(s);
 	if (!p || held || source_stat_at(d->fd, e->name, &st) < 0)
 		return 0;

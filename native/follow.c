@@ -34,14 +34,14 @@ static uint32_t successors(sw_session *s, uint64_t from, uint64_t reader_at, uin
 	uint64_t bytes = 0;
 	uint32_t steps = 0;
 
-	for (struct node *x = node_get(s, from); x && x->used && x->used->next && steps < n && bytes < AHEAD_BYTES; steps++) {
+	for (struct node *x = node_get(s, from); x && x->used->next && steps < n && bytes < AHEAD_BYTES; steps++) {
 		x = node_get(s, x->used->next);
 		if (!x || x->id == reader_at) /* forgotten, or once around */
 			break;
 		*last = x->id;
-		if (!x->file_id || x->file_id & SW_PACKED || x->used->gen_size > FILE_BYTES || !x->used->gen_size)
+		if (!x->used->file_id || x->used->file_id & SW_PACKED || x->used->gen_size > FILE_BYTES || !x->used->gen_size)
 			continue;
-		w->files[w->n++] = (struct follow_file){x->file_id, x->used->gen_size};
+		w->files[w->n++] = (struct follow_file){x->used->file_id, x->used->gen_size};
 		bytes += x->used->gen_size;
 	}
 	return steps;

@@ -34,7 +34,7 @@ int held_make(sw_session *s, uint64_t nodeid, int fd, struct statx *st)
 		return -1;
 	lock(s);
 	n = node_get(s, nodeid);
-	needed = n && !(n->used && n->used->held_fd >= 0);
+	needed = n && n->used->held_fd < 0;
 	unlock(s);
 	return needed && source_stat_at(fd, "", st) == 0 ? reopen(fd, O_PATH) : -1;
 }
@@ -44,7 +44,7 @@ void held_keep(sw_session *s, struct node *n, int fd, const struct statx *st)
 {
 	if (fd < 0)
 		return;
-	if (n->opens && n->used && n->used->held_fd < 0 && source_same(s, n, st))
+	if (n->opens && n->used != &nobody && n->used->held_fd < 0 && source_same(s, n, st))
 		n->used->held_fd = fd;
 	else
 		close_later(s, fd);
@@ -53,7 +53,7 @@ void held_keep(sw_session *s, struct node *n, int fd, const struct statx *st)
 /* Under lock: nobody has it open any more. */
 void held_drop(sw_session *s, struct node *n)
 {
-	if (!n->used || n->used->held_fd < 0)
+	if (n->used->held_fd < 0)
 		return;
 	close_later(s, n->used->held_fd);
 	n->used->held_fd = -1;
@@ -73,7 +73,7 @@ static int held_fd(sw_session *s, uint64_t nodeid, int by_handle)
 
 	lock(s);
 	n = node_get(s, nodeid);
-	if (n && n->opens && n->used && n->used->held_fd >= 0 && (by_handle || !named(s, n))) {
+	if (n && n->opens && n->used->held_fd >= 0 && (by_handle || !named(s, n))) {
 		r = fcntl(n->used->held_fd, F_DUPFD_CLOEXEC, 3);
 		r = r < 0 ? -errno : r;
 	}
@@ -124,7 +124,7 @@ int sw_getattr_held(sw_session *s, uint64_t nodeid, struct sw_entry *out)
 		node_attr(s, n, &st, asked);
 		n->attr_at = 0; /* the next open asks what the name means */
 		n->last_known = 1;
-	} else if (n && r == -ESTALE && n->opens && !n->writers && (n->last_known || n->attr_at))
+	} else if (n && r == -ESTALE && n->opens && !n->used->writers && (n->last_known || n->attr_at))
 		r = 0; /* as it was last seen */
 	if (n && !r) {
 		node_entry(s, n, out);

@@ -85,10 +85,10 @@ void backing_close(sw_session *s, int32_t id)
 static void backing_set(sw_session *s, struct node *n, int32_t id, int fd, int source)
 {
 	struct stat st;
-	struct used *u = used_of(n);
+	struct used *u = n->used;      /* its own: the caller has seen to that */
 
-	n->backing = id;
-	if (!u || fstat(fd, &st))
+	u->backing = id;
+	if (fstat(fd, &st))
 		return;
 	u->watch_ino = st.st_ino;
 	u->watch_source = source != 0;
@@ -98,8 +98,8 @@ static void backing_set(sw_session *s, struct node *n, int32_t id, int fd, int s
 void backing_drop(sw_session *s, struct node *n)
 {
 	watch_remove(s, n);
-	backing_close(s, n->backing);
-	n->backing = 0;
+	backing_close(s, n->used->backing);
+	n->used->backing = 0;
 }
 
 static void put_time(int64_t ns, uint64_t *sec, uint32_t *nsec)
@@ -159,7 +159,7 @@ static int lookup_hot(sw_session *s, struct fuse_in_header *h, const char *name)
 		lock(s);
 		p = node_get(s, h->nodeid);
 		l = p ? link_find(s, p, name, len) : NULL;
-		if (l && l->node->attr_at && !l->node->writers &&
+		if (l && l->node->attr_at && !l->node->used->writers &&
 		    now_ns(CLOCK_MONOTONIC_COARSE) - l->node->attr_at < node_valid_ns(s, l->node)) {
 			n = l->node;
 			fill_entry(s, n, &e);
@@ -217,7 +217,7 @@ static int getattr_hot(sw_session *s, struct fuse_in_header *h)
 		n = NULL;
 	else if (n && s->config.local)
 		node_attr(s, n, &st, now);
-	else if (n && (n->writers || !attr_holds(s, n)))
+	else if (n && (n->used->writers || !attr_holds(s, n)))
 		n = NULL;
 	if (n) {
 		valid = node_valid_ns(s, n);
@@ -250,13 +250,13 @@ static void mode_leave(sw_session *s, struct node *n)
 
 	n->mode = SW_NONE;
 	held_drop(s, n);
-	if (n->keep_fd >= 0) {
-		close_later(s, n->keep_fd);
-		n->keep_fd = -1;
+	if (n->used->keep_fd >= 0) {
+		close_later(s, n->used->keep_fd);
+		n->used->keep_fd = -1;
 	}
-	if (!n->backing)
+	if (!n->used->backing)
 		return;
-	if (was != SW_PASS_CACHE || !n->file_id || brow_touch(s, n) < 0) {
+	if (was != SW_PASS_CACHE || !n->used->file_id || brow_touch(s, n) < 0) {
 		backing_drop(s, n);
 		return;
 	}
@@ -265,6 +265,14 @@ static void mode_leave(sw_session *s, struct node *n)
 
 		brow_remove(s, v);
 		backing_drop(s, v);
+	}
+}
+
+static void cfile_drop(sw_session *s, struct node *n)
+{
+	if (n->used->cf) {
+		cfile_put(s, n->used->cf);
+		n->used->cf = NULL;
 	}
 }
 
@@ -281,8 +289,7 @@ void open_dropped(sw_session *s, struct node *n, struct handle *h)
 		if (n->attached)
 			event(s, SW_EV_IDLE, n->id, 0, 0, 0);
 		else {
-			cfile_put(s, n->cf);
-			n->cf = NULL;
+			cfile_drop(s, n);
 		}
 	}
 	node_settle(s, n);
@@ -328,20 +335,20 @@ static int same_generation(const struct node *n)
 {
 	const struct used *u = n->used;
 
-	return n->file_id && u->gen_size == n->size && u->gen_mtime_ns == n->mtime_ns &&
+	return n->used->file_id && u->gen_size == n->size && u->gen_mtime_ns == n->mtime_ns &&
 	       u->gen_ctime_ns == n->ctime_ns;
 }
 
 /* Under lock: is its whole cache file passed through? */
 static int passes(sw_session *s, const struct node *n)
 {
-	return s->passthrough_on && !(n->file_id & SW_PACKED);
+	return s->passthrough_on && !(n->used->file_id & SW_PACKED);
 }
 
 /* Under lock: may this node be opened for reading without asking Python? */
 static int openable(sw_session *s, const struct node *n)
 {
-	return n && n->file_id && n->asked == s->asking && !n->writers && !n->bypass && S_ISREG(n->perm) &&
+	return n && n->used->file_id && n->asked == s->asking && !n->used->writers && !n->bypass && S_ISREG(n->perm) &&
 	       (n->mode == SW_NONE || (n->mode == (passes(s, n) ? SW_PASS_CACHE : SW_CACHED) && !n->attached));
 }
 
@@ -349,14 +356,14 @@ static int openable(sw_session *s, const struct node *n)
  * it may be of an older generation. So may one that others read just now: a newer one was fetched ahead. */
 static int served(sw_session *s, const struct node *n)
 {
-	return passes(s, n) ? n->backing : n->cf && n->mode != SW_NONE && n->cf->file_id == n->file_id;
+	return passes(s, n) ? n->used->backing : n->used->cf && n->mode != SW_NONE && n->used->cf->file_id == n->used->file_id;
 }
 
 /* Under lock, which is left and taken again: gives the node what serves it, a backing id or an open cache file. */
 static struct node *serve(sw_session *s, uint64_t nodeid)
 {
 	struct node *n = node_get(s, nodeid);
-	uint64_t file_id = n->file_id;
+	uint64_t file_id = n->used->file_id;
 	int fd, id = 0, passthrough = passes(s, n);
 	struct packed packed = {0};
 	struct sw_cfile *f;
@@ -371,7 +378,7 @@ static struct node *serve(sw_session *s, uint64_t nodeid)
 		id = packed_open(&packed, file_id, fd);
 	lock(s);
 	n = node_get(s, nodeid);
-	if (fd < 0 || id < 0 || !n || n->file_id != file_id || !openable(s, n) || served(s, n) ||
+	if (fd < 0 || id < 0 || !n || n->used->file_id != file_id || !openable(s, n) || served(s, n) ||
 	    (packed.file_id && packed.size != n->used->gen_size)) {
 		if (id > 0)
 			backing_close(s, id);
@@ -395,8 +402,8 @@ static struct node *serve(sw_session *s, uint64_t nodeid)
 	f->size = n->used->gen_size;
 	f->chunk_size = 1u << 22; /* all chunks are there: any size does */
 	f->packed = packed;
-	cfile_put(s, n->cf);
-	n->cf = f;
+	cfile_put(s, n->used->cf);
+	n->used->cf = f;
 	return n;
 }
 
@@ -441,7 +448,7 @@ static int open_hot(sw_session *s, struct fuse_in_header *h, struct fuse_open_in
 	o.open_flags = FOPEN_NOFLUSH;
 	if (pass) {
 		o.open_flags |= FOPEN_PASSTHROUGH;
-		o.padding = (uint32_t)n->backing; /* `backing_id` since 7.40 */
+		o.padding = (uint32_t)n->used->backing; /* `backing_id` since 7.40 */
 		COUNT(s, open_passthrough);
 	} else {
 		o.open_flags |= n->pages ? FOPEN_KEEP_CACHE : 0;
@@ -449,7 +456,7 @@ static int open_hot(sw_session *s, struct fuse_in_header *h, struct fuse_open_in
 		COUNT(s, open_cached);
 	}
 	tell = n->tell_open;
-	file_id = n->file_id;
+	file_id = n->used->file_id;
 	n->tell_open = 0;
 	unlock(s);
 	COUNT(s, hot_open);
@@ -476,8 +483,8 @@ static int read_hot(sw_session *s, struct fuse_in_header *h, struct fuse_read_in
 	lock(s);
 	n = node_get(s, h->nodeid);
 	/* In passthrough mode a READ is of a handle with FOPEN_DIRECT_IO, whose bytes are Python's to find. */
-	if (n && n->cf && !n->bypass && n->mode == SW_CACHED) {
-		f = cfile_get(n->cf);
+	if (n && n->used->cf && !n->bypass && n->mode == SW_CACHED) {
+		f = cfile_get(n->used->cf);
 		there = cfile_has(f, r->offset, r->offset + r->size, &first, &stop);
 		redirect = f->redirect;
 		chunk = r->offset / f->chunk_size;
@@ -574,7 +581,7 @@ static int xattr_bare(sw_session *s, struct fuse_in_header *h, struct fuse_getxa
 
 	lock(s);
 	n = node_get(s, h->nodeid);
-	bare = n && n->bare && (n->writers || attr_holds(s, n));
+	bare = n && n->bare && (n->used->writers || attr_holds(s, n));
 	unlock(s);
 	if (!bare)
 		return 0;
@@ -684,9 +691,11 @@ int sw_begin_write(sw_session *s, uint64_t nodeid)
 
 	lock(s);
 	n = node_get(s, nodeid);
-	if (n) {
-		n->bare = n->bare && (n->writers || attr_holds(s, n));
-		n->writers++;
+	if (n && !used_of(n))
+		r = -ENOMEM;
+	else if (n) {
+		n->bare = n->bare && (n->used->writers || attr_holds(s, n));
+		n->used->writers++;
 		n->wrote = 1;
 		n->refs++;
 		n->attr_at = n->last_known = 0;
@@ -703,7 +712,7 @@ void sw_made(sw_session *s, uint64_t nodeid)
 	lock(s);
 	n = node_get(s, nodeid);
 	if (n)
-		n->bare = n->writers && !s->config.local;
+		n->bare = n->used->writers && !s->config.local;
 	unlock(s);
 }
 
@@ -713,8 +722,8 @@ void sw_end_write(sw_session *s, uint64_t nodeid)
 
 	lock(s);
 	n = node_get(s, nodeid);
-	if (n && n->writers) {
-		n->writers--;
+	if (n && n->used->writers) {
+		n->used->writers--;
 		n->attr_at = n->last_known = 0;
 		n->written_at = now_ns(CLOCK_MONOTONIC_COARSE);
 		node_unref(s, n);
@@ -733,11 +742,11 @@ int sw_mirror_fd(sw_session *s, uint64_t nodeid)
 		fd = -ESTALE;
 		lock(s);
 		n = node_get(s, nodeid);
-		if (n && n->keep_fd >= 0) {
-			fd = fcntl(n->keep_fd, F_DUPFD_CLOEXEC, 3);
+		if (n && n->used->keep_fd >= 0) {
+			fd = fcntl(n->used->keep_fd, F_DUPFD_CLOEXEC, 3);
 			fd = fd < 0 ? -errno : fd;
 		} else if (n)
-			file_id = n->file_id;
+			file_id = n->used->file_id;
 		unlock(s);
 		if (file_id)
 			fd = data_open(s, file_id);
@@ -784,17 +793,24 @@ int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int write
 	held = want == SW_WANT_COMPLETE ? -1 : held_make(s, nodeid, fd, &st);
 	lock(s);
 	n = node_get(s, nodeid);
+	if (n && !used_of(n)) {
+		if (held >= 0)
+			close_later(s, held);
+		unlock(s);
+		free(h);
+		return -ENOMEM;
+	}
 	if (!n)
 		r = -ESTALE;
 	else if (n->mode == SW_NONE && want != SW_WANT_PARTIAL && pass && s->passthrough_on &&
 		 !(want == SW_WANT_COMPLETE && just_replaced(s, n))) {
 		/* BACKING_OPEN only takes a reference on an open file: it does not block, and the mode must not change. */
-		if (n->backing && want == SW_WANT_COMPLETE && same_generation(n))
-			id = n->backing;
+		if (n->used->backing && want == SW_WANT_COMPLETE && same_generation(n))
+			id = n->used->backing;
 		else {
 			id = backing_open(s, fd);
 			if (id > 0) {
-				if (n->backing) {
+				if (n->used->backing) {
 					brow_remove(s, n);
 					backing_drop(s, n);
 				}
@@ -812,17 +828,17 @@ int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int write
 		else
 			h->flags = n->pages ? FOPEN_KEEP_CACHE : 0;
 	} else if (n->mode == SW_PASS_SOURCE || want == SW_WANT_COMPLETE) {
-		if (n->mode == SW_PASS_CACHE && !same_generation(n) && !n->writers && !n->bypass)
+		if (n->mode == SW_PASS_CACHE && !same_generation(n) && !n->used->writers && !n->bypass)
 			r = -ESTALE; /* open readers hold an older generation: the new one gets a new node */
 		else {
 			mode_enter(s, n, n->mode);
 			h->flags = FOPEN_PASSTHROUGH;
-			h->backing = n->backing;
+			h->backing = n->used->backing;
 		}
 	} else if (want == SW_WANT_SOURCE) { /* PASS_CACHE lives: see the top of this file */
 		mode_enter(s, n, n->mode);
 		h->flags = FOPEN_PASSTHROUGH | FOPEN_DIRECT_IO;
-		h->backing = n->backing;
+		h->backing = n->used->backing;
 	} else
 		r = -ESTALE;
 	if (r < 0) {
@@ -843,8 +859,7 @@ int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int write
 	h->node = n;
 	n->refs++; /* until sw_handle_free */
 	n->attached = 1;
-	if (used_of(n))
-		n->used->last_open = now_ns(CLOCK_REALTIME_COARSE);
+	n->used->last_open = now_ns(CLOCK_REALTIME_COARSE);
 	held_keep(s, n, held, &st);
 	if (h->flags & FOPEN_DIRECT_IO)
 		COUNT(s, open_direct);
@@ -903,8 +918,7 @@ int sw_detach(sw_session *s, uint64_t nodeid)
 	idle = !n || !n->opens;
 	if (n && idle) {
 		n->attached = n->bypass = n->wrote = 0;
-		cfile_put(s, n->cf);
-		n->cf = NULL;
+		cfile_drop(s, n);
 		node_settle(s, n);
 	}
 	unlock(s);
@@ -918,7 +932,7 @@ static int set_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64
 
 	lock(s);
 	n = node_get(s, nodeid);
-	if (n && n->file_id != file_id && n->backing && n->mode == SW_NONE) {
+	if (n && n->used->file_id != file_id && n->used->backing && n->mode == SW_NONE) {
 		if (!may_block) {
 			unlock(s);
 			return -EAGAIN;
@@ -927,8 +941,8 @@ static int set_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64
 		backing_drop(s, n);
 	}
 	/* The same cache file may have other times now: our own chmod or rename. */
-	if (n && (n->file_id == file_id || n->mode == SW_NONE || n->mode == SW_CACHED) && used_of(n)) {
-		n->file_id = file_id;
+	if (n && (n->used->file_id == file_id || n->mode == SW_NONE || n->mode == SW_CACHED) && used_of(n)) {
+		n->used->file_id = file_id;
 		n->used->gen_size = size;
 		n->used->gen_mtime_ns = mtime_ns;
 		n->used->gen_ctime_ns = ctime_ns;
@@ -968,7 +982,7 @@ int sw_child_complete(sw_session *s, uint64_t parent, const char *name)
 	lock(s);
 	p = node_get(s, parent);
 	l = p ? link_find(s, p, name, strlen(name)) : NULL;
-	r = l && l->node->file_id;
+	r = l && l->node->used->file_id;
 	unlock(s);
 	return r;
 }
@@ -982,13 +996,13 @@ void sw_evict(sw_session *s, uint64_t nodeid, uint64_t file_id)
 
 	lock(s);
 	n = node_get(s, nodeid);
-	if (n && n->file_id == file_id) {
-		n->file_id = 0;
+	if (n && file_id && n->used->file_id == file_id) {
+		n->used->file_id = 0;
 		n->pages = 0;
-		if (n->mode == SW_PASS_CACHE && n->keep_fd < 0 && fd >= 0) {
-			n->keep_fd = fd;
+		if (n->mode == SW_PASS_CACHE && n->used->keep_fd < 0 && fd >= 0) {
+			n->used->keep_fd = fd;
 			fd = -1;
-		} else if (n->mode == SW_NONE && n->backing) {
+		} else if (n->mode == SW_NONE && n->used->backing) {
 			brow_remove(s, n);
 			backing_drop(s, n);
 		}
@@ -1020,7 +1034,7 @@ int sw_usage(sw_session *s, uint64_t nodeid, uint64_t *last_open_ns, uint32_t *o
 	lock(s);
 	n = node_get(s, nodeid);
 	if (n) {
-		*last_open_ns = n->used ? n->used->last_open : 0;
+		*last_open_ns = n->used->last_open;
 		*opens = n->opens;
 	}
 	unlock(s);

@@ -58,20 +58,14 @@ struct node {
 	uint64_t nlookup;              /* references that the kernel holds */
 	uint32_t refs;                 /* children's links, handles, Python's state */
 	uint32_t opens;                /* live opens of all kinds */
-	uint32_t writers;
-	int32_t backing;               /* registered backing file, 0 none */
 	uint32_t perm, nlink, uid, gid, rdev, blksize;
 	uint64_t size, blocks;
 	int64_t atime_ns, mtime_ns, ctime_ns;
 	uint64_t attr_at;              /* when the source was asked for the attributes (monotonic), 0: not to be relied on */
 	uint64_t written_at;           /* when the last writer closed it */
 	uint64_t kernel_until;         /* until when the kernel holds name and attributes */
-	uint64_t file_id;              /* complete cache file of this generation, 0 none */
-	struct used *used;             /* NULL: it was not opened yet, and file_id is 0 */
-	struct sw_cfile *cf;
+	struct used *used;             /* `nobody`: it was not opened yet; used_of() before something is set there */
 	struct node *lru_prev, *lru_next;
-	int orphan_fd;                 /* O_PATH of a file or directory without a name, -1 */
-	int keep_fd;                   /* backing file that was dropped from the cache while open, -1 */
 	int16_t rule;                  /* of s->rules, -1 none; node_rule() when rule_epoch is not s->epoch */
 	uint16_t rule_epoch;
 	uint8_t in_key, in_lru, in_brow, bypass, attached, tell_open, pages, told_old;
@@ -82,9 +76,15 @@ struct node {
 	uint16_t asked;                /* what s->asking was when file_id was set */
 };
 
-/* What a file has besides once it is opened, or fetched: of the names of a listing a quarter less is held. */
+/* What a file has besides once it is opened, or fetched: of the names of a listing a third less is held. */
 struct used {
 	struct node *node;
+	uint64_t file_id;              /* complete cache file of this generation, 0 none */
+	struct sw_cfile *cf;
+	uint32_t writers;
+	int32_t backing;               /* registered backing file, 0 none */
+	int orphan_fd;                 /* O_PATH of a file or directory without a name, -1 */
+	int keep_fd;                   /* backing file that was dropped from the cache while open, -1 */
 	uint64_t gen_size;             /* of the generation of file_id */
 	int64_t gen_mtime_ns, gen_ctime_ns;
 	uint64_t last_open;            /* CLOCK_REALTIME */
@@ -94,6 +94,8 @@ struct used {
 	struct used *brow_prev, *brow_next;
 	uint8_t watch_source;          /* the backing file is the source's own */
 };
+
+extern const struct used nobody;   /* table.c: of all nodes that have none of their own; cannot be written */
 
 struct packed {                    /* packed.c: a cache file with compressed chunks */
 	uint64_t file_id, size;        /* file_id 0: it is none */
@@ -189,14 +191,27 @@ struct follow {
 	uint32_t head, tail;
 };
 
+struct listed {                        /* listing.c: what is kept of an entry; what many have alike is there once */
+	uint64_t ino, size;
+	int64_t mtime_ns, ctime_ns, btime_ns, birth_ns; /* birth_ns: btime_ns of sw_attrs */
+	uint32_t generation;           /* nanoseconds of sw_attrs.ctime_ns, SW_UNNAMED: it has those of ctime_ns */
+	uint32_t name;                 /* where in the text its name begins, a zero after it and then its tag, perhaps short */
+	uint16_t owner, name_len, tag_len;
+	uint8_t bare;
+};
+#define SW_UNNAMED UINT32_MAX
+
 struct sw_listing {                    /* listing.c */
 	_Atomic uint32_t refs;
 	uint32_t count;
 	uint8_t beyond, load_more;     /* the filer said one more than was asked for; says that there are more */
-	struct sw_listed *entries;
+	struct listed *entries;
+	struct owner { uint32_t mode, uid, gid; } *owners;
+	uint32_t nowners;
 	char *text;
 	size_t used, room;
 };
+void listing_entry(const sw_listing *l, uint32_t i, struct sw_listed *out); /* without its tag */
 #define SW_REMOTE_BLOCK 4096           /* blksize of what Python enters */
 
 #define SW_PAGED 64                    /* pages.c: open directories by fh */

@@ -12,9 +12,12 @@
 
 #define CHUNKS 8               /* seaweed_chunks.SHORT */
 #define CHUNK_BYTES 41         /* seaweed_chunks._CHUNK: "<IQIqQqB" */
+#define SHORT_BYTES 25         /* the same without offset and size: of the only chunk, which is the file */
 #define DEPTH 32               /* of what is skipped */
 #define SECOND 1000000000ll
 #define MODE_DIRECTORY (1u << 31)
+
+_Static_assert(SW_TAG_MAX == 1 + CHUNKS * CHUNK_BYTES, "a tag of the longest list");
 
 struct text {
 	const char *p, *end;
@@ -407,10 +410,10 @@ static int bare_of(struct text *t)
 }
 
 /* seaweed_chunks.Layout.tag, after which interface.generation_ns and birth_ns are made. */
-static void generation_of(struct sw_listed *e, const struct chunk *c, int n, char *tag)
+static void generation_of(struct sw_listed *e, const struct chunk *c, int n)
 {
 	const struct chunk *first = c;
-	char *p = tag, said[64], fid[48], key[20];
+	char *tag = e->tag, *p = tag, said[64], fid[48], key[20];
 	int k;
 
 	*p++ = 'L';
@@ -477,17 +480,117 @@ static int number_of(struct sw_listing *l, struct sw_listed *e, const char *dire
 	return 1;
 }
 
+/* The number of those who have it, -1. Neighbours have the same as a rule. */
+static int owner_of(struct sw_listing *l, const struct sw_attrs *a)
+{
+	struct owner *o;
+
+	for (uint32_t i = l->nowners; i; i--)
+		if ((o = &l->owners[i - 1])->mode == a->mode && o->uid == a->uid && o->gid == a->gid)
+			return (int)(i - 1);
+	if (l->nowners > UINT16_MAX || !(o = realloc(l->owners, (l->nowners + 1) * sizeof *o)))
+		return -1;
+	l->owners = o;
+	o[l->nowners] = (struct owner){a->mode, a->uid, a->gid};
+	return (int)l->nowners++;
+}
+
+/* Adds an entry; `n` is how many chunks its tag is of. 0, or -ENOMEM. */
+static int keep(struct sw_listing *l, const struct sw_listed *e, const char *name, int n)
+{
+	int owner = owner_of(l, &e->a), brief = 0;
+	size_t tag_len = e->tag_len;
+	uint64_t offset, size;
+	char *p = room(l, e->name_len + 1u + tag_len);
+
+	if (!p || owner < 0)
+		return -ENOMEM;
+	if (n == 1) {
+		memcpy(&offset, e->tag + 17, 8);
+		memcpy(&size, e->tag + 25, 8);
+		brief = !offset && le64toh(size) == e->a.size;
+	}
+	l->entries[l->count++] = (struct listed){
+		.ino = e->a.ino,
+		.size = e->a.size,
+		.mtime_ns = e->a.mtime_ns,
+		.ctime_ns = e->ctime_ns,
+		.btime_ns = e->btime_ns,
+		.birth_ns = e->a.btime_ns,
+		.generation = n ? (uint32_t)(e->a.ctime_ns - e->ctime_ns / SECOND * SECOND) : SW_UNNAMED,
+		.name = (uint32_t)l->used,
+		.owner = (uint16_t)owner,
+		.tag_len = (uint16_t)(brief ? SHORT_BYTES : tag_len),
+		.name_len = e->name_len,
+		.bare = e->a.bare,
+	};
+	memcpy(p, name, e->name_len + 1u);
+	p += e->name_len + 1;
+	if (brief) {
+		memcpy(p, e->tag + 1, 16);
+		memcpy(p + 16, e->tag + 33, SHORT_BYTES - 16);
+		tag_len = SHORT_BYTES;
+	} else
+		memcpy(p, e->tag, tag_len);
+	l->used += e->name_len + 1u + tag_len;
+	return 0;
+}
+
+void listing_entry(const sw_listing *l, uint32_t i, struct sw_listed *out)
+{
+	const struct listed *e = &l->entries[i];
+	const struct owner *o = &l->owners[e->owner];
+
+	out->a = (struct sw_attrs){
+		.ino = e->ino,
+		.size = e->size,
+		.mtime_ns = e->mtime_ns,
+		.ctime_ns = e->generation == SW_UNNAMED ? e->ctime_ns : e->ctime_ns / SECOND * SECOND + e->generation,
+		.btime_ns = e->birth_ns,
+		.mode = o->mode,
+		.nlink = 1,
+		.uid = o->uid,
+		.gid = o->gid,
+		.blksize = SW_REMOTE_BLOCK,
+		.bare = e->bare,
+	};
+	out->ctime_ns = e->ctime_ns;
+	out->btime_ns = e->btime_ns;
+	out->name = e->name;
+	out->name_len = e->name_len;
+	out->tag_len = 0;
+}
+
+void sw_listing_entry(const sw_listing *l, uint32_t i, struct sw_listed *out)
+{
+	const struct listed *e = &l->entries[i];
+	const char *p = l->text + e->name + e->name_len + 1;
+	uint64_t size = htole64(e->size);
+
+	listing_entry(l, i, out);
+	if (e->tag_len == SHORT_BYTES) {
+		out->tag[0] = 'L';
+		memcpy(out->tag + 1, p, 16);
+		memset(out->tag + 17, 0, 8);
+		memcpy(out->tag + 25, &size, 8);
+		memcpy(out->tag + 33, p + 16, SHORT_BYTES - 16);
+		out->tag_len = 1 + CHUNK_BYTES;
+	} else {
+		memcpy(out->tag, p, e->tag_len);
+		out->tag_len = e->tag_len;
+	}
+}
+
 static int entry_of(struct sw_listing *l, struct text *t, const char *directory, size_t dirlen)
 {
 	enum { PATH = 1, MODE = 2, SIZE = 4, MTIME = 8, CRTIME = 16, UID = 32, GID = 64, ALL = 127 };
-	struct sw_listed *e = &l->entries[l->count];
+	struct sw_listed listed = {.a.bare = 1}, *e = &listed;
 	struct chunk chunks[CHUNKS];
 	struct text key, path;
-	char name[SW_NAME_MAX + 1], tag[1 + CHUNKS * CHUNK_BYTES], *p;
+	char name[SW_NAME_MAX + 1];
 	int first = 1, r, n = 0, seen = 0, escaped = 0, on;
 	int64_t v, size = 0;
 
-	*e = (struct sw_listed){.a.bare = 1};
 	if (!take(t, '{'))
 		return -EOPNOTSUPP;
 	while ((r = member(t, &first, &key)) > 0) {
@@ -540,30 +643,21 @@ static int entry_of(struct sw_listing *l, struct text *t, const char *directory,
 		e->ctime_ns = e->a.mtime_ns;
 	e->a.ctime_ns = e->ctime_ns;
 	e->a.btime_ns = e->btime_ns;
-	e->a.nlink = 1;
-	e->a.blksize = SW_REMOTE_BLOCK;
 	if (S_ISREG(e->a.mode)) {
 		for (int i = 0; i < n; i++)
 			if (chunks[i].offset + (int64_t)chunks[i].size > size)
 				size = chunks[i].offset + (int64_t)chunks[i].size;
 		e->a.size = (uint64_t)size;
 		if (n)
-			generation_of(e, chunks, n, tag);
-	}
+			generation_of(e, chunks, n);
+	} else
+		n = 0;
 	if (!number_of(l, e, directory, dirlen, name))
 		return -ENOMEM;
-	p = room(l, e->name_len + 1u + e->tag_len);
-	if (!p)
-		return -ENOMEM;
-	e->name = (uint32_t)l->used;
-	memcpy(p, name, e->name_len + 1u);
-	memcpy(p + e->name_len + 1, tag, e->tag_len);
-	l->used += e->name_len + 1u + e->tag_len;
-	l->count++;
-	return 0;
+	return keep(l, e, name, n);
 }
 
-static int listed_name(const struct sw_listing *l, const struct sw_listed *e, const char *name, size_t n)
+static int listed_name(const struct sw_listing *l, const struct listed *e, const char *name, size_t n)
 {
 	int r = memcmp(l->text + e->name, name, e->name_len < n ? e->name_len : n);
 
@@ -590,7 +684,7 @@ static int entries_of(struct sw_listing *l, struct text *t, uint32_t limit, cons
 			continue;
 		}
 		if (l->count == have) {
-			struct sw_listed *e = realloc(l->entries, (have = have * 2 + 64) * sizeof *e);
+			struct listed *e = realloc(l->entries, (have = have * 2 + 64) * sizeof *e);
 
 			if (!e)
 				return -ENOMEM;
@@ -601,7 +695,7 @@ static int entries_of(struct sw_listing *l, struct text *t, uint32_t limit, cons
 			return r;
 		/* What is looked for in it is looked for by halves. */
 		if (l->count > 1) {
-			struct sw_listed *e = &l->entries[l->count - 1];
+			struct listed *e = &l->entries[l->count - 1];
 
 			if (listed_name(l, e - 1, l->text + e->name, e->name_len) >= 0)
 				return -EOPNOTSUPP;
@@ -651,6 +745,7 @@ void sw_listing_free(sw_listing *l)
 {
 	if (l && atomic_fetch_sub(&l->refs, 1) == 1) {
 		free(l->entries);
+		free(l->owners);
 		free(l->text);
 		free(l);
 	}
@@ -664,11 +759,6 @@ uint32_t sw_listing_count(const sw_listing *l)
 int sw_listing_more(const sw_listing *l)
 {
 	return l->count && (l->beyond || l->load_more);
-}
-
-const struct sw_listed *sw_listing_entry(const sw_listing *l, uint32_t i)
-{
-	return &l->entries[i];
 }
 
 const char *sw_listing_text(const sw_listing *l)

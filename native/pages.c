@@ -115,7 +115,7 @@ static int entry_of(sw_session *s, struct node *parent, const struct page *p, co
 	struct node *n;
 
 	memset(out, 0, sizeof *out);
-	if (l && (l->node->writers || l->node->written_at >= p->asked ||
+	if (l && (l->node->used->writers || l->node->written_at >= p->asked ||
 		  (l->node->nlookup && l->node->ino == e->a.ino && l->node->kernel_until > now + FRESH_MARGIN_NS)))
 		return 0;
 	st = attrs_statx(s, &e->a);
@@ -149,20 +149,22 @@ static ssize_t answer(sw_session *s, struct fuse_in_header *h, const struct fuse
 		return -ENODATA;
 	parent->refs++; /* not to go with the last of its names */
 	for (; at - p->start < p->listing->count; at++) {
-		const struct sw_listed *e = &p->listing->entries[at - p->start];
-		size_t need = head + FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + e->name_len);
+		struct sw_listed e;
+		size_t need;
 		struct fuse_dirent *f = (struct fuse_dirent *)(out + used + head);
 
+		listing_entry(p->listing, (uint32_t)(at - p->start), &e);
+		need = head + FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + e.name_len);
 		if (used + need > size)
 			break;
-		if (plus && entry_of(s, parent, p, e, now, (struct fuse_entry_out *)(out + used)) < 0)
+		if (plus && entry_of(s, parent, p, &e, now, (struct fuse_entry_out *)(out + used)) < 0)
 			break;
-		f->ino = e->a.ino;
+		f->ino = e.a.ino;
 		f->off = at + 1;
-		f->namelen = e->name_len;
-		f->type = (e->a.mode & S_IFMT) >> 12;
-		memcpy(f->name, p->listing->text + e->name, e->name_len);
-		memset(f->name + e->name_len, 0, need - head - FUSE_NAME_OFFSET - e->name_len);
+		f->namelen = e.name_len;
+		f->type = (e.a.mode & S_IFMT) >> 12;
+		memcpy(f->name, p->listing->text + e.name, e.name_len);
+		memset(f->name + e.name_len, 0, need - head - FUSE_NAME_OFFSET - e.name_len);
 		used += need;
 	}
 	node_unref(s, parent);

@@ -34,8 +34,8 @@ void park_recheck(sw_session *s, struct node *n)
 
 	while (*p)
 		if ((*p)->nodeid == n->id &&
-		    (n->bypass || !n->cf || cfile_has(n->cf, (*p)->offset, (*p)->offset + (*p)->size, &a, &b)))
-			make_ready(s, p, n->bypass || !n->cf ? -1 : 0);
+		    (n->bypass || !n->used->cf || cfile_has(n->used->cf, (*p)->offset, (*p)->offset + (*p)->size, &a, &b)))
+			make_ready(s, p, n->bypass || !n->used->cf ? -1 : 0);
 		else
 			p = &(*p)->next;
 }
@@ -46,7 +46,7 @@ void park_ask(sw_session *s, struct node *n)
 	uint64_t first, stop;
 
 	while (*p)
-		if ((*p)->nodeid == n->id && !cfile_has(n->cf, (*p)->offset, (*p)->offset + (*p)->size, &first, &stop) &&
+		if ((*p)->nodeid == n->id && !cfile_has(n->used->cf, (*p)->offset, (*p)->offset + (*p)->size, &first, &stop) &&
 		    event(s, SW_EV_MISS, n->id, (*p)->offset, first, stop))
 			make_ready(s, p, -1);
 		else
@@ -59,9 +59,9 @@ void park_fail(sw_session *s, struct node *n, uint64_t chunk, int err, int all)
 	struct parked **p = &s->parked;
 	uint64_t from = 0, to = UINT64_MAX;
 
-	if (n->cf && !all) {
-		from = chunk * n->cf->chunk_size;
-		to = from + n->cf->chunk_size;
+	if (n->used->cf && !all) {
+		from = chunk * n->used->cf->chunk_size;
+		to = from + n->used->cf->chunk_size;
 	}
 	while (*p)
 		if ((*p)->nodeid == n->id && (*p)->offset < to && (*p)->offset + (*p)->size > from)
@@ -247,8 +247,8 @@ void *park_thread(void *arg)
 		if (!s->ready)
 			s->ready_tail = &s->ready;
 		n = node_get(s, k->nodeid);
-		if (n && n->cf && !n->bypass && cfile_has(n->cf, k->offset, k->offset + k->size, &a, &b))
-			f = cfile_get(n->cf);
+		if (n && n->used->cf && !n->bypass && cfile_has(n->used->cf, k->offset, k->offset + k->size, &a, &b))
+			f = cfile_get(n->used->cf);
 		unlock(s);
 		COUNT(s, unparked);
 		if (k->err)

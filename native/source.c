@@ -214,8 +214,8 @@ int dirfd_pin(sw_session *s, uint64_t nodeid, int *slot)
 		s->dirfds[*slot].pins++;
 		s->dirfds[*slot].used = ++s->clock;
 		fd = s->dirfds[*slot].fd;
-	} else if (up->orphan_fd >= 0 || up == s->root) {
-		fd = fcntl(up == s->root ? s->config.root_fd : up->orphan_fd, F_DUPFD_CLOEXEC, 3);
+	} else if (up->used->orphan_fd >= 0 || up == s->root) {
+		fd = fcntl(up == s->root ? s->config.root_fd : up->used->orphan_fd, F_DUPFD_CLOEXEC, 3);
 		fd = fd < 0 ? -errno : fd;
 	} else
 		fd = -ESTALE;
@@ -290,8 +290,8 @@ int source_stat(sw_session *s, uint64_t nodeid, struct statx *st)
 	if (n && n->links) {
 		parent = n->links->parent->id;
 		memcpy(name, n->links->name, n->links->len + 1u);
-	} else if (n && n->orphan_fd >= 0) {
-		orphan = fcntl(n->orphan_fd, F_DUPFD_CLOEXEC, 3);
+	} else if (n && n->used->orphan_fd >= 0) {
+		orphan = fcntl(n->used->orphan_fd, F_DUPFD_CLOEXEC, 3);
 		r = orphan < 0 ? -errno : 0;
 	} else
 		r = -ESTALE;
@@ -378,8 +378,8 @@ static int open_source(sw_session *s, uint64_t nodeid, int flags, int verify)
 	flags |= O_CLOEXEC | O_NOCTTY;
 	lock(s);
 	n = node_get(s, nodeid);
-	if (n && !n->links && n->orphan_fd >= 0) {
-		orphan = fcntl(n->orphan_fd, F_DUPFD_CLOEXEC, 3);
+	if (n && !n->links && n->used->orphan_fd >= 0) {
+		orphan = fcntl(n->used->orphan_fd, F_DUPFD_CLOEXEC, 3);
 		r = orphan < 0 ? -errno : 0;
 	}
 	unlock(s);
@@ -469,7 +469,7 @@ int sw_before_unlink(sw_session *s, uint64_t parent, const char *name)
 	lock(s);
 	p = node_get(s, parent);
 	l = p ? link_find(s, p, name, strlen(name)) : NULL;
-	if (l && l->node->orphan_fd < 0 && (l->node->nlookup || l->node->opens))
+	if (l && l->node->used->orphan_fd < 0 && (l->node->nlookup || l->node->opens))
 		id = l->node->id;
 	unlock(s);
 	if (!id)
@@ -487,8 +487,8 @@ int sw_before_unlink(sw_session *s, uint64_t parent, const char *name)
 	}
 	lock(s);
 	n = node_get(s, id);
-	if (n && n->orphan_fd < 0 && source_same(s, n, &st)) {
-		n->orphan_fd = fd;
+	if (n && n->used->orphan_fd < 0 && source_same(s, n, &st) && used_of(n)) {
+		n->used->orphan_fd = fd;
 		fd = -1;
 	}
 	unlock(s);
@@ -506,9 +506,9 @@ void sw_not_unlinked(sw_session *s, uint64_t parent, const char *name)
 	lock(s);
 	p = node_get(s, parent);
 	l = p ? link_find(s, p, name, strlen(name)) : NULL;
-	if (l) {
-		fd = l->node->orphan_fd;
-		l->node->orphan_fd = -1;
+	if (l && l->node->used->orphan_fd >= 0) {
+		fd = l->node->used->orphan_fd;
+		l->node->used->orphan_fd = -1;
 	}
 	unlock(s);
 	if (fd >= 0)

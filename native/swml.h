@@ -198,11 +198,13 @@ uint64_t sw_child(sw_session *s, uint64_t parent, const char *name); /* nodeid a
 void sw_told(sw_session *s, int told, uint64_t check_ns);
 
 /* ---- listing.c, blake2b.c: a page of a directory of SeaweedFS, read from the filer's JSON ---- */
+#define SW_TAG_MAX 329
 struct sw_listed {
 	struct sw_attrs a;             /* as they are entered: ctime_ns and btime_ns tell generations */
 	int64_t ctime_ns, btime_ns;    /* as the filer has them */
-	uint32_t name;                 /* where in the text the name begins, with a zero after it and then the tag */
+	uint32_t name;                 /* where in the text the name begins, with a zero after it */
 	uint16_t name_len, tag_len;
+	char tag[SW_TAG_MAX];
 };
 typedef struct sw_listing sw_listing;
 /* At most `limit` entries; `directory`: in the filer, with a slash at its end. NULL and *err -EOPNOTSUPP: Python reads
@@ -211,7 +213,7 @@ sw_listing *sw_listing_parse(const char *json, size_t n, const char *directory, 
 void sw_listing_free(sw_listing *l);
 uint32_t sw_listing_count(const sw_listing *l);
 int sw_listing_more(const sw_listing *l);      /* there are others after the last of it */
-const struct sw_listed *sw_listing_entry(const sw_listing *l, uint32_t i);
+void sw_listing_entry(const sw_listing *l, uint32_t i, struct sw_listed *out);
 const char *sw_listing_text(const sw_listing *l);
 int64_t sw_listing_find(const sw_listing *l, const char *name, size_t n); /* its place, -1: it is not there */
 uint64_t sw_blake2b8(const void *data, size_t n, const char *person);

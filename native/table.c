@@ -173,7 +173,7 @@ static struct node *node_new(sw_session *s, uint64_t id, uint64_t dev, uint64_t 
 	n->id = id;
 	n->dev = dev;
 	n->ino = ino;
-	n->orphan_fd = n->keep_fd = -1;
+	n->used = (struct used *)&nobody;
 	n->rule = -1;
 	h = hash_id(id) & (s->nbuckets - 1);
 	n->hid = s->by_id[h];
@@ -183,13 +183,25 @@ static struct node *node_new(sw_session *s, uint64_t id, uint64_t dev, uint64_t 
 	return n;
 }
 
+const struct used nobody = {.orphan_fd = -1, .keep_fd = -1, .held_fd = -1};
+
+/* NULL: there is no memory. */
 struct used *used_of(struct node *n)
 {
-	if (!n->used && (n->used = calloc(1, sizeof *n->used))) {
-		n->used->node = n;
-		n->used->held_fd = -1;
+	struct used *u = n->used;
+
+	if (u == &nobody && (u = malloc(sizeof *u))) {
+		*u = nobody;
+		u->node = n;
+		n->used = u;
 	}
-	return n->used;
+	return u;
+}
+
+static void used_free(struct node *n)
+{
+	if (n->used != &nobody)
+		free(n->used);
 }
 
 void brow_remove(sw_session *s, struct node *n)
@@ -257,23 +269,23 @@ static void node_free(sw_session *s, struct node *n)
 		number_retire(s, n);
 	lru_remove(s, n);
 	brow_remove(s, n);
-	if (n->backing)
+	if (n->used->backing)
 		backing_drop(s, n);
 	while (*p != n)
 		p = &(*p)->hid;
 	*p = n->hid;
 	key_remove(s, n);
 	dirfds_drop(s, n);
-	if (n->orphan_fd >= 0)
-		close_later(s, n->orphan_fd);
-	if (n->keep_fd >= 0)
-		close_later(s, n->keep_fd);
+	if (n->used->orphan_fd >= 0)
+		close_later(s, n->used->orphan_fd);
+	if (n->used->keep_fd >= 0)
+		close_later(s, n->used->keep_fd);
 	held_drop(s, n);
-	cfile_put(s, n->cf);
+	cfile_put(s, n->used->cf);
 	s->nnodes--;
 	while (n->links) /* may free parents: last, with the node already out of the tables */
 		link_free(s, n->links);
-	free(n->used);
+	used_free(n);
 	free(n);
 }
 
@@ -482,9 +494,9 @@ int node_left_behind(const struct node *n, const struct statx *st)
 {
 	const struct used *u = n->used;
 
-	if (!n->opens || n->mode != SW_CACHED || !n->cf || !n->cf->file_id || n->writers || n->bypass || !u)
+	if (!n->opens || n->mode != SW_CACHED || !n->used->cf || !n->used->cf->file_id || n->used->writers || n->bypass)
 		return 0;
-	return (n->file_id && n->file_id != n->cf->file_id) || u->gen_size != st->stx_size ||
+	return (n->used->file_id && n->used->file_id != n->used->cf->file_id) || u->gen_size != st->stx_size ||
 	       u->gen_mtime_ns != ts_ns(&st->stx_mtime);
 }
 
@@ -669,20 +681,20 @@ void table_free(sw_session *s)
 			struct node *n = s->by_id[i];
 
 			s->by_id[i] = n->hid;
-			if (n->orphan_fd >= 0)
-				close(n->orphan_fd);
-			if (n->keep_fd >= 0)
-				close(n->keep_fd);
-			if (n->used && n->used->held_fd >= 0)
+			if (n->used->orphan_fd >= 0)
+				close(n->used->orphan_fd);
+			if (n->used->keep_fd >= 0)
+				close(n->used->keep_fd);
+			if (n->used->held_fd >= 0)
 				close(n->used->held_fd);
-			cfile_put(s, n->cf);
+			cfile_put(s, n->used->cf);
 			while (n->links) {
 				struct link *l = n->links;
 
 				n->links = l->nnext;
 				free(l);
 			}
-			free(n->used);
+			used_free(n);
 			free(n);
 		}
 	free(s->by_id);
@@ -812,9 +824,9 @@ void sw_renamed(sw_session *s, uint64_t p1, const char *n1, uint64_t p2, const c
 				link_add(s, a, to, n2, strlen(n2));
 			if (b && exchange)
 				link_add(s, b, from, n1, strlen(n1));
-			if (b && exchange && b->orphan_fd >= 0) { /* it lost no name after all */
-				close_later(s, b->orphan_fd);
-				b->orphan_fd = -1;
+			if (b && exchange && b->used->orphan_fd >= 0) { /* it lost no name after all */
+				close_later(s, b->used->orphan_fd);
+				b->used->orphan_fd = -1;
 			}
 		}
 		if (a)

@@ -637,7 +637,7 @@ static int at_rest(struct kit *unused)
 	lock(s);
 	for (uint64_t i = 0; i < s->nbuckets; i++)
 		for (struct node *n = s->by_id[i]; n; n = n->hid)
-			open += n->opens + n->writers + n->attached;
+			open += n->opens + n->used->writers + n->attached;
 	unlock(s);
 	sw_counters_read(s, &c);
 	return !open && c.backings == (uint64_t)kit_backings() && c.backings <= s->config.max_backing &&

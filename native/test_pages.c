@@ -296,11 +296,13 @@ static void damaged(void)
 			copy[(unsigned)rand_r(&seed) % n] = (char)rand_r(&seed);
 		l = sw_listing_parse(copy, n, "/d/", 100, &err);
 		for (uint32_t e = 0; l && e < sw_listing_count(l); e++) {
-			const struct sw_listed *listed = sw_listing_entry(l, e);
-			const char *name = sw_listing_text(l) + listed->name;
+			struct sw_listed listed;
+			const char *name;
 
-			EQUAL(strlen(name), listed->name_len);
-			EQUAL(sw_listing_find(l, name, listed->name_len), e);
+			sw_listing_entry(l, e, &listed);
+			name = sw_listing_text(l) + listed.name;
+			EQUAL(strlen(name), listed.name_len);
+			EQUAL(sw_listing_find(l, name, listed.name_len), e);
 		}
 		sw_listing_free(l);
 		free(copy);

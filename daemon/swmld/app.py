@@ -26,7 +26,6 @@ from swmld.api.rules import RulesApi
 from swmld.api.service import Service
 from swmld.cache.store import Cache
 from swmld.config import live
-from swmld.config.models import Settings
 from swmld.errors import HostError, SwmldError, UsageError
 from swmld.fetch.buffers import BufferPool
 from swmld.fetch.engine import make_engine
@@ -65,6 +64,7 @@ from swmld.types import Check
 from swmld.urls import SourceUrl
 
 if TYPE_CHECKING:
+    from swmld.config.models import Settings
     from swmld.head.reload import Loaded
     from swmld.head.running import Running
     from swmld.rules.ruleset import RuleSet
@@ -153,7 +153,7 @@ def _read_rules(settings: Settings) -> tuple[RuleSet, Loaded] | None:
     """Raises RulesError with all that is wrong with them."""
     if not settings.rules:
         return None
-    from swmld.config.load import check, said
+    from swmld.config.settled import check, said
     from swmld.head import reload
 
     return reload.first(settings.rules, settings.environment, also=check, said=said)

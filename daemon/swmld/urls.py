@@ -113,7 +113,7 @@ def parse(text: str) -> SourceUrl:
     scheme, found, _ = text.partition("://")
     if not found:
         raise UsageError(
-            f"source {_shown(text)!r}: expected a path that begins with /, or a URL such as "
+            f"source {_hinted(text)!r}: expected a path that begins with /, or a URL such as "
             "seaweedfs://HOST:PORT/PATH or s3://BUCKET/PREFIX"
         )
     scheme = scheme.lower()
@@ -143,24 +143,28 @@ def _read(scheme: str, text: str) -> SourceUrl:
         if not filers:
             parts.port  # noqa: B018  read for its ValueError
     except ValueError as error:
-        raise UsageError(f"source {_shown(text)!r}: {error}") from None
+        if "@" in text:
+            raise UsageError(f"source {scheme}://: {_no_credentials(scheme)}") from None
+        raise UsageError(f"source {_hinted(text)!r}: {error}") from None
     if "@" in parts.netloc:
         raise UsageError(f"source {scheme}://: {_no_credentials(scheme)}")
     if parts.fragment:
-        raise UsageError(f"source {_shown(text)!r}: write # in a path as %23")
+        raise UsageError(f"source {_hinted(text)!r}: write # in a path as %23")
     path = unquote_to_bytes(parts.path)
     if scheme == "file":
         return _directory(parts.netloc, path, parts.query)
     what = {"az": "container"}.get(scheme, "bucket") if scheme in _BUCKETS else "host"
     place = place if filers else parts.netloc
     if not place:
-        raise UsageError(f"source {_shown(text)!r}: the {what} is missing: {scheme}://{what.upper()}/…")
+        raise UsageError(f"source {_hinted(text)!r}: the {what} is missing: {scheme}://{what.upper()}/…")
     possible = _FILER if filers else _BUCKET if scheme in _BUCKETS else _HOST
     if not all(possible.fullmatch(host) for host in (place.split(",") if filers else [place])):
+        if "@" in text:  # a key of S3 may have a slash in it
+            raise UsageError(f"source {scheme}://: {_no_credentials(scheme)}")
         raise UsageError(f"source {scheme}://: a {what} cannot be called {place!r}")
     path = path.strip(b"/")
     if any(part in (b"", b".", b"..") for part in path.split(b"/")) and path:
-        raise UsageError(f"source {_shown(text)!r}: the path has an empty part, or . or ..")
+        raise UsageError(f"source {_hinted(text)!r}: the path has an empty part, or . or ..")
     return SourceUrl(scheme, place, path, _options(scheme, parts.query))
 
 
@@ -238,6 +242,11 @@ def _no_credentials(scheme: str) -> str:
 def _shown(text: str) -> str:
     """A URL without what could be secret in it: user, password, query."""
     return re.sub(r"//[^/@]*@", "//", text).partition("?")[0]
+
+
+def _hinted(text: str) -> str:
+    """Of what may be no URL at all: also without what comes before an ``@`` anywhere."""
+    return _shown(text.rpartition("@")[2])
 
 
 def _near(word: str, words: dict[str, dict[str, str]] | dict[str, str]) -> str:

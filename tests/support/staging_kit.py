@@ -57,6 +57,9 @@ class ToldSource:
         """What was uploaded, in order."""
         return [path for kind, path in self.calls if kind == "write"]
 
+    def takes(self, path: bytes) -> None:
+        self.inner.takes(path)
+
     def stat(self, path: bytes) -> Attributes:
         with self._called("stat", path):
             return self.inner.stat(path)

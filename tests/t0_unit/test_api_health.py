@@ -11,7 +11,7 @@ import pytest
 from swmld.api import health as api
 from swmld.api.health import disk_state, health_of, why_unserved
 from swmld.api.messages import METHODS, Health, RulesStatus
-from swmld.config.values import FreeFloor
+from swmld.config.floor import FreeFloor
 from swmld.mount import mountpoint
 
 MIB = 1 << 20

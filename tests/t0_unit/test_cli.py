@@ -29,7 +29,7 @@ from swmld.cli import demo as demo_command
 from swmld.cli.main import app, run
 from swmld.cli.stats import flat, quantile
 from swmld.cli.text import printable, prose, put
-from swmld.config import Settings, mount_name
+from swmld.config.models import Settings, mount_name
 from swmld.errors import UsageError
 from swmld.head.reload import Loaded
 from swmld.mount.mountpoint import FSTYPE, MountInfo

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from swmld.config import ConfigError, FreeFloor, Settings, load, mount_name
+from swmld.config.floor import FreeFloor
+from swmld.config.load import ConfigError, load
+from swmld.config.models import Settings, mount_name
 from swmld.documents import parse
 from swmld.errors import UsageError
 from swmld.types import Check

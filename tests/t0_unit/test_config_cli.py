@@ -16,7 +16,7 @@ from support.traces import Table, batch
 from swmld import documents
 from swmld.cli import config_tree
 from swmld.cli.main import run
-from swmld.config import load
+from swmld.config.load import load
 from swmld.config.models import Settings
 from swmld.head.rulesfiles import read
 from swmld.observe.encoding import Encoder

@@ -393,6 +393,7 @@ def test_a_directory_that_somebody_made_just_now(made: Faulty) -> None:
 @pytest.mark.parametrize("path", [b"x_$folder$", b"\xff", b"a\nb"])
 def test_names_that_would_be_no_files(made: Faulty, path: bytes) -> None:
     assert failing(lambda: write(made.source, path, b"x")).errno == errno.EILSEQ
+    assert failing(lambda: made.source.takes(path)).errno == errno.EILSEQ
     assert failing(lambda: made.source.make_dir(path, DIRECTORY)).errno == errno.EILSEQ
     for call in (made.source.remove, made.source.remove_dir):
         assert failing(lambda call=call: call(path)).errno == errno.ENOENT  # type: ignore[misc]

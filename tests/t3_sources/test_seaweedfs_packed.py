@@ -103,7 +103,9 @@ def test_packed_entries_are_those_that_python_reads(seed: int) -> None:
     assert list(found.kinds()) == [(name, a.mode) for name, a in expected]
     for number, (name, attributes) in enumerate(expected):
         assert found.find(name) == number
-        a = lib.sw_listing_entry(found.listing, number).a
+        said = ffi.new("struct sw_listed *")
+        lib.sw_listing_entry(found.listing, number, said)
+        a = said.a
         assert (a.ctime_ns, a.btime_ns) == (generation_ns(attributes), birth_ns(attributes))
     assert found.find(b"") == found.find(b"99") == found.find(expected[0][0] + b" ") == -1
     with pytest.raises(IndexError):

@@ -346,6 +346,7 @@ def test_names_that_are_no_utf_8_cannot_be_made(source: SeaweedSource) -> None:
     given = Attributes(stat.S_IFDIR | 0o755)
     for call in (
         lambda: write(source, b"\xff", b"x"),
+        lambda: source.takes(b"\xff"),
         lambda: source.make_dir(b"a\xe4", given),
         lambda: source.symlink(b"link", b"\xff", given),
     ):

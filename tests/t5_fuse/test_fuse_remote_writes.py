@@ -141,6 +141,38 @@ def test_what_is_written_is_at_the_source(base: Path, cluster: Cluster, mode: st
             os.link(here / ".made", here / "hard")
 
 
+@pytest.mark.parametrize("write", ["through", "back"])
+def test_names_that_the_source_cannot_have_are_refused_at_once(
+    base: Path, cluster: Cluster, write: str
+) -> None:
+    """Each byte in a name: what is not UTF-8 was staged, could never be uploaded, and held up the end."""
+    names = [bytes([byte]) * 2 + b"n" for byte in range(1, 256) if byte != ord("/")]
+    with Writable(base / "own", cluster, fresh("names"), "passthrough", "--write", write) as here:
+        top = os.fsencode(here / "d")
+        os.mkdir(top)
+        for name in names:
+            path = top + b"/" + name
+            if name[0] < 0x80:
+                with open(path, "wb") as file:
+                    file.write(name)
+                continue
+            with fails(errno.EILSEQ):
+                os.open(path, os.O_CREAT | os.O_WRONLY)
+            with open(top + b"/aan", "ab") as file:  # that is staged while it is open
+                file.write(b"")
+                with fails(errno.EILSEQ):
+                    os.rename(top + b"/aan", path)
+            with fails(errno.EILSEQ):
+                os.mkdir(path)
+        kept = [name for name in names if name[0] < 0x80]
+        assert sorted(os.listdir(top)) == sorted(kept)
+        for name in kept:
+            with open(top + b"/" + name, "rb") as file:
+                assert file.read() == name
+            here.until_stored("d/" + name.decode(), name)
+        until(lambda: not here.staged(), "nothing waits for its upload")
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_who_has_it_open_sees_what_is_written(base: Path, cluster: Cluster, mode: str) -> None:
     """Readers that had it open cached or passed through, before and while it is written, and a mapping."""

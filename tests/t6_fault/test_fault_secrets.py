@@ -3,12 +3,15 @@ nor in what commands print; and where it cannot be kept secret it is refused, wi
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import pytest
 from support.mount import Daemon, swmld
 from support.seaweed import Cluster
 from support.waiting import until
+from support.watchdog import watchdog
 from support.webfiles import Fault, WebFiles
 from swmld.observe.probe import Loading
 
@@ -33,6 +37,8 @@ URLS = {
     "az connection": f"az://container/x?connection_string=AccountKey%3D{SECRET}",
     "seaweedfs": f"seaweedfs://me:{SECRET}@127.0.0.1:1/x",
     "manifest": f"http://127.0.0.1:1/x?manifest=http://me:{SECRET}@127.0.0.1:1/list",
+    "s3 slash": f"s3://me:a/{SECRET}@bucket/x",
+    "s3 bracket": f"s3://me:a[{SECRET}@bucket/x",
     "signed": f"http://127.0.0.1:1/x?X-Amz-Signature={SECRET}",
 }
 PATHS = ("/metrics", "/ml/metrics", "/ml/patterns", "/ml/rules", "/ml/history", "/healthz", "/openapi.json")
@@ -78,6 +84,47 @@ def test_a_url_with_a_credential_is_refused(
     assert not os.path.ismount(base / "mnt")
 
 
+@pytest.mark.parametrize("written", [f"s3:/me:{SECRET}@bucket", f"HTTP:me:{SECRET}@bucket/x"])
+def test_what_is_no_url_is_not_repeated(base: Path, written: str) -> None:
+    (base / "mnt").mkdir()
+    done = swmld("--mount", base / "mnt", "--cache-dir", base / "cache", "--source", written)
+    assert done.returncode == 2
+    assert "bucket" in done.stderr
+    assert SECRET not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("URL",), ("--source", "URL", "--bogus"), ("--soruce=URL",), ("warmup", "URL")]
+)
+def test_a_command_line_that_is_not_understood_is_not_repeated(words: tuple[str, ...]) -> None:
+    done = swmld(*(word.replace("URL", URLS["s3"]) for word in words))
+    assert done.returncode
+    assert done.stderr
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_ps_shows_no_secret_once_it_runs(base: Path) -> None:
+    """What is refused is hidden as well, before anything is read: here is something that is accepted."""
+    state = base / f"token={SECRET}"
+    for name in ("mnt", "src"):
+        (base / name).mkdir()
+    argv = [sys.executable, "-m", "swmld.cli", "--mount", base / "mnt", "--source", base / "src"]
+    argv += ["--cache-dir", base / "cache", "--run-dir", base / "run", "--probe", "off"]
+    argv += ["--metrics-address", "off", "--state-dir", state]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        watchdog.watch(process.pid, base / "mnt")
+        try:
+            assert process.stdout is not None
+            assert b"ready" in process.stdout.readline()
+            shown = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+            watchdog.unwatch(process.pid)
+    assert SECRET.encode() not in shown
+    assert shown.endswith(b"--state-dir\0" + os.fsencode(base) + b"/token=" + b"*" * len(SECRET) + b"\0")
+
+
 def shown(daemon: Daemon) -> dict[str, str]:
     """All that is said by it and of it, by where."""
     found = {"log": daemon.log_text()}
@@ -96,6 +143,47 @@ def shown(daemon: Daemon) -> dict[str, str]:
             if path.is_file():
                 found[str(path)] = str(path) + path.read_bytes().decode(errors="replace")
     return found
+
+
+def test_commands_that_read_are_told_without_their_secrets(base: Path) -> None:
+    """In traces, recordings of them and the endpoint, which asks nobody who he is."""
+    (base / "own" / "src").mkdir(parents=True)
+    with Daemon(base / "own", "native", options=["--log-level", "debug", "--probe", "fuse"]) as daemon:
+        (daemon.source / "file").write_bytes(b"1" * 20_000_000)
+        record = base / "run.trace"
+        argv = [sys.executable, "-m", "swmld.cli", "trace", "record", record, "--run-dir", daemon.run_dir]
+        recording = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        script = base / "it.py"
+        script.write_text(
+            "import os, sys\n"
+            f"file = open({str(daemon.mount / 'file')!r}, 'rb', buffering=0)\n"
+            "while sys.stdin.readline():\n"
+            "    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)\n"
+            "    os.pread(file.fileno(), 20_000_000, 0)\n"
+        )
+        options = ("--hub-token", SECRET, f"--store=s3://me:{SECRET}@bucket", "--epochs", "3")
+        reader = subprocess.Popen(
+            [sys.executable, script, *options],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # a job of its own
+        )
+
+        def recorded() -> str:
+            assert reader.stdin is not None
+            reader.stdin.write(b"\n")
+            reader.stdin.flush()
+            so_far = record.read_bytes() if record.exists() else b""
+            return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(so_far).decode()
+
+        until(lambda: "--epochs 3" in recorded(), "the reader is in the recording")
+        found = shown(daemon)
+        reader.communicate(timeout=20)
+        recording.send_signal(signal.SIGINT)
+        said = recording.communicate(timeout=20)[0].decode()
+    assert "--epochs 3" in found["/ml/patterns"]
+    del found["ps"]  # the reader's own
+    found |= {"said": said, "recording": gzip.decompress(record.read_bytes()).decode()}
+    assert not [where for where, text in found.items() if SECRET in text]
 
 
 def hushed(daemon: Daemon, *secrets: str) -> None:

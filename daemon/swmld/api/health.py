@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from swmld.api.messages import Health, Probe, RulesStatus
-from swmld.config.values import FreeFloor
+from swmld.config.floor import FreeFloor
 from swmld.mount import mountpoint
 
 DiskState = Literal["ok", "full", "failing"]

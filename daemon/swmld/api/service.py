@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -36,7 +36,6 @@ from swmld.api.warm import Warmup
 from swmld.cache.audit import VerifyReport
 from swmld.cache.files import CacheFile
 from swmld.cache.store import Cache
-from swmld.config.models import Settings
 from swmld.errors import UsageError
 from swmld.fetch.scheduler import Fetcher
 from swmld.fetch.threads import Workers
@@ -51,6 +50,9 @@ from swmld.mount.tree import Tree
 from swmld.observe.observer import Observer
 from swmld.staging.area import Staging
 from swmld.types import Served
+
+if TYPE_CHECKING:
+    from swmld.config.models import Settings
 
 
 @dataclass(slots=True)

@@ -115,7 +115,7 @@ def _named(given: Sequence[layers.Layer]) -> list[Any]:
 def watched(settings: Settings, found: Found) -> Loaded | None:
     """The configuration that a daemon without rules watches; None: there is none, or rules, with which it is
     watched."""
-    from swmld.config.load import check, said
+    from swmld.config.settled import check, said
     from swmld.head.reload import Loaded
 
     if found.path is None or settings.rules:

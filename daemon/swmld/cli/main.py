@@ -36,12 +36,12 @@ from swmld.cli import config as config_command
 from swmld.cli import plugin as plugin_command
 from swmld.cli import rules as rules_command
 from swmld.cli.options import setting
+from swmld.cli.starting import PROGRAM, Deliver, complain, told
 from swmld.cli.text import prose
 from swmld.config import layers
 from swmld.config.models import Settings
-from swmld.errors import SwmldError, UsageError
+from swmld.errors import UsageError
 
-PROGRAM = "swmld"
 NEAR = 0.7
 """How alike two names of options are if one is taken for the other (``difflib``): --cachedir and --cache-dir
 are (0.94), --bogus and --neighbours are not (0.53)."""
@@ -169,9 +169,14 @@ def serve(
     from swmld.cli import preflight
 
     preflight.check(settings)
+    watched = configuring.watched(settings, found)
+    if ctx.obj is not None:
+        deliver: Deliver = ctx.obj
+        deliver(settings, fixed, watched)
+        return
     from swmld import app as daemon
 
-    raise typer.Exit(daemon.run(settings, fixed, configuring.watched(settings, found)))
+    raise typer.Exit(daemon.run(settings, fixed, watched))
 
 
 def _nothing_before(ctx: typer.Context) -> None:
@@ -193,27 +198,23 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: list[str]) -> int:
-    """Run one command; the exit code. Unexpected exceptions pass, with their traceback."""
+def run(arguments: list[str], deliver: Deliver | None = None) -> int:
+    """Run one command; the exit code. Unexpected exceptions pass, with their traceback. ``deliver``
+    takes what a daemon is told, in its place."""
     command: Any = typer.main.get_command(app)
     if "_SWMLD_COMPLETE" in os.environ:
         completion.prepare()
     try:
-        return command.main(args=arguments, prog_name=PROGRAM, standalone_mode=False) or 0
-    except SwmldError as error:
-        _complain(str(error))
-        return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+        return told(
+            lambda: command.main(args=arguments, prog_name=PROGRAM, standalone_mode=False, obj=deliver) or 0
+        )
+    except typer.Abort:
         return 130
-    except BrokenPipeError:
-        # Such as `swmld cache ls | head`. What stdout still holds must not be flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         # The parser's own errors (an unknown option, a missing argument) know how to be told.
         if not hasattr(error, "format_message"):
             raise
-        _complain(_told(error))
+        complain(_told(error))
         return int(getattr(error, "exit_code", 2))
 
 
@@ -232,11 +233,6 @@ def _told(error: Any) -> str:
         text = error.message + (f"; did you mean {' or '.join(near)}?" if near else "")
     context = getattr(error, "ctx", None)
     return f"{text} (see {context.command_path if context is not None else PROGRAM} --help)"
-
-
-def _complain(message: str) -> None:
-    for line in message.splitlines():
-        print(f"{PROGRAM}: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

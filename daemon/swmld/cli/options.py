@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from swmld.config.floor import FreeFloor
 from swmld.config.layers import option_name
 from swmld.config.models import RUN_DIR, Settings
-from swmld.config.values import FreeFloor
 from swmld.units import format_duration, format_size
 
 # Which parser of config.values reads the value decides what stands for it in the help.

@@ -1,7 +1,3 @@
 """Settings: what the daemon is told to do. ``models`` has the keys, ``layers`` where they are given, ``load``
-makes one of all, ``recipes`` has what comes with the package."""
-
-from swmld.config.load import ConfigError, load
-from swmld.config.models import FreeFloor, PathRule, Settings, mount_name
-
-__all__ = ["ConfigError", "FreeFloor", "PathRule", "Settings", "load", "mount_name"]
+makes one of all, ``settled`` is what a running daemon keeps of them, ``recipes`` has what comes with the
+package."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from swmld.config.models import Settings
+if TYPE_CHECKING:
+    from swmld.config.models import Settings
 
 LIVE = ("log_level", "cache_size", "free_floor", "readahead_max", "prefetch_parallel")
 """Others need what is made once: descriptors, threads, buffers, the kernel's mount."""
@@ -20,6 +19,10 @@ def taken_over(now: Settings, said: Mapping[str, Any], fixed: Set[str]) -> Setti
     """``now`` with what files say of ``LIVE`` by now, and their defaults where they say nothing any more.
     ``fixed``: keys of the command line and the environment variables, which count more. ValueError if values
     do not go together."""
+    from pydantic import ValidationError
+
+    from swmld.config.models import Settings
+
     keys = [key for key in LIVE if key not in fixed]
     kept = {key: getattr(now, key) for key in _BESIDE}
     try:

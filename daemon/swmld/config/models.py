@@ -12,12 +12,11 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from swmld.config.floor import AUTO_FLOOR, FreeFloor
 from swmld.config.values import (
-    AUTO_FLOOR,
     Address,
     Directory,
     Floor,
-    FreeFloor,
     Glob,
     MountPoint,
     Name,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from swmld import urls
+from swmld.config.floor import AUTO_FLOOR, FreeFloor
 from swmld.errors import UsageError
-from swmld.units import format_size, parse_size
+from swmld.units import parse_size
 from swmld.urls import SourceUrl
 from swmld.values import FALSE_WORDS, Parser, either, expected, number
 
@@ -22,10 +22,10 @@ def directory(given: Any) -> Path:
 
 
 def origin(given: Any) -> Path | SourceUrl:
-    """The URL of a source, else a path as ``directory``."""
+    """The URL of a source, else a path as ``directory``. What begins as a URL is none that is a path."""
     if isinstance(given, SourceUrl):
         return given
-    if isinstance(given, str) and "://" in given:
+    if isinstance(given, str) and ("://" in given or given.partition(":")[0].lower() in urls.OPTIONS):
         try:
             return urls.parse(given)
         except UsageError as error:
@@ -80,31 +80,6 @@ def glob_text(given: Any) -> str:
     if not isinstance(given, str) or not given.strip("/") or "\0" in given:
         raise expected("a path pattern such as 'train/*' or '*.safetensors'", given)
     return given.lstrip("/") + ("*" if given.endswith("/") else "")
-
-
-@dataclass(frozen=True, slots=True)
-class FreeFloor:
-    """Disk space that the cache leaves free: ``share`` of the disk, but never more than ``cap`` bytes.
-
-    ``auto`` is 5 % of the disk, at most 10 GiB: the 5 % is what ext4 reserves for root by default, so other
-    programs meet no full disk before the cache stops; the cap keeps a 20 TB disk from giving up 1 TB.
-    """
-
-    share: float
-    cap: int | None
-
-    def of(self, disk_size: int) -> int:
-        """Bytes to leave free on a disk of ``disk_size`` bytes."""
-        floor = int(disk_size * self.share)
-        return floor if self.cap is None else min(floor, self.cap)
-
-    def __str__(self) -> str:
-        if self == AUTO_FLOOR:
-            return "auto"
-        return f"{self.share * 100:g}%" if self.cap is None else format_size(self.cap)
-
-
-AUTO_FLOOR = FreeFloor(0.05, 10 << 30)
 
 
 def free_floor(given: Any) -> FreeFloor:

@@ -20,7 +20,7 @@ LISTED = 1 << 17
 beside the attributes that are remembered anyway."""
 
 PAGED = 1 << 18
-"""Entries of pages that C has read, remembered as they are there: 28 MB, with a chunk each 38 MB. Of them no
+"""Entries of pages that C has read, remembered as they are there: 20 MB, with a chunk each 27 MB. Of them no
 attributes are remembered besides."""
 
 MISSED = 256

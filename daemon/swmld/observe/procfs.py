@@ -8,6 +8,8 @@ import sys
 import time
 from typing import NamedTuple
 
+from swmld.hiding import hidden
+
 COMMAND_LENGTH = 200
 # More of a command line is not read; a cgroup file has a line a controller, a path each.
 _READ = 4096
@@ -37,8 +39,9 @@ SHORT_ID = 12
 class Facts(NamedTuple):
     """``ticks``: start in clock ticks since boot; with the pid it names a process for good.
 
-    ``session`` is None, ``command``, ``cgroup`` and ``container`` are "" where they are not known. Session 0
-    has a leader outside of our pid namespace; of what has ended the kernel says -1 (do_task_stat()).
+    ``session`` is None, ``command``, ``cgroup`` and ``container`` are "" where they are not known. What is
+    secret in a command is stars: traces are given to others, and the endpoint asks nobody who he is. Session
+    0 has a leader outside of our pid namespace; of what has ended the kernel says -1 (do_task_stat()).
     """
 
     parent: int
@@ -58,7 +61,7 @@ def read(proc: str, pid: int) -> Facts | None:
         return None
     # Through this descriptor nothing is found once the process is gone, even if its pid is used again.
     try:
-        command = _content(directory, "cmdline").replace(b"\0", b" ").decode(errors="replace")
+        command = hidden(_content(directory, "cmdline")).replace(b"\0", b" ").decode(errors="replace")
         cgroup, container = placed(_content(directory, "cgroup").decode(errors="replace"))
         # Last: what ends meanwhile has lost its arguments and its control group before that shows here.
         stat = _content(directory, "stat")

@@ -207,6 +207,11 @@ class Source(Protocol):
 
     # What follows is EROFS without ``Feature.WRITE``.
 
+    def takes(self, path: bytes) -> None:
+        """Nothing, or the error of ``write`` for a name that no file can have here. Asks nobody: what is
+        written is staged first, and could never be uploaded."""
+        ...
+
     def write(
         self,
         path: bytes,
@@ -264,6 +269,9 @@ class Source(Protocol):
 class Plain:
     """What keeps no extended attributes, has no end, and whose files stay the same when they are moved or
     become new ones."""
+
+    def takes(self, path: bytes) -> None:
+        """All that the host takes."""
 
     def number_at(self, path: bytes, attributes: Attributes) -> int:
         """0."""

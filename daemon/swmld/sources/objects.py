@@ -138,6 +138,10 @@ class ObjectSource(Plain):
             return S3Reader(self._keys, key, path, attributes)
         return ObjectReader(self._store, key, path, attributes)
 
+    def takes(self, path: bytes) -> None:
+        """See ``Source.takes``."""
+        self._changes.takes(path)
+
     def write(
         self,
         path: bytes,

@@ -210,6 +210,10 @@ class Changes:
         if not any(found.name not in going for found in self._objects.below(above, len(going) + 1, what)):
             self._objects.mark(above, what)
 
+    def takes(self, path: bytes) -> None:
+        """The error that a file called so would meet."""
+        self._new_key(path, f"write of {shown(path)}")
+
     def _new_key(self, path: bytes, what: str) -> str:
         """The key of what is to be made."""
         names = path.split(b"/")

@@ -12,11 +12,11 @@ Named = tuple[bytes, Attributes]
 
 
 class PackedEntries(Sequence[Named]):
-    """Entries in the order of their names; about 100 bytes each. It never changes: any thread."""
+    """Entries in the order of their names; 80 bytes each, with a chunk 105. It never changes: any thread."""
 
     def __init__(self, listing: Any, stem: Callable[[bytes], bytes]) -> None:
         """Takes over ``listing``, a ``sw_listing *``. ``stem``: that of a tag (``Attributes``)."""
-        self.listing = ffi.gc(listing, lib.sw_listing_free, 128 * lib.sw_listing_count(listing))
+        self.listing = ffi.gc(listing, lib.sw_listing_free, 96 * lib.sw_listing_count(listing))
         self._text = lib.sw_listing_text(listing)
         self._count = int(lib.sw_listing_count(listing))
         self._stem = stem
@@ -51,14 +51,16 @@ class PackedEntries(Sequence[Named]):
 
     def kinds(self) -> Iterator[tuple[bytes, int]]:
         """The names with their modes."""
+        e = ffi.new("struct sw_listed *")
         for number in range(self._count):
-            e = lib.sw_listing_entry(self.listing, number)
+            lib.sw_listing_entry(self.listing, number, e)
             yield bytes(ffi.buffer(self._text + e.name, e.name_len)), int(e.a.mode)
 
     def _made(self, number: int) -> Named:
-        e = lib.sw_listing_entry(self.listing, number)
-        said = bytes(ffi.buffer(self._text + e.name, e.name_len + 1 + e.tag_len))
-        name, tag = said[: e.name_len], said[e.name_len + 1 :]
+        e = ffi.new("struct sw_listed *")
+        lib.sw_listing_entry(self.listing, number, e)
+        name = bytes(ffi.buffer(self._text + e.name, e.name_len))
+        tag = bytes(ffi.buffer(e.tag, e.tag_len))
         a = e.a
         return name, Attributes(
             mode=a.mode,

@@ -92,6 +92,10 @@ class SeaweedSource:
         """See ``Source.number_at``. A file with hard links, now or before, has none of a path."""
         return number_at(self._in_filer(path), attributes.btime_ns)
 
+    def takes(self, path: bytes) -> None:
+        """See ``Source.takes``."""
+        self._place(path, "write", errno.EISDIR)
+
     def stat(self, path: bytes) -> Attributes:
         """See ``Source.stat``."""
         return self._attributes(self._entry(path), path)

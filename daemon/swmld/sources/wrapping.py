@@ -156,6 +156,10 @@ class Wrapper:
         """See ``Source.number_at``."""
         return self.inner.number_at(path, attributes)
 
+    def takes(self, path: bytes) -> None:
+        """See ``Source.takes``."""
+        self.inner.takes(path)
+
     def room(self) -> Room | None:
         """See ``Source.room``."""
         return self.around(Kind.ROOM, ROOT, self.inner.room)

@@ -157,7 +157,9 @@ class Staging:
     # ---- opens
 
     def create(self, path: bytes, attributes: Attributes, base: Attributes | None = None) -> StagedFile:
-        """A new, empty file that its maker has open, in place of ``base`` if there is one. EEXIST."""
+        """A new, empty file that its maker has open, in place of ``base`` if there is one. EEXIST; EILSEQ
+        and such for a name that the source cannot have."""
+        self._source.takes(path)
         self._wait_for_room()
         with self._table.lock:
             self._table.still(path)

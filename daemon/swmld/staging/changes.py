@@ -45,6 +45,7 @@ class Changes:
         """A file or symlink, over what is there."""
         if old == new:
             return
+        self._source.takes(new)
         while True:
             self._finish(old)
             with self._table.locked(self._uploads.closed, old, new) as (file, over):
