@@ -103,15 +103,18 @@ def test_a_file_that_is_written(fs: Tree, name: Path, flags: int, cached: bool) 
     assert of(name) == of(fs.source / "name")
 
 
-@pytest.mark.parametrize("reader", ["none", "before", "after"])
+@pytest.mark.parametrize("reader", ["none", "before", "partly", "after"])
 def test_what_a_mapping_has_written_is_no_hole(fs: Tree, name: Path, reader: str) -> None:
     """It may be in the kernel's pages alone."""
-    name.read_bytes()
-    before = os.open(name, os.O_RDONLY) if reader == "before" else -1
+    if reader != "partly":
+        name.read_bytes()
+    before = os.open(name, os.O_RDONLY) if reader in ("before", "partly") else -1
     fd = os.open(name, os.O_RDWR)
     with mmap.mmap(fd, SIZE) as view:
         view[9 * MIB : 9 * MIB + 3] = b"new"
         assert covers(extents(fd), 9 * MIB, 9 * MIB + 3)
+        if before >= 0 and os.pread(before, 3, 9 * MIB) == b"new":
+            assert covers(extents(before), 9 * MIB, 9 * MIB + 3)
         if reader == "after":
             later = os.open(name, os.O_RDONLY)
             assert covers(extents(later), 9 * MIB, 9 * MIB + 3)

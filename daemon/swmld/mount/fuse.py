@@ -122,7 +122,7 @@ class Fuse(pyfuse3.Operations):
         if not changes and not fields.update_size:
             await self._may_clear_set_id(nodeid, ctx)
         if changes or not fields.update_size:
-            await self._names.setattr(nodeid, **changes)
+            await self._names.setattr(nodeid, **changes, thread=ctx.pid)
         return attributes(await self._names.getattr(nodeid))
 
     async def _may_clear_set_id(self, nodeid: int, ctx: pyfuse3.RequestContext) -> None:
