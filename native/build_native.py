@@ -24,6 +24,7 @@ SOURCES = [
     "httpget.c",
     "park.c",
     "hot.c",
+    "seek.c",
     "follow.c",
     "session.c",
     "ring.c",

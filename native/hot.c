@@ -630,6 +630,8 @@ int hot_request(sw_session *s, char *msg, size_t len, char *out)
 		return release_hot(s, h, *(uint64_t *)arg);
 	if (h->opcode == FUSE_FALLOCATE) /* pyfuse3 does not carry it */
 		return fallocate_hot(s, h, arg);
+	if (h->opcode == FUSE_LSEEK) /* nor that */
+		return seek_hot(s, h, arg);
 	if (h->opcode == FUSE_WRITE) { /* nor does it say who writes: its handles are even */
 		struct fuse_write_in *w = arg;
 
@@ -791,6 +793,8 @@ int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int write
 	if (!h)
 		return -ENOMEM;
 	held = want == SW_WANT_COMPLETE ? -1 : held_make(s, nodeid, fd, &st);
+	if (want == SW_WANT_SOURCE && s->config.local && !writer)
+		seek_opened(h, fd);
 	lock(s);
 	n = node_get(s, nodeid);
 	if (n && !used_of(n)) {

@@ -127,8 +127,15 @@ struct sw_cfile {
 	unsigned char *bits;
 };
 
+struct generation {
+	uint64_t size;
+	int64_t mtime_ns, ctime_ns;
+	uint8_t known;
+};
+
 struct handle {
 	struct node *node;
+	struct generation gen;         /* seek.c: whose bytes its reader reads; set before the open is answered */
 	uint32_t flags;                /* FOPEN_* */
 	int32_t backing;
 	int fd;                        /* a writer's descriptor of the source (Python's own), else -1 */
@@ -385,6 +392,8 @@ void cfile_put(sw_session *s, struct sw_cfile *f);
 int cfile_has(const struct sw_cfile *f, uint64_t offset, uint64_t end, uint64_t *first_missing, uint64_t *stop);
 
 /* hot.c */
+int seek_hot(sw_session *s, struct fuse_in_header *h, struct fuse_lseek_in *in); /* seek.c; 0: not answered */
+void seek_opened(struct handle *k, int fd); /* a reader of the source's own file */
 int hot_request(sw_session *s, char *msg, size_t len, char *out); /* 1 answered, 0 pass it on */
 void open_dropped(sw_session *s, struct node *n, struct handle *h); /* under lock: one open fewer */
 void fill_attr(struct node *n, struct fuse_attr *a);

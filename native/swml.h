@@ -240,6 +240,8 @@ void sw_bypass(sw_session *s, uint64_t nodeid, int on); /* reads of this node mu
 /* fh, or -errno; -ESTALE: look up again. fd is a cache file's for SW_WANT_COMPLETE, else the source's or -1; it stays the
  * caller's, open until RELEASE for a writer. pass 0: not even where passthrough would work. */
 int64_t sw_open_file(sw_session *s, uint64_t nodeid, int want, int fd, int writer, int pass);
+/* Which generation its reader reads: where its source file has holes may be told while that has it (seek.c). */
+void sw_opened_generation(uint64_t fh, uint64_t size, int64_t mtime_ns, int64_t ctime_ns);
 unsigned sw_open_flags(uint64_t fh);                  /* FOPEN_* that go with it */
 void sw_open_undo(sw_session *s, uint64_t fh);        /* the open was never answered */
 void sw_handle_free(sw_session *s, uint64_t fh);                   /* after RELEASE */

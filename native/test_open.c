@@ -510,6 +510,55 @@ static void readers_first(void)
 	end();
 }
 
+static int64_t seek(uint64_t id, uint64_t fh, uint64_t offset, uint32_t whence)
+{
+	struct fuse_lseek_in in = {.fh = fh, .offset = offset, .whence = whence};
+	struct fuse_lseek_out *out;
+	size_t n;
+	int r = k_answer(k, k_send(k, FUSE_LSEEK, id, &in, sizeof in, NULL, 0), (void **)&out, &n);
+
+	return r ? r : (int64_t)out->offset;
+}
+
+/* Data at 64 KiB of a file of 1 MiB: told where the source may be believed, else all of it is data. */
+static void sought(void)
+{
+	struct sw_entry e;
+	int64_t h;
+	int fd;
+
+	begin();
+	kit_file(k->root, "file", "");
+	fd = source_fd("file");
+	CHECK(ftruncate(fd, 1 << 20) == 0 && pwrite(fd, "data", 4, 65536) == 4);
+	e = entry("file");
+	h = py_open(e.nodeid, SW_WANT_PARTIAL, -1, 0);
+	EQUAL(sw_mode(s, e.nodeid), SW_CACHED);
+	/* Nobody has said which generation it reads. */
+	EQUAL(seek(e.nodeid, (uint64_t)h, 5, SEEK_DATA), 5);
+	EQUAL(seek(e.nodeid, (uint64_t)h, 5, SEEK_HOLE), 1 << 20);
+	EQUAL(seek(e.nodeid, (uint64_t)h, 1 << 20, SEEK_DATA), -ENXIO);
+	sw_opened_generation((uint64_t)h, e.size, e.mtime_ns, e.ctime_ns);
+	EQUAL(seek(e.nodeid, (uint64_t)h, 5, SEEK_DATA), 65536);
+	EQUAL(seek(e.nodeid, (uint64_t)h, 70000, SEEK_DATA), -ENXIO);
+	sw_begin_write(s, e.nodeid); /* what it writes through a mapping is not there yet */
+	EQUAL(seek(e.nodeid, (uint64_t)h, 70000, SEEK_DATA), 70000);
+	sw_end_write(s, e.nodeid);
+	EQUAL(seek(e.nodeid, (uint64_t)h, 70000, SEEK_DATA), -ENXIO);
+	sw_opened_generation((uint64_t)h, e.size, e.mtime_ns, e.ctime_ns - 1);
+	EQUAL(seek(e.nodeid, (uint64_t)h, 5, SEEK_DATA), 5);
+	py_release(e.nodeid, h);
+	CHECK(idle(e.nodeid) && sw_detach(s, e.nodeid));
+	sw_begin_write(s, e.nodeid); /* passed through to the source: it is that file which is read and written */
+	h = py_open(e.nodeid, SW_WANT_SOURCE, fd, 1);
+	CHECK(pwrite(fd, "more", 4, 262144) == 4);
+	EQUAL(sw_mode(s, e.nodeid), SW_PASS_SOURCE);
+	EQUAL(seek(e.nodeid, (uint64_t)h, 131072, SEEK_DATA), 262144);
+	py_release(e.nodeid, h);
+	close(fd);
+	end();
+}
+
 static void fallocated(void)
 {
 	struct fuse_fallocate_in in = {.length = 100000};
@@ -730,6 +779,7 @@ int main(void)
 	written_without_passthrough();
 	readers_first();
 	fallocated();
+	sought();
 	cached();
 	hot_without_passthrough();
 	changed_while_read(0);

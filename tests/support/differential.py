@@ -28,9 +28,7 @@ USERS = {"root": ROOT, "alice": ALICE, "bob": BOB, "carol": CAROL}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_FS = 0x200
-_SETGROUPS, _SETRESGID, _SETRESUID = (
-    (116, 119, 117) if os.uname().machine == "x86_64" else (159, 149, 147)
-)
+_SETGROUPS, _SETRESGID, _SETRESUID = (116, 119, 117) if os.uname().machine == "x86_64" else (159, 149, 147)
 _NOWHERE = ctypes.c_void_p(1)
 """No memory is there: EFAULT."""
 
@@ -425,7 +423,7 @@ def compare(one: Path, two: Path, seed: int, steps: int, *, chmod_set_id: bool =
                 shown = [snapshot(side) for side in pair]
                 if shown[0] != shown[1]:
                     raise AssertionError(_story(past, _difference(*shown)))
-                if step % 50 == 49 and (unlike := _contents(*pair)):
+                if step % 50 == 49 and (unlike := contents_differ(*pair)):
                     raise AssertionError(_story(past, f"other bytes in {unlike}"))
                 if results[0] and isinstance(results[0][0], int) and results[0][0] >= 0:
                     fine[call[0]] = fine.get(call[0], 0) + 1
@@ -435,7 +433,7 @@ def compare(one: Path, two: Path, seed: int, steps: int, *, chmod_set_id: bool =
     return fine
 
 
-def _contents(one: Side, two: Side) -> list[bytes]:
+def contents_differ(one: Side, two: Side) -> list[bytes]:
     """Files whose bytes are not the same."""
     files = [name for name, status in one.before.items() if stat.S_ISREG(status.st_mode)]
     return [name for name in files if _bytes(one, name) != _bytes(two, name)]

@@ -220,6 +220,11 @@ class Child:
             return value
         raise value
 
+    @property
+    def answered(self) -> bool:
+        """``wait`` would not wait, or not for long."""
+        return self._reaped or bool(select.select([self._read], [], [], 0)[0])
+
     def kill(self, grace: float = 10.0) -> float:
         """SIGKILL; the seconds until the process was gone (a killed process in the kernel may stay)."""
         start = time.monotonic()

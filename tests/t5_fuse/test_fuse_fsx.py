@@ -6,10 +6,13 @@ What fsx does, with the seed in the test's name to run a failure again.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import mmap
 import os
 import random
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from support import posix
@@ -25,9 +28,9 @@ OPEN_FDS = 3
 class Exerciser:
     """The file under test, its model, and one method an operation."""
 
-    def __init__(self, tree: Tree, seed: int, data: bytes = b"") -> None:
+    def __init__(self, tree: Tree, seed: int, data: bytes = b"", name: str = "file") -> None:
         """The file may be there already, with this data."""
-        self.tree, self.path, self.source = tree, tree / "file", tree.source / "file"
+        self.tree, self.path, self.source = tree, tree / name, tree.source / name
         self.dice, self.model = random.Random(seed), bytearray(data)
         self.log: list[str] = []
         self.path.touch()
@@ -136,6 +139,47 @@ class Exerciser:
         end = min(at + length, len(self.model))
         self.model[at:end] = bytes(max(0, end - at))
 
+    def zero(self) -> None:
+        """Sometimes past the end, which grows the file unless that is not wanted."""
+        at, length = self.span(past_the_end=True)
+        keep = self.dice.random() < 0.5
+        self.log.append(f"zero {at} {length} keep {keep}")
+        posix.fallocate(
+            self.fd, posix.FALLOC_ZERO_RANGE | (posix.FALLOC_KEEP_SIZE if keep else 0), at, length
+        )
+        end = min(at + length, len(self.model)) if keep else at + length
+        if end > at:
+            self.put(at, bytes(end - at))
+
+    def allocate(self) -> None:
+        at, length = self.span(past_the_end=True)
+        keep = self.dice.random() < 0.5
+        self.log.append(f"allocate {at} {length} keep {keep}")
+        posix.fallocate(self.fd, posix.FALLOC_KEEP_SIZE if keep else 0, at, length)
+        if not keep:
+            self.put(max(at + length, len(self.model)), b"")
+
+    def let_go(self) -> None:
+        """The kernel's pages of it go, and what the cache holds where that is asked for."""
+        self.log.append("let go")
+        os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        daemon = self.tree.daemon
+        if daemon is not None and self.dice.random() < 0.3:
+            daemon.call("cache.drop", path=str(self.path.relative_to(daemon.mount)))
+        self.read()
+
+    def seek(self) -> None:
+        """What is said to be a hole reads as zeros."""
+        at = self.dice.randrange(MOST)
+        try:
+            data = os.lseek(self.fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            data = len(self.model)
+        self.log.append(f"seek {at}: {data}")
+        assert not any(self.model[at:data]), "\n".join(self.log[-25:])
+
     def reopen(self) -> None:
         self.log.append("reopen")
         at = self.dice.randrange(OPEN_FDS)
@@ -189,21 +233,45 @@ class Exerciser:
 WEIGHTS: dict[Callable[[Exerciser], None], int] = {
     Exerciser.read: 25, Exerciser.write: 20, Exerciser.append: 4, Exerciser.truncate: 8,
     Exerciser.map_read: 10, Exerciser.map_write: 8, Exerciser.direct: 8, Exerciser.punch: 3,
-    Exerciser.reopen: 6,
+    Exerciser.reopen: 6, Exerciser.zero: 3, Exerciser.allocate: 3, Exerciser.let_go: 2, Exerciser.seek: 3,
     Exerciser.close_all: 3, Exerciser.sync: 3, Exerciser.settle: 2, Exerciser.sizes: 4, Exerciser.copy: 3,
 }  # fmt: skip
 
 
-def exercise(fs: Tree, seed: int, steps: int, data: bytes = b"") -> None:
-    """In a child: a page that cannot be had is a SIGBUS."""
-    posix.run(lambda: _exercise(fs, seed, steps, data), timeout=max(90, steps / 10))
+DIRECT: dict[Callable[[Exerciser], None], int] = {
+    Exerciser.direct: 50, Exerciser.truncate: 8, Exerciser.punch: 4, Exerciser.zero: 4, Exerciser.allocate: 4,
+    Exerciser.map_read: 4, Exerciser.map_write: 4, Exerciser.close_all: 2, Exerciser.settle: 2,
+    Exerciser.sizes: 4,
+}  # fmt: skip
 
 
-def _exercise(fs: Tree, seed: int, steps: int, data: bytes) -> None:
-    one = Exerciser(fs, seed, data)
-    for operation in one.dice.choices(list(WEIGHTS), list(WEIGHTS.values()), k=steps):
-        operation(one)
-    one.finish()
+def exercise(
+    fs: Tree,
+    seed: int,
+    steps: int,
+    data: bytes = b"",
+    *,
+    weights: dict[Callable[[Exerciser], None], int] = WEIGHTS,
+    files: int = 1,
+    meanwhile: Callable[[int], None] | None = None,
+) -> None:
+    """In children, one for each of ``files``: a page that cannot be had is a SIGBUS. ``meanwhile`` is called
+    over and over, with a number that counts up, until the first has ended."""
+
+    def main(number: int) -> None:
+        one = Exerciser(fs, seed + number, data, f"file{number}" if number else "file")
+        for operation in one.dice.choices(list(weights), list(weights.values()), k=steps):
+            operation(one)
+        one.finish()
+
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(posix.Child(partial(main, number))) for number in range(files)]
+        turn = 0
+        while meanwhile is not None and not children[0].answered:
+            meanwhile(turn)
+            turn += 1
+        for child in children:
+            child.wait(max(90, steps / 10))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -227,3 +295,43 @@ def test_random_operations_on_files_that_were_cached(fs: Tree, seed: int) -> Non
     assert (fs / "file").read_bytes() == data
     assert (fs / "file").read_bytes() == data
     exercise(fs, seed, STEPS // 2, data)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_operations_by_direct_io(fs: Tree, seed: int) -> None:
+    exercise(fs, seed, STEPS, weights=DIRECT)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_two_files_at_once(fs: Tree, seed: int) -> None:
+    exercise(fs, 10 * seed, STEPS // 2, files=2)
+
+
+def emptied(own: Callable[..., Tree], seed: int, steps: int) -> None:
+    """The cache has room for one file, and others are read: all that it holds is evicted, or dropped."""
+    fs = own(options=["--chunk-size", "64KiB", "--cache-size", "1MiB"])
+    other = random.Random(seed).randbytes(MOST)
+    for number in range(4):
+        (fs.source / f"other{number}").write_bytes(other)
+
+    def others(turn: int) -> None:
+        assert (fs / f"other{turn % 4}").read_bytes() == other
+        if fs.daemon is not None and turn % 3 == 0:
+            fs.daemon.call("cache.drop", path="")
+
+    exercise(fs, seed, steps, files=2, meanwhile=others)
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_while_the_cache_is_emptied(own: Callable[..., Tree], seed: int) -> None:
+    emptied(own, seed, STEPS // 2)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("way", ["direct", "two", "emptied"])
+def test_a_hundred_thousand_operations(fs: Tree, own: Callable[..., Tree], way: str) -> None:
+    if way == "emptied":
+        emptied(own, 200, 50_000)
+    else:
+        exercise(fs, 200, 100_000, weights=DIRECT if way == "direct" else WEIGHTS, files=1 + (way == "two"))

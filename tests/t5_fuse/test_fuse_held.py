@@ -223,8 +223,8 @@ def test_a_reader_changes_what_another_has_open_to_write(fs: Tree, keep: Keep) -
 
 
 def test_names_that_the_kernel_keeps(own: Callable[..., Tree], keep: Keep) -> None:
-    """With the default options the kernel goes by the old name for a while: what is asked by handle is
-    answered, and what may have been asked by the name is done to the file that has it now."""
+    """With the default options the kernel goes by the old name for a while: what is asked by handle is done
+    to the open file, and what was asked by the name to the file that has it now."""
     fs = own()
     path = made(fs)
     writer = keep(os.open(path, os.O_RDWR))
@@ -235,6 +235,13 @@ def test_names_that_the_kernel_keeps(own: Callable[..., Tree], keep: Keep) -> No
     assert os.fstat(writer).st_size == SIZE + 4
     assert os.pread(writer, SIZE + 100, 0) == b"head" + content(1)[4:] + b"tail"
     os.fsync(writer)
+    os.fchmod(writer, 0o604)
+    os.fchown(writer, 5, 6)
+    os.utime(writer, ns=(10**9, 2 * 10**9))
+    now, other = os.fstat(writer), (fs.source / "name").stat()
+    assert (stat.S_IMODE(now.st_mode), now.st_uid, now.st_gid, now.st_mtime_ns) == (0o604, 5, 6, 2 * 10**9)
+    assert (stat.S_IMODE(other.st_mode), other.st_uid) != (0o604, 5)
+    assert other.st_mtime_ns != now.st_mtime_ns
     path.chmod(0o751)
     assert stat.S_IMODE((fs.source / "name").stat().st_mode) == 0o751
     assert path.read_bytes() == content(2)

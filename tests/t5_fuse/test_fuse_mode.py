@@ -141,6 +141,20 @@ def test_chown_clears_the_set_id_bits(fs: Tree, mode: int, left: int) -> None:
     assert mode_of(name) in ({left, 0o644} if mode == 0o2644 else {left})
 
 
+@pytest.mark.parametrize("kind", ["file", "fifo", "char", "socket"])
+def test_who_may_not_change_a_file_does_not_clear_its_set_id_bits(fs: Tree, kind: str) -> None:
+    """By a chown(2) that changes neither owner nor group."""
+    posix.make(kind, fs / "name")
+    os.chown(fs / "name", ALICE.uid, ALICE.gid)
+    (fs / "name").chmod(0o6755)
+    for user in (BOB, CAROL):
+        with fails(errno.EPERM):
+            posix.run(lambda: os.chown(fs / "name", -1, -1), user)
+        assert mode_of(fs.source / "name") == 0o6755
+    posix.run(lambda: os.chown(fs / "name", -1, -1), ALICE)
+    assert mode_of(fs / "name") == mode_of(fs.source / "name") == 0o755
+
+
 def test_root_chown_clears_set_id_bits_of_files_not_directories(fs: Tree) -> None:
     owned(fs / "file", ALICE, 0o6755)
     owned(fs / "dir", ALICE, 0o6755, "dir")
@@ -184,9 +198,7 @@ def test_writing_by_root_keeps_set_id(fs: Tree) -> None:
 
 
 @pytest.mark.parametrize(("opener", "writer", "left"), [(ROOT, BOB, 0o777), (BOB, ROOT, 0o6777)])
-def test_set_id_goes_by_who_writes_not_by_who_opened(
-    fs: Tree, opener: User, writer: User, left: int
-) -> None:
+def test_set_id_goes_by_who_writes_not_by_who_opened(fs: Tree, opener: User, writer: User, left: int) -> None:
     """The open file may have been handed on."""
     name = owned(fs / "name", ALICE, 0o6777)
 

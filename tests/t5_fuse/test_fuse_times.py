@@ -103,6 +103,15 @@ def test_any_time_can_be_set(fs: Tree, sec: int, nsec: int) -> None:
         assert (path.stat().st_atime_ns, path.stat().st_mtime_ns) == wanted
 
 
+@pytest.mark.parametrize("sec", [2**40, -(2**40)])
+def test_a_time_that_no_file_system_has_becomes_its_nearest(fs: Tree, sec: int) -> None:
+    (fs / "name").write_bytes(b"")
+    posix.utimensat(fs / "name", (sec, 1), (sec, 2))
+    set_to = (fs / "name").stat().st_mtime_ns
+    assert (fs.source / "name").stat().st_mtime_ns == set_to
+    assert set_to < -(2**31) * 10**9 + 1 if sec < 0 else set_to > 9 * 10**18
+
+
 def test_omit_and_now(fs: Tree) -> None:
     (fs / "name").write_bytes(b"")
     os.utime(fs / "name", ns=(1_000, 2_000))

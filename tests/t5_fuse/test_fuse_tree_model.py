@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import random
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
-from support import posix
+from support import posix, waiting
 from support.compare import assert_same
 from support.tree import Tree
 
-WORKERS = 4
+WORKERS = 6
+SPARE = 40  # descriptors that may be open for other reasons: of the index, of sockets
 FINE = {
     errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP,
     errno.EPERM, errno.EAGAIN, errno.ENXIO, errno.ENODATA, errno.EBUSY, errno.ENAMETOOLONG, errno.EMLINK,
-    errno.ENOSPC,
+    errno.ENOSPC, errno.ESPIPE, errno.ENODEV,
 }  # fmt: skip
 """What stepping on each other's names can give. Anything else (EIO, ESTALE, ETXTBSY, …) is a fault."""
 
@@ -31,8 +34,8 @@ FINE = {
 class Worker:
     """Random operations below one directory; deterministic for a seed as far as the others allow."""
 
-    def __init__(self, top: Path, seed: int) -> None:
-        self.top, self.dice = top, random.Random(seed)
+    def __init__(self, top: Path, seed: int, alone: bool = False) -> None:
+        self.top, self.dice, self.alone = top, random.Random(seed), alone
 
     def any_path(self) -> Path:
         path = self.top
@@ -93,6 +96,53 @@ class Worker:
     def xattr(self) -> None:
         os.setxattr(self.any_path(), f"user.{self.dice.randrange(3)}", self.dice.randbytes(20))
 
+    @contextlib.contextmanager
+    def opened(self, flags: int = os.O_RDWR) -> Iterator[int]:
+        fd = os.open(self.any_path(), flags | os.O_NONBLOCK)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def mapped(self) -> None:
+        with self.opened() as fd:
+            size = os.fstat(fd).st_size
+            if not stat.S_ISREG(os.fstat(fd).st_mode) or not size:
+                return
+            if self.alone:  # somebody else may cut it off: SIGBUS
+                with mmap.mmap(fd, size) as view:
+                    view[size // 2 : size // 2 + 1] = self.dice.randbytes(1)
+
+    def direct(self) -> None:
+        pages = mmap.PAGESIZE * self.dice.randrange(1, 20)
+        with self.opened(os.O_RDWR | os.O_DIRECT) as fd, mmap.mmap(-1, pages) as buffer:
+            buffer[:] = self.dice.randbytes(pages)
+            os.pwritev(fd, [buffer], mmap.PAGESIZE * self.dice.randrange(10))
+            os.preadv(fd, [buffer], 0)
+
+    def allocate(self) -> None:
+        how = self.dice.choice([0, 1, 3, 16, 17])
+        with self.opened() as fd:
+            posix.fallocate(fd, how, self.dice.randrange(100_000), self.dice.randrange(1, 100_000))
+
+    def copy(self) -> None:
+        with self.opened() as fd, self.opened() as to:
+            os.copy_file_range(fd, to, self.dice.randrange(1, 100_000), self.dice.randrange(50_000), 0)
+
+    def unlinked(self) -> None:
+        """It is open while its name goes, and what then has the name is another."""
+        path = self.any_path()
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644)
+        try:
+            path.unlink()
+            os.write(fd, b"still there")
+            os.fchmod(fd, 0o640)
+            os.fsync(fd)
+            if self.alone:
+                assert os.fstat(fd).st_mode & 0o777 == 0o640
+        finally:
+            os.close(fd)
+
     def listing(self) -> None:
         for entry in os.scandir(self.any_path().parent):
             with contextlib.suppress(FileNotFoundError):
@@ -105,7 +155,8 @@ class Worker:
         weights: dict[Callable[[], None], int] = {
             self.write: 20, self.read: 15, self.mkdir: 10, self.rename: 15, self.unlink: 8, self.rmdir: 3,
             self.link: 6, self.symlink: 4, self.mknod: 2, self.chmod: 3, self.chown: 3, self.truncate: 5,
-            self.utime: 3, self.xattr: 3, self.listing: 5, self.stat: 10,
+            self.utime: 3, self.xattr: 3, self.listing: 5, self.stat: 10, self.mapped: 4, self.direct: 3,
+            self.allocate: 4, self.copy: 3, self.unlinked: 3,
         }  # fmt: skip
         for operation in self.dice.choices(list(weights), list(weights.values()), k=steps):
             try:
@@ -115,6 +166,10 @@ class Worker:
                     raise AssertionError(f"{operation.__name__}: {error!r}") from error
 
 
+def descriptors(fs: Tree) -> int:
+    return len(os.listdir(f"/proc/{fs.daemon.pid}/fd")) if fs.daemon is not None else 0
+
+
 def stress(fs: Tree, seed: int, steps: int, timeout: float) -> None:
     shared = fs / "shared"
     shared.mkdir()
@@ -122,12 +177,18 @@ def stress(fs: Tree, seed: int, steps: int, timeout: float) -> None:
     for number in range(2):
         (fs / f"own{number}").mkdir()
         tops.append(fs / f"own{number}")
-    children = [posix.Child(partial(Worker(top, seed * 100 + at).run, steps)) for at, top in enumerate(tops)]
+    worker = lambda at: Worker(tops[at], seed * 100 + at, at >= WORKERS)  # noqa: E731
+    before = descriptors(fs)
+    children = [posix.Child(partial(worker(at).run, steps)) for at in range(len(tops))]
     for child in children:
         child.wait(timeout)
     assert sum(len(files) for _, _, files in os.walk(fs.path)) > 8, "the operations cancel each other out"
     assert_same(fs.path, fs.source)
     _alone(fs, seed, steps)
+    assert os.spawnlp(os.P_WAIT, "rm", "rm", "-r", *[os.fspath(top) for top in {*tops}]) == 0
+    waiting.until(
+        lambda: descriptors(fs) <= before + SPARE, lambda: f"{before}, {descriptors(fs)} descriptors"
+    )
 
 
 def _alone(fs: Tree, seed: int, steps: int) -> None:
@@ -135,7 +196,7 @@ def _alone(fs: Tree, seed: int, steps: int) -> None:
     plain = fs.source / "plain"
     for number in range(2):
         plain.mkdir()
-        posix.run(partial(Worker(plain, seed * 100 + WORKERS + number).run, steps))
+        posix.run(partial(Worker(plain, seed * 100 + WORKERS + number, True).run, steps))
         left, right = set(os.listdir(plain)), set(os.listdir(fs / f"own{number}"))
         assert left == right
         _compare_content(plain, fs / f"own{number}")

@@ -9,6 +9,12 @@ import os
 
 from swmld._native import ffi, lib
 
+_OMIT = -(1 << 63)
+"""Of a time in ns: it stays."""
+
+_LAST = 9_223_372_035 * 10**9
+"""ns: the last full second of those that the table can show (``native/table.c``)."""
+
 
 def must(result: int) -> int:
     """``result``, or where it is ``-errno`` OSError."""
@@ -69,6 +75,7 @@ def chmod(fd: int, mode: int) -> None:
 
 
 def utimens(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
-    """Blocking. On an O_PATH descriptor; None leaves as is."""
-    omit = -(1 << 63)
-    must(lib.sw_utimens(fd, omit if atime_ns is None else atime_ns, omit if mtime_ns is None else mtime_ns))
+    """Blocking. On an O_PATH descriptor; None leaves as is. What 64 bits cannot hold (before 1677, after
+    2262) becomes the nearest that they can, as file systems do at their own limits."""
+    times = [_OMIT if ns is None else min(max(ns, -_LAST), _LAST) for ns in (atime_ns, mtime_ns)]
+    must(lib.sw_utimens(fd, *times))

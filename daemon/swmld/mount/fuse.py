@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import os
+import stat
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -117,9 +119,23 @@ class Fuse(pyfuse3.Operations):
         if fields.update_mtime and not fields.update_size:  # truncate(2) has set it at the source
             changes["mtime_ns"] = attr.st_mtime_ns
         # With nothing to change it is a chown(2) of nothing: ctime, and set-id bits.
+        if not changes and not fields.update_size:
+            await self._may_clear_set_id(nodeid, ctx)
         if changes or not fields.update_size:
-            await self._names.setattr(nodeid, **changes)
+            await self._names.setattr(nodeid, **changes, thread=ctx.pid)
         return attributes(await self._names.getattr(nodeid))
+
+    async def _may_clear_set_id(self, nodeid: int, ctx: pyfuse3.RequestContext) -> None:
+        """OSError EPERM where bits would go and the caller is not the owner: the kernel leaves that to us
+        (FUSE_HANDLE_KILLPRIV_V2), and checks who may only where it changes owner or mode itself. A write(2)
+        asks with the same message, and who has the file open to write may."""
+        if not ctx.uid or self._files.written(nodeid):
+            return
+        entry = await self._names.getattr(nodeid)
+        kept = stat.S_ISGID if not entry.mode & stat.S_IXGRP and ctx.gid == entry.gid else 0
+        cleared = entry.mode & (stat.S_ISUID | stat.S_ISGID) & ~kept
+        if cleared and not stat.S_ISDIR(entry.mode) and entry.uid != ctx.uid:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     @_translated
     async def readlink(self, nodeid: int, ctx: Any) -> bytes:

@@ -8,6 +8,7 @@ to the caller. Raises OSError.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from swmld.cache.store import Cache
 from swmld.mount import calls
 from swmld.mount.gate import UNREACHABLE, SourceGate
 from swmld.mount.native import ROOT, Entry, Native
+from swmld.mount.processes import asks_by_descriptor
 
 T = TypeVar("T")
 
@@ -89,9 +91,10 @@ class Namespace:
         gid: int | None = None,
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
+        thread: int = 0,
     ) -> None:
         """Owner before mode: a change of owner clears setuid bits that the same request may set. Nothing to
-        change: chown(2) with neither."""
+        change: chown(2) with neither. ``thread``: who waits for it, 0 not known."""
 
         def run(fd: int) -> None:
             if uid is not None or gid is not None or (mode is atime_ns is mtime_ns is None):
@@ -101,17 +104,26 @@ class Namespace:
             if atime_ns is not None or mtime_ns is not None:
                 calls.utimens(fd, atime_ns, mtime_ns)
 
-        await self._on_node(nodeid, run)
+        await self._on_node(nodeid, run, thread)
         entry = self._native.cached_entry(nodeid)
         other = self._native.node_of(entry.dev, entry.ino) if entry is not None else 0
         if other not in (0, nodeid):  # a reader's node, that a writer's has taken the place of
             await self._gate.call(lambda: self._native.forget_attributes(other))
 
-    async def _on_node(self, nodeid: int, function: Callable[[int], T]) -> T:
-        """``function`` of an O_PATH descriptor of the node, in a worker thread."""
+    async def _on_node(self, nodeid: int, function: Callable[[int], T], thread: int = 0) -> T:
+        """``function`` of an O_PATH descriptor of the node, in a worker thread. FUSE does not say whether the
+        change is of an open file or of a name, which may mean another by now: ``thread`` tells."""
+
+        def reach() -> int:
+            try:
+                return self._native.open_held(nodeid, os.O_PATH)
+            except OSError as error:
+                if error.errno != errno.ESTALE or not asks_by_descriptor(thread):
+                    raise
+                return self._native.open_held(nodeid, os.O_PATH, by_handle=True)
 
         def run() -> T:
-            fd = self._native.open_held(nodeid, os.O_PATH)
+            fd = reach()
             try:
                 return function(fd)
             finally:

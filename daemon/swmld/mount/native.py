@@ -464,6 +464,10 @@ class Native:
         """Enters an open into the books; the file handle. ESTALE: the kernel is to look the name up again."""
         return _must(lib.sw_open_file(self._s, nodeid, want, fd, writer, pass_through))
 
+    def opened_generation(self, fh: int, identity: Identity) -> None:
+        """Whose bytes this open is served: its holes are the source's as long as that has this generation."""
+        lib.sw_opened_generation(fh, identity.size, identity.mtime_ns, identity.ctime_ns)
+
     def open_flags(self, fh: int) -> int:
         """FOPEN_* that the kernel is answered with."""
         return int(lib.sw_open_flags(fh))

@@ -91,6 +91,12 @@ class OpenFiles:
         """What Python served."""
         return self._opens.counters
 
+    def written(self, nodeid: int) -> bool:
+        """Whether somebody has it open to write."""
+        if nodeid not in self._opens.files:
+            return False
+        return any(h.fd >= 0 and h.file.nodeid == nodeid for h in self._opens.handles.values())
+
     async def open(self, nodeid: int, flags: int, uid: int, pid: int = 0) -> int:
         """The file handle, entered into C's books; OSError. ``pid``: the thread that opens, 0 not known."""
         self.counters.opens += 1

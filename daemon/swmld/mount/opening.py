@@ -139,6 +139,7 @@ class Opening:
         except BaseException:
             target.release()
             raise
+        self._native.opened_generation(fh, target.identity)
         if self._native.open_flags(fh) & nat.FOPEN_PASSTHROUGH:
             target.release()  # C opens it by its number from now on
         else:
@@ -152,6 +153,7 @@ class Opening:
         except BaseException:
             target.release()
             raise
+        self._native.opened_generation(fh, target.identity)
         self._fetching.serve(file, entry, target, verdict)
         self._opens.handles[fh] = Handle(file)
         return fh

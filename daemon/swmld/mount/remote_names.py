@@ -325,8 +325,9 @@ class RemoteNames:
         gid: int | None = None,
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
+        thread: int = 0,
     ) -> None:
-        """No source keeps the time of the last access."""
+        """No source keeps the time of the last access, nor open files: ``thread`` does not count."""
         changes, new = self._changes, NewAttributes(mode, uid, gid, mtime_ns)
         await self._store(lambda: changes.change(nodeid, new))
 
