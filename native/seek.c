@@ -51,10 +51,10 @@ static int believed(sw_session *s, uint64_t nodeid, uint64_t fh, struct generati
 	lock(s);
 	n = node_get(s, nodeid);
 	*own = n && n->mode == SW_PASS_SOURCE;
-	r = n && (*own || (!n->writers && n->opens));
+	r = n && (*own || (!n->used->writers && n->opens));
 	if (r && !*own && !(fh & SW_HOT_FH))
 		*opened = ((struct handle *)(uintptr_t)fh)->gen;
-	else if (r && !*own && n->file_id && n->used)
+	else if (r && !*own && n->used->file_id)
 		*opened = (struct generation){n->used->gen_size, n->used->gen_mtime_ns, n->used->gen_ctime_ns, 1};
 	unlock(s);
 	return r;

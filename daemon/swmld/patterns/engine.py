@@ -375,7 +375,8 @@ class Patterns:
         nbytes = more.pages * PAGE
         job.read(more, nbytes, cursor.last_at)
         job.estimated = job.estimated or stream.estimated
-        self.totals.read(more, Shape.STRIDED if stream.paced else cursor.kind)
+        kind = Shape.STRIDED if stream.paced else cursor.kind
+        self.totals.read(more, kind)
         if stream.home is None:
             stream.home = self._home(job, stream.file, cursor.last_at)
         dataset = stream.home.dataset if stream.home is not None else None
