@@ -129,6 +129,9 @@ def test_killed_while_reads_are_sampled(base: Path, compiled: Path, hammer: Path
         outside.write_bytes(bytes(SIZE))
         with hammering(hammer, "rand", outside), Watched(daemon) as seen:
             sampled(seen)
+            assert daemon.call("health")["probe"]["share"] < 1
+            assert daemon.metric("swmld_seen_share") < 1
+            seen.wait_for(lambda: daemon.metric("swmld_seen_sampled_seconds_total") > 0, "not counted")
         ours = kernel.held(daemon.pid)
         assert {kind for kind, _ in ours} == {"prog", "map", "link"}
         daemon.kill9()
