@@ -1,6 +1,7 @@
 """What the probes cost a reader: ns per read, and in per cent, without a mount in between and with one.
 
-    .venv/bin/python tests/bench/probe_cost.py [--rounds 8] [--way btf] [--dir DIR] [--nice -20] [--own]
+    .venv/bin/python tests/bench/probe_cost.py [--rounds 8] [--way btf] [--dir DIR] [--nice -20]
+                                               [--own | --sustained]
 
 A file on the disk is watched as a cache file is when passthrough reads it; the same loop (``reader.c``, one
 process, warm page cache) reads it with the probes detached and attached, a file beside it that nobody
@@ -11,6 +12,10 @@ this one, and the mount's, too: there the same ns are fewer per cent.
 The way ``empty`` is a program that does nothing, at the same tracepoint: what the kernel takes to call one.
 ``--own`` says what the programs themselves take, by the kernel's own count (``kernel.bpf_stats_enabled``)
 less what it counts for the empty one: known to a ns or two where all else is lost in the noise.
+
+``--sustained`` compares detached, attached and sampled, as reads are where they come too often for some
+seconds: slices of the same length as the daemon's, made by the same code, at the weight that the default of
+``--probe-rate`` gives. Then the same of whole daemons.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -36,9 +42,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support.mount import Daemon
 from support.slowfs import compile_c
 from swmld._native import ffi, lib
+from swmld.config.models import Settings
 from swmld.observe import libbpf
 from swmld.observe.btf import LIBRARY, Btf
+from swmld.observe.budget import LOOKS, Budget, Ledger
 from swmld.observe.probe import Loading, Probe, device_of
+from swmld.observe.sampler import SLICE
+from swmld.observe.switch import ReadSwitch
 
 SIZE = 64 << 20
 READ = "mm_filemap_get_pages"
@@ -51,6 +61,12 @@ LOADS = {
     "watched mmap": ("mmap", "watched"),
     "elsewhere 4 KiB random": ("rand", "other", "4096", "400000"),
     "getpid": ("getpid", "4000000"),
+}
+
+
+LONG = {
+    "watched 4 KiB random": ("rand", "watched", "4096", "800000"),
+    "elsewhere 4 KiB random": ("rand", "other", "4096", "800000"),
 }
 
 
@@ -147,6 +163,98 @@ def own(rounds: int, directory: Path, nice: int) -> None:
         STATISTICS.write_text(before)
 
 
+@contextlib.contextmanager
+def sampling(switch: ReadSwitch, weight: int) -> Iterator[None]:
+    """As ``observe.sampler`` does it."""
+    ended = threading.Event()
+
+    def slices() -> None:
+        ledger = Ledger(time.monotonic(), SLICE)
+        while not ended.wait(max(0.0, ledger.due(weight) - time.monotonic())):
+            stands_for = ledger.weight_at(time.monotonic())
+            one = switch.slice(stands_for, SLICE)
+            ledger.took(stands_for, one.began, one.ended)
+
+    thread = threading.Thread(target=slices)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def sustained(rounds: int, directory: Path, nice: int) -> None:
+    """ns per read: detached, attached, sampled, in turn."""
+    reader = compile_c(Path(__file__).with_name("reader.c"))
+    limit = Settings.model_fields["probe_rate"].default
+    print(f"\nsustained, {rounds} rounds: {os.uname().release}, load {os.getloadavg()[0]:.1f}, limit {limit}")
+    probe = trio.run(Loading(directory / "state", "btf").result)
+    switch = probe.switch
+    assert switch is not None
+    try:
+        watch(probe, directory / "watched")
+        for name, load in LONG.items():
+            taken: dict[str, list[float]] = {"off": [], "always": [], "sampled": []}
+            weight = 0
+            for number in range(rounds):
+                for state in [*taken][number % 3 :] + [*taken][: number % 3]:
+                    switch.detach()
+                    context: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+                    if state == "always":
+                        switch.attach()
+                    if state == "sampled":
+                        weight = weight_of(
+                            1 / statistics.median(taken["always"] or taken["off"] or [1e-6]), limit
+                        )
+                        context = sampling(switch, weight)
+                    with context:
+                        taken[state].append(sample(reader, directory, load, nice))
+            print(f"{name}, one slice of {SLICE * 1e3:.0f} ms in {weight}:")
+            for state in ("always", "sampled"):
+                _row(f"  {state}", taken["off"], taken[state])
+    finally:
+        probe.close()
+
+
+def weight_of(rate: float, limit: float) -> int:
+    budget = Budget(limit)
+    return [budget.look(rate) for _ in range(LOOKS)][-1]
+
+
+def sustained_mounts(rounds: int, directory: Path, nice: int) -> None:
+    """fio on a mount: without probes, in its first seconds, and when it has run for some."""
+    source = directory / "source"
+    source.mkdir()
+    (source / "file").write_bytes(os.urandom(SIZE))
+    found: dict[str, list[float]] = {"off": [], "always": [], "sampled": []}
+    used: list[float] = []
+    for number in range(rounds):
+        for state in [*found][number % 3 :] + [*found][: number % 3]:
+            base = directory / f"{state}{number}"
+            base.mkdir()
+            options = ["--probe", "off" if state == "off" else "btf", "--check", "immutable"]
+            options += ["--probe-rate", "0"] if state == "always" else []
+            options += ["--state-dir", str(directory / "state")]
+            with Daemon(base, source=source, options=options) as daemon:
+                path = daemon.mount / "file"
+                path.read_bytes()
+                path.read_bytes()
+                while state != "off" and "probes:" not in daemon.log.read_text():
+                    time.sleep(0.1)
+                if state == "sampled":
+                    fio(path, 5, nice)
+                    assert "--probe-rate" in daemon.log.read_text(), "not sampled"
+                before = cpu(daemon)
+                found[state].append(fio(path, 3, nice))
+                if state == "sampled":
+                    used.append((cpu(daemon) - before) / 3)
+    print("mount, fio 4 KiB random:")
+    for state in ("always", "sampled"):
+        _row(f"  {state}", found["off"], found[state])
+    print(f"daemon: {statistics.median(used):.1%} of a core")
+
+
 def counted(link: int) -> tuple[int, int]:
     """ns and runs of a link's program so far."""
     library = ctypes.CDLL(LIBRARY, use_errno=True)
@@ -226,6 +334,7 @@ def main() -> None:
     parser.add_argument("--dir", type=Path)
     parser.add_argument("--nice", type=int, default=0)
     parser.add_argument("--own", action="store_true")
+    parser.add_argument("--sustained", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.dir) as directory:
         for name in ("watched", "other"):
@@ -233,6 +342,10 @@ def main() -> None:
         os.sync()
         if options.own:
             own(options.rounds, Path(directory), options.nice)
+            return
+        if options.sustained:
+            sustained(options.rounds, Path(directory), options.nice)
+            sustained_mounts(max(2, options.rounds // 3), Path(directory), options.nice)
             return
         for way in options.way or ["empty", "btf", "tracepoint"]:
             measure(way, options.rounds, Path(directory), options.nice)

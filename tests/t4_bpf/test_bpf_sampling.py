@@ -18,8 +18,8 @@ from support.slowfs import compile_c
 from swmld.patterns.feed import Shape, TouchKind
 from swmld.patterns.stream import ESTIMATED
 
-RATE = 30_000
-"""Reads a second of one CPU: ten times what the daemon and the test make, a tenth of what a hammer makes."""
+RATE = 5000
+"""Reads a second of one CPU: more than the daemon and the test make, fewer than a hammer on a busy host."""
 
 SIZE = 16 << 20
 
@@ -74,7 +74,7 @@ def exact(seen: Watched) -> None:
 
 @pytest.mark.parametrize(
     ("how", "block", "kind"),
-    [("rand", PAGE, Shape.RANDOM), ("seq", PAGE, Shape.SEQUENTIAL), ("rand", 1 << 20, Shape.RANDOM)],
+    [("rand", PAGE, Shape.RANDOM), ("seq", PAGE, Shape.SEQUENTIAL), ("rand", 1 << 16, Shape.RANDOM)],
 )
 def test_a_fast_reader(budgeted: Watched, hammer: Path, how: str, block: int, kind: Shape) -> None:
     lab = Lab(budgeted, f"{how}{block}")
@@ -129,6 +129,9 @@ def test_killed_while_reads_are_sampled(base: Path, compiled: Path, hammer: Path
         outside.write_bytes(bytes(SIZE))
         with hammering(hammer, "rand", outside), Watched(daemon) as seen:
             sampled(seen)
+            assert daemon.call("health")["probe"]["share"] < 1
+            assert daemon.metric("swmld_seen_share") < 1
+            seen.wait_for(lambda: daemon.metric("swmld_seen_sampled_seconds_total") > 0, "not counted")
         ours = kernel.held(daemon.pid)
         assert {kind for kind, _ in ours} == {"prog", "map", "link"}
         daemon.kill9()
