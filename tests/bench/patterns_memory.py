@@ -34,7 +34,8 @@ from swmld.patterns.engine import Patterns
 FILES = 10_000_000
 
 MOST = 300
-"""MB: 128 MiB of bitmaps, and what else ``patterns.limits`` allows."""
+"""MB: 128 MiB of bitmaps, and what else ``patterns.limits`` allows. After ten million files it was 12 MB
+(one, classes, commands), 46 (jobs), 56 (hashes) and 112 (closed)."""
 
 BATCH = 1000
 """Touches that are handed over at once."""

@@ -548,6 +548,16 @@ def test_a_pid_that_comes_again_is_another_process() -> None:
     assert run.job(first).reads == 5
 
 
+def test_much_that_tells_no_phase_is_not_called_little() -> None:
+    run = Run()
+    job = run.program("python3", "python3 lookup.py")
+    (file,) = run.tree.add("db", ["index.sqlite"], 1 << 30)
+    run.large(job, file, [(page, page) for page in shuffled(range(0, 250_000, 50), 1)])
+    phase = run.job(job).phase
+    assert phase.kind == "unknown"
+    assert phase.evidence == "19.5MiB of 1 file read in shuffled order: this alone tells no phase"
+
+
 def test_unknown_processes_and_files() -> None:
     run = Run()
     files = run.tree.images("data", 3)

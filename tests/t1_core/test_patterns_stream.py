@@ -244,6 +244,27 @@ def test_members_of_an_archive(name: str, seed: int | None) -> None:
     assert run.patterns._streams[pid, file].progress > 0.9
 
 
+def test_single_pages_at_random_are_no_pieces() -> None:
+    view = view_of(at_random(500, 262_144, 1), name="index.db")
+    assert view.pattern.kind == "random"
+    assert "reads go to unrelated places" in view.pattern.evidence
+
+
+def test_what_is_said_before_the_next_row_comes() -> None:
+    """The first row held one read; events tell since that it goes on in sequence."""
+    run = Run()
+    pid = run.program()
+    (file,) = run.tree.add("d", ["model.bin"], GIB)
+    model = run.large(pid, file, [(0, 15)])
+    for first, last in in_order(16, 10, 16):
+        run.now += run.step
+        run.patterns.touch(model.read(first, last, run.now))
+    view = run.patterns.stream(pid, file)
+    assert view is not None
+    assert view.pattern.kind == "sequential"
+    assert not view.pattern.evidence.startswith("0 of 0")
+
+
 def test_random_reads_have_no_stride() -> None:
     for seed in range(3000):
         source = random.Random(seed)

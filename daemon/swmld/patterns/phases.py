@@ -250,4 +250,10 @@ def _single_pass(job: Job, dataset: Dataset) -> Finding | None:
         verb = "reads" if who.startswith("1 ") else "read"
         words = f"{who} {verb} {several(dataset.files, 'file')} once"
         return Finding("data preparation", 0.6, f"{words}, in {order.kind} order")
-    return Finding("unknown", 0.0, UNKNOWN.evidence) if job.phase is UNKNOWN else None
+    if job.phase.kind != "unknown":
+        return None
+    if dataset.bytes < LARGE:
+        return Finding("unknown", 0.0, UNKNOWN.evidence)
+    how = f"in {order.kind} order" if order.kind != "unknown" else "in parts"
+    words = f"{format_size(dataset.bytes)} of {several(_different(dataset), 'file')} read {how}"
+    return Finding("unknown", 0.0, f"{words}: this alone tells no phase")

@@ -174,6 +174,8 @@ def _whole(stream: Stream, cursor: Cursor) -> Finding | None:
 
 
 def _sequential(stream: Stream, cursor: Cursor | None) -> Finding:
+    if cursor is not None and not relations(cursor):
+        cursor = None  # its row is of before
     chance, words = _accident(stream, cursor)
     if chance > (CHANCE_FROM_START if _from_start(stream, cursor) else CHANCE):
         if cursor is not None and cursor.random > 0.5 * relations(cursor):

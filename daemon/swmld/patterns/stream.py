@@ -322,7 +322,7 @@ class Stream:
     def in_pieces(self) -> bool:
         """Read at unrelated places, there and back, a few reads each: members of an archive in no order."""
         cursor = self.cursor
-        if cursor is None or cursor.random < PIECES or self.paced:
+        if cursor is None or cursor.random < PIECES or self.paced or cursor.random > cursor.sequential:
             return False
         return self.back >= max(LEAST_BACK, BACK * (self.ahead + self.back))
 
