@@ -72,6 +72,8 @@ class Writable:
             if error.code != 404:
                 raise
             return None
+        except ConnectionResetError:  # by a filer that was stopped and has just woken up
+            return self.stored(name)
 
     def staged(self) -> list[Path]:
         return [path for path in self.daemon.cache.glob("staged/*/*") if path.name.isdigit()]
