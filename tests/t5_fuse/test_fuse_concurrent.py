@@ -177,7 +177,14 @@ def test_a_file_that_is_rewritten(fs: Tree) -> None:
 
 
 def test_names_race(fs: Tree) -> None:
-    """Create, rename and remove the same few names from several processes: each answer is a sensible one."""
+    """Create, rename and remove the same few names from several processes: each answer is a sensible one.
+
+    A page that is read while its file is cut comes from FUSE with fewer bytes, and the kernel fills it with
+    zeros (fuse_short_read in fs/fuse/file.c). Where another process writes the file before the reader looks
+    at its size, it gets them: once in 10,000 reads here, and of any FUSE file system (seen of slowfs.c, too).
+    What is passed through has no such pages.
+    """
+    seen = {b"", b"0", b"1", b"2", b"3"} | ({b"\0"} if fs.mode != "passthrough" else set())
 
     def work(seed: int) -> None:
         dice = random.Random(seed)
@@ -192,7 +199,7 @@ def test_names_race(fs: Tree) -> None:
                 elif action == 2:
                     one.unlink()
                 else:
-                    assert one.read_bytes() in (b"", b"0", b"1", b"2", b"3")
+                    assert one.read_bytes() in seen
             except FileNotFoundError:
                 pass
 
