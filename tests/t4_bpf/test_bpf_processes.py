@@ -150,20 +150,30 @@ def test_a_shells_loop_over_files_is_one_job(lab: Lab, command: str) -> None:
     assert others != jobs
 
 
-def test_loops_side_by_side_are_two_jobs(lab: Lab) -> None:
-    """Two loops of one command in one session, each in a fork of one shell."""
+def test_loops_side_by_side_are_two_jobs(lab: Lab, base: Path) -> None:
+    """Two loops of one command in one session, each in a fork of one shell that lives until both are known."""
     names = [f"{part}{number:02}" for part in "ab" for number in range(30)]
     lab.make(*names, pages=2)
-    loops = " ".join(f"for f in {part}*; do cat $f > /dev/null; done &" for part in "ab")
+    hold = base / "hold"
+    os.mkfifo(hold)
+    held = os.open(hold, os.O_RDWR | os.O_CLOEXEC)
+    loops = " ".join(
+        f"(for f in {part}*; do cat $f > /dev/null; done; echo; read x < {hold}) &" for part in "ab"
+    )
     # Two shells: what this process starts itself is told to the daemon.
     argv = ["sh", "-c", 'bash -c "$1"; true', "sh", f"{loops} wait"]
-    subprocess.run(argv, cwd=lab.path, start_new_session=True, check=True)
-    lab.seen.settle()
     jobs: list[set[int]] = []
-    for part in "ab":
-        pids = frozenset().union(*(lab.seen.pids(f"{lab.name}/{part}{number:02}") for number in range(30)))
-        found = [lab.seen.process(pid) for pid in sorted(pids)]
-        jobs.append({process.job for process in found if process is not None})
+    with subprocess.Popen(argv, cwd=lab.path, start_new_session=True, stdout=subprocess.PIPE) as shell:
+        try:
+            assert shell.stdout is not None
+            assert shell.stdout.readline() + shell.stdout.readline() == b"\n\n"
+            lab.seen.settle()
+            for part in "ab":
+                pids = (lab.seen.pids(f"{lab.name}/{part}{number:02}") for number in range(30))
+                found = [lab.seen.process(pid) for pid in sorted(frozenset().union(*pids))]
+                jobs.append({process.job for process in found if process is not None})
+        finally:
+            os.close(held)  # both forks read the end
     assert [len(part) for part in jobs] == [1, 1]
     assert jobs[0] != jobs[1]
 
