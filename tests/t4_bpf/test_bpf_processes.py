@@ -151,7 +151,7 @@ def test_a_shells_loop_over_files_is_one_job(lab: Lab, command: str) -> None:
 
 
 def test_loops_side_by_side_are_two_jobs(lab: Lab, base: Path) -> None:
-    """Two loops of one command in one session, each in a fork of one shell that lives until both are known."""
+    """Two loops of a command in one session, each in a fork of a shell that lives until all are known."""
     names = [f"{part}{number:02}" for part in "ab" for number in range(30)]
     lab.make(*names, pages=2)
     hold = base / "hold"
