@@ -194,7 +194,7 @@ static int lookup_hot(sw_session *s, struct fuse_in_header *h, const char *name)
 	return 1;
 }
 
-/* Under lock, of a source that C cannot ask: the attributes need not be asked for again. */
+/* Under lock: the attributes need not be asked for again. */
 static int attr_holds(sw_session *s, struct node *n)
 {
 	uint64_t now = now_ns(CLOCK_MONOTONIC_COARSE);
@@ -424,7 +424,7 @@ static int open_hot(sw_session *s, struct fuse_in_header *h, struct fuse_open_in
 		goto python;
 	check = node_check(s, n);
 	now = now_ns(CLOCK_MONOTONIC_COARSE);
-	if (check == 0 || (check == 1 && (!n->attr_at || now - n->attr_at >= node_check_ns(s, n)))) {
+	if (check != 2 && !attr_holds(s, n)) { /* 2: immutable, however old they are */
 		if (!s->config.local)
 			goto python;
 		unlock(s);

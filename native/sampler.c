@@ -119,6 +119,5 @@ int sw_sampler_slice(struct sw_sampler *s, uint32_t weight, uint64_t ns, struct 
 	wait_until(out->began_ns + ns);
 	out->ended_ns = now_ns(CLOCK_MONOTONIC);
 	close(link);
-	out->left_ns = now_ns(CLOCK_MONOTONIC);
 	return sw_sampler_calls(s, &out->calls);
 }

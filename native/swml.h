@@ -287,8 +287,8 @@ void sw_watch_stop(sw_session *s);
 /* ---- sampler.c: the program that sees reads, attached for slices of the time ---- */
 typedef struct sw_sampler sw_sampler;
 struct sw_slice {
-	uint64_t began_ns, ended_ns, left_ns; /* CLOCK_MONOTONIC: attached; to be detached; detached */
-	uint64_t calls;                       /* of the busiest CPU */
+	uint64_t began_ns, ended_ns; /* CLOCK_MONOTONIC: attached; to be detached */
+	uint64_t calls;              /* of the busiest CPU */
 };
 /* The descriptors stay the caller's. `cpus`: as many as the kernel may ever have. */
 sw_sampler *sw_sampler_open(int config_fd, int calls_fd, int program_fd, uint32_t cpus, int *err);
