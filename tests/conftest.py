@@ -70,6 +70,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(skip)
 
 
+@pytest.hookimpl(trylast=True)  # after the fixtures that -x leaves to the end: their daemons are watched, too
 def pytest_sessionfinish() -> None:
     watchdog.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 Entry = tuple[object, ...]
@@ -23,11 +24,12 @@ def describe(top: Path) -> dict[bytes, Entry]:
 
 def _entry(path: bytes, root: bytes, first_names: dict[int, bytes]) -> Entry:
     status = os.lstat(path)
-    is_link, is_dir = os.path.islink(path), os.path.isdir(path)
+    # Of the entry itself: what a symlink points to lies outside, and may be there on one host only.
+    is_dir = stat.S_ISDIR(status.st_mode)
     content: object = None
-    if is_link:
+    if stat.S_ISLNK(status.st_mode):
         content = os.readlink(path)
-    elif os.path.isfile(path):
+    elif stat.S_ISREG(status.st_mode):
         with open(path, "rb") as file:
             content = file.read()
     names = os.listxattr(path, follow_symlinks=False)
