@@ -11,6 +11,9 @@
 #define FAULTED 2
 #define WAITED 2 /* swp_thread.fault: it slept, and nothing was read ahead */
 #define READS_AHEAD 4 /* swp_cursor.missed: faults were seen to */
+#define KEPT (READS_AHEAD | SWP_ESTIMATED) /* of the stream, not of one read */
+#define AROUND 16     /* pages of a fault's window: fault_around_bytes, mm/memory.c */
+#define TABLE 512     /* pages of a table of pages, and of the largest folio */
 #define UNINTERRUPTIBLE 2 /* TASK_UNINTERRUPTIBLE, include/linux/sched.h */
 
 /* What was noted of a read before reads were looked away from is void: its end was not seen. */
@@ -51,6 +54,7 @@ static __always_inline void note(struct swp_thread *t, struct swp_key *k, struct
 		t->stream = *k;
 		t->asked = 0;
 		t->missed = 0;
+		t->narrow = 0;
 	}
 	if (c && !t->missed)
 		__sync_fetch_and_add(&c->pending, 1);
@@ -127,7 +131,7 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 				__sync_fetch_and_add(&c->pending, -1);
 		}
 		if (t && !(flags & SWP_FAULT) && goes_on(t, &k, c, first, asked, tid, noted)) {
-			if (noted & MISSED && !(c->missed & ~(READS_AHEAD | SWP_ESTIMATED)))
+			if (noted & MISSED && !(c->missed & ~KEPT))
 				__sync_fetch_and_add(&c->partial, weight);
 			c->missed |= (noted & MISSED) << 1;
 			t->torn |= noted;
@@ -146,7 +150,7 @@ static __always_inline int on_read(u32 dev, u64 ino, u64 first, u64 asked, u64 s
 	}
 #endif
 	missed = noted & MISSED;
-	c->missed = (c->missed & (READS_AHEAD | SWP_ESTIMATED)) | missed | (weight != 1 ? SWP_ESTIMATED : 0);
+	c->missed = (c->missed & KEPT) | missed | (weight != 1 ? SWP_ESTIMATED : 0);
 	if (missed)
 		__sync_fetch_and_add(&c->cold, weight);
 	if (flags & SWP_FAULT)
@@ -250,13 +254,76 @@ static __always_inline void begin_visit(struct swp_thread *t, struct swp_key *k,
 	t->fault = visit == FAULTED;
 }
 
+/* The same number, of which the verifier knows nothing: it follows what comes after once, not once for each way that led
+ * here. */
+static __always_inline u64 unknown(struct swp_thread *t, u64 number)
+{
+	*(volatile u64 *)&t->room = number;
+	return *(volatile u64 *)&t->room;
+}
+
+#ifdef SWP_FOLIOS
+static __always_inline u64 folio_pages(u64 mapping, u64 page); /* the including program's way */
+
+/* Since kernel 6.18 a fault maps the folios at both ends of its window in full, where they lie in the file, the mapping and
+ * one table of pages (filemap_map_pages, finish_fault; the former none that ends with the file). Where the mapping lies is
+ * not known here. Those of whole files of 2 MiB and more are aligned so that each folio lies in one table, and so are their
+ * windows; others may be, see narrow. */
+static __always_inline void widen(u64 mapping, struct swp_thread *t, u64 *first, u64 *last, u64 limit)
+{
+	u64 n = unknown(t, folio_pages(mapping, *first)), begin = *first & ~(n - 1), end = begin + n - 1;
+
+	if (n < TABLE && end < limit && t->narrow != (u32)begin + 1) {
+		*first = begin;
+		*last = end > *last ? end : *last;
+	}
+	if (end >= *last)
+		return;
+	n = unknown(t, folio_pages(mapping, *last));
+	begin = *last & ~(n - 1);
+	end = begin + n - 1;
+	if (n < TABLE && end < limit && t->narrow != (u32)begin + 1)
+		*last = end;
+}
+
+/* A fault at `page` in what the one before is said to have mapped: that was its window alone, t->from to t->around. */
+static __always_inline void narrow(u64 mapping, struct swp_thread *t, struct swp_cursor *c, u64 page)
+{
+	u64 first = t->from > c->start ? t->from : c->start, more = c->next - c->start - (t->around - first + 1);
+
+	t->narrow = (u32)(page & ~(unknown(t, folio_pages(mapping, page)) - 1)) + 1;
+	c->pages -= c->pages > more ? more : 0;
+	c->low = c->low == c->start ? first : c->low;
+	c->high = c->high == c->next - 1 ? t->around : c->high;
+	c->start = t->start = first;
+	c->asked = t->around;
+	c->next = t->around + 1;
+}
+
+static __always_inline int was_said(struct swp_thread *t, struct swp_key *k, struct swp_cursor *c, u64 first, u64 last,
+				    u32 tid)
+{
+	return t->visit && in_visit(t, k, c, t->visit, tid) && first >= c->start && last < c->next &&
+	       (first < t->from || last > t->around) && t->around < c->next && t->around >= c->start;
+}
+
+/* Folios of 2 MiB are mapped by one entry of the table above, and that is told by no event (filemap_map_pmd): who looks into
+ * page tables counts them. A stream that goes on behind them has left nothing out. */
+static __always_inline void skip_untold(struct swp_cursor *c, u64 first)
+{
+	if (first > c->next && !((first | c->next) & (TABLE - 1)))
+		c->next = first;
+}
+#endif
+
 /* The pages around a fault that are there are mapped. One touch of a page is told as this, if there are any, as on_fault,
- * if its own is not among them, and as this again, when that one has come. */
-static __always_inline int on_map(u32 dev, u64 ino, u64 first, u64 last, u64 size)
+ * if its own is not among them, and as this again, when that one has come. `mapping`: the kernel's, 0 where it is not
+ * known. */
+static __always_inline int on_map(u32 dev, u64 ino, u64 first, u64 last, u64 size, u64 mapping)
 {
 	struct swp_key k = {.ino = ino, .dev = dev};
 	u32 tid, read_ahead, epoch;
-	u64 pages = (size + 4095) >> 12, from = first, id;
+	u64 pages = (size + 4095) >> 12, from = first, to = last, id;
 	struct swp_config *g = ours(dev, ino, &id, &epoch);
 	struct swp_thread *t;
 	struct swp_cursor *c;
@@ -266,15 +333,28 @@ static __always_inline int on_map(u32 dev, u64 ino, u64 first, u64 last, u64 siz
 	k.pid = id >> 32;
 	tid = (u32)id;
 	t = thread_of(tid, g);
+	if (!t)
+		return 0;
 	c = known_cursor(g, &k, epoch);
-	if (!t || !c || !in_visit(t, &k, c, FAULTED, tid) || first > t->start || last < t->start) {
+#ifdef SWP_FOLIOS
+	if (c && was_said(t, &k, c, first, last, tid))
+		narrow(mapping, t, c, first);
+	if (pages && (pages < TABLE || !(first & (AROUND - 1))))
+		widen(mapping, t, &first, &last, pages - 1);
+	if (c)
+		skip_untold(c, first);
+#endif
+	if (!c || !in_visit(t, &k, c, FAULTED, tid) || from > t->from || to < t->from) {
 		/* A mapping's first fault maps pages from its beginning on, the next ones what lies around them in the table of
-		 * pages: that may begin among the first one's. */
-		if (c && c->start < first && first < c->next && c->next <= last)
+		 * pages: that may begin among the first one's, or end there. */
+		if (c && c->start <= first && first < c->next && c->next <= last)
 			first = c->next;
+		else if (c && first < c->start && c->start <= last && last < c->next)
+			last = c->start - 1;
+		first = unknown(t, first);
+		last = unknown(t, last);
 		on_read(dev, ino, first, last, size, SWP_FAULT);
-		if (t)
-			begin_visit(t, &k, MAPPED, from, first, last);
+		begin_visit(t, &k, MAPPED, from, first, to);
 		return 0;
 	}
 	/* With MADV_RANDOM nothing is read ahead: one page came, if ever so fast. */
@@ -286,20 +366,22 @@ static __always_inline int on_map(u32 dev, u64 ino, u64 first, u64 last, u64 siz
 	last = pages && last >= pages ? pages - 1 : last;
 	if (!read_ahead || last < first)
 		return 0;
+	first = c->start < first ? c->start : first;
+	last = c->next > last + 1 ? c->next - 1 : last;
+	SWP_ADD(c, pages, last + 1 - first - (c->next - c->start)); /* some have been entered */
 	c->low = first < c->low ? first : c->low;
 	c->high = last > c->high ? last : c->high;
 	c->asked = last;
 	c->next = last + 1;
-	SWP_ADD(c, pages, last - first);
 	return 0;
 }
 
 /* A page fault that the page cache's neighbours could not answer; a miss may follow. */
-static __always_inline int on_fault(u32 dev, u64 ino, u64 page, u64 size)
+static __always_inline int on_fault(u32 dev, u64 ino, u64 page, u64 size, u64 mapping)
 {
 	struct swp_key k = {.ino = ino, .dev = dev};
 	u32 tid, epoch;
-	u64 id;
+	u64 id, first = page, last = page;
 	struct swp_config *g = ours(dev, ino, &id, &epoch);
 	struct swp_thread *t;
 	struct swp_cursor *c;
@@ -309,14 +391,16 @@ static __always_inline int on_fault(u32 dev, u64 ino, u64 page, u64 size)
 	k.pid = id >> 32;
 	tid = (u32)id;
 	t = thread_of(tid, g);
+	if (!t)
+		return 0;
 	c = known_cursor(g, &k, epoch);
 	/* It is asked for again once its page has come: so it is told where a page is about to be written. */
-	if (t && c && t->fault != 1 && in_visit(t, &k, c, FAULTED, tid) && t->start == page) {
+	if (c && t->fault != 1 && in_visit(t, &k, c, FAULTED, tid) && t->from == page) {
 		t->visit = t->fault = 0;
 		c->last_ns = coarse_ns(g);
 		return 0;
 	}
-	if (t && c && in_visit(t, &k, c, MAPPED, tid) && t->from <= page && page <= t->around) {
+	if (c && in_visit(t, &k, c, MAPPED, tid) && t->from <= page && page <= t->around) {
 		begin_visit(t, &k, FAULTED, page, page, page);
 		c->start = page; /* its neighbours had been read before */
 		c->pages -= c->pages >= c->next - page ? c->next - 1 - page : 0;
@@ -324,8 +408,16 @@ static __always_inline int on_fault(u32 dev, u64 ino, u64 page, u64 size)
 		c->next = page + 1;
 		return 0;
 	}
-	on_read(dev, ino, page, page, size, SWP_FAULT);
-	if (t)
-		begin_visit(t, &k, FAULTED, page, page, page);
+#ifdef SWP_FOLIOS
+	if (c && was_said(t, &k, c, page, page, tid))
+		narrow(mapping, t, c, page);
+	widen(mapping, t, &first, &last, (size + 4095) >> 12);
+	if (c)
+		skip_untold(c, first);
+#endif
+	first = unknown(t, first);
+	last = unknown(t, last);
+	on_read(dev, ino, first, last, size, SWP_FAULT);
+	begin_visit(t, &k, FAULTED, page, first, page);
 	return 0;
 }

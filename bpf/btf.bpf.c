@@ -35,6 +35,43 @@ static __always_inline u32 session_id(void)
 	return number;
 }
 
+#ifdef SWP_FOLIOS
+/* Pages of the page cache's folio that holds `page`, 1 if there is none. As xas_load does (lib/xarray.c): an entry whose
+ * lowest bits are 10 is a node's address, or, where the highest is 0, the number of the slot that holds the entry of
+ * several; the root's node may end before the page. Read as the kernel reads it, under RCU. Nearly without branches, which
+ * the verifier would follow in all of what comes after. */
+static __always_inline u64 folio_pages(u64 mapping, u64 page)
+{
+	u64 entry = 0, flags = 0, first = 0, at, large, slot, sibling;
+	u8 shift = 0;
+
+	bpf_probe_read_kernel(&entry, sizeof entry, (void *)(mapping + OFF_MAPPING_ROOT));
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 6; i++) { /* 2^36 pages */
+		if (!(entry >> 63 & entry >> 1 & ~entry & 1))
+			break;
+		at = entry - 2;
+		bpf_probe_read_kernel(&shift, sizeof shift, (void *)(at + OFF_NODE_SHIFT));
+		at += OFF_NODE_SLOTS;
+		slot = page >> (shift & 63) & 63;
+		bpf_probe_read_kernel(&entry, sizeof entry, (void *)(at + 8 * slot));
+		sibling = 0 - (~entry >> 63 & entry >> 1 & 1);
+		asm volatile("" : "+r"(sibling));
+		slot = (entry >> 2 & sibling) | (slot & ~sibling);
+		bpf_probe_read_kernel(&entry, sizeof entry, (void *)(at + 8 * (slot & 63)));
+	}
+	/* What is no folio's address cannot be read, and stays 0; a small folio's _flags_1 is not its own. */
+	bpf_probe_read_kernel(&flags, sizeof flags, (void *)(entry + OFF_FOLIO_FLAGS));
+	large = 0 - (flags >> PG_HEAD & 1);
+	asm volatile("" : "+r"(large));
+	bpf_probe_read_kernel(&flags, sizeof flags, (void *)(entry + OFF_FOLIO_FLAGS_1));
+	bpf_probe_read_kernel(&first, sizeof first, (void *)(entry + OFF_FOLIO_INDEX));
+	large &= 0 - ((page - first) >> (flags & 31) == 0);
+	asm volatile("" : "+r"(large));
+	return 1ull << (flags & large & 31);
+}
+#endif
+
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 
 static __always_inline int is_kernel_thread(void)
@@ -66,14 +103,14 @@ int on_mm_filemap_map_pages(u64 *ctx)
 {
 	char *inode = INODE(ctx[0]);
 
-	return on_map(DEV(inode), INO(inode), ctx[1], ctx[2], SIZE(inode));
+	return on_map(DEV(inode), INO(inode), ctx[1], ctx[2], SIZE(inode), ctx[0]);
 }
 
 int on_mm_filemap_fault(u64 *ctx)
 {
 	char *inode = INODE(ctx[0]);
 
-	return on_fault(DEV(inode), INO(inode), ctx[1], SIZE(inode));
+	return on_fault(DEV(inode), INO(inode), ctx[1], SIZE(inode), ctx[0]);
 }
 
 int on_page_cache_sync_ra(u64 *ctx)

@@ -66,14 +66,14 @@ static __always_inline int enter_map(u64 fault, u64 first, u64 last)
 {
 	u64 inode = fault_inode(fault);
 
-	return on_map(DEV(inode), INO(inode), first, last, SIZE(inode));
+	return on_map(DEV(inode), INO(inode), first, last, SIZE(inode), 0);
 }
 
 static __always_inline int enter_fault(u64 fault)
 {
 	u64 inode = fault_inode(fault);
 
-	return on_fault(DEV(inode), INO(inode), load(fault, OFF_FAULT_PAGE), SIZE(inode));
+	return on_fault(DEV(inode), INO(inode), load(fault, OFF_FAULT_PAGE), SIZE(inode), 0);
 }
 
 static __always_inline int enter_miss(u64 ractl)

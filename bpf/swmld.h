@@ -130,13 +130,14 @@ struct swp_thread { /* by tid: what a thread is in the middle of; made at its fi
 	unsigned long long asleep_ns; /* since when it waits, exact clock; 0: it does not */
 	unsigned long long ahead;     /* page where readahead went on */
 	unsigned long long from;      /* first page of the read under way that was told of */
-	unsigned long long around;    /* last page that a fault mapped, from `start` on */
+	unsigned long long around;    /* last page of a fault's window, which begins at `from` */
 	unsigned int missed;          /* what tears the read under way into pieces: see books.h */
 	unsigned int fault;           /* it is in a page fault, and may have waited there */
 	unsigned int torn;            /* `missed` of the last read */
 	unsigned int visit;           /* how far a fault is told */
 	unsigned int slice;           /* swp_config.slice when `missed` was begun */
-	unsigned int pad;
+	unsigned int narrow;          /* first page of a folio that faults do not map in full, plus 1, its lower half */
+	unsigned long long room;      /* of the programs: see unknown */
 };
 
 struct swp_request { /* by address of the kernel's request */

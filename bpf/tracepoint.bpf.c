@@ -37,17 +37,17 @@ TRACEPOINT_PROBE(filemap, mm_filemap_get_pages)
 
 TRACEPOINT_PROBE(filemap, mm_filemap_map_pages)
 {
-	return on_map(args->s_dev, args->i_ino, args->index, args->last_index, 0);
+	return on_map(args->s_dev, args->i_ino, args->index, args->last_index, 0, 0);
 }
 
 TRACEPOINT_PROBE(filemap, mm_filemap_fault)
 {
-	return on_fault(args->s_dev, args->i_ino, args->index, 0);
+	return on_fault(args->s_dev, args->i_ino, args->index, 0, 0);
 }
 
 TRACEPOINT_PROBE(readahead, page_cache_sync_ra)
 {
-	return on_miss(args->s_dev, args->i_ino, args->index, 0);
+	return on_miss(args->s_dev, args->i_ino, args->index, 0, 0);
 }
 
 TRACEPOINT_PROBE(readahead, page_cache_async_ra)

@@ -164,6 +164,28 @@ def mapping(
 
 
 @contextlib.contextmanager
+def placed(path: Path, pages: int) -> Iterator[int]:
+    """The address of a mapping of the whole file where the kernel puts it: from 2 MiB on such that a folio lies
+    in one table of pages."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    with opened(path) as fd:
+        at = libc.mmap(None, pages * PAGE, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+        assert at != ctypes.c_void_p(-1).value, os.strerror(ctypes.get_errno())
+    try:
+        yield at
+    finally:
+        libc.munmap(ctypes.c_void_p(at), ctypes.c_size_t(pages * PAGE))
+
+
+def present(table: int, at: int, pages: int) -> int:
+    """How many pages of a mapping the page table has; ``table``: /proc/self/pagemap."""
+    entries = os.pread(table, 8 * pages, at // PAGE * 8)
+    return sum(entry[0] >> 63 for entry in struct.iter_unpack("=Q", entries))
+
+
+@contextlib.contextmanager
 def mapped(path: Path, pages: int, advice: int | None) -> Iterator[Callable[[int], bool]]:
     """A function that touches a page, and tells whether that was a fault: the page table did not have it."""
     libc = ctypes.CDLL(None, use_errno=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import random
 import subprocess
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ from support.ways import (
     by_uring_workers,
     mapped,
     opened,
+    placed,
+    present,
 )
 from swmld.patterns.feed import TouchFlag, TouchKind
 
@@ -205,6 +208,37 @@ def test_mapped_pages_in_the_page_cache(lab: Lab, order: list[int]) -> None:
     assert stream.cold == stream.partial == 0
     assert list(stream.cursors[0].early[: len(faults)]) == [AROUND * window for window in touched]
     assert all(touch.flags & TouchFlag.FAULT for touch in stream.touches)
+
+
+LARGE = 1500
+"""Pages of a file of which a fault maps more than its window, where the page cache has it in large folios."""
+
+LARGE_ORDERS = {
+    "in order": range(LARGE),
+    "in reverse": range(LARGE - 1, -1, -1),
+    "at random": random.Random(2).sample(range(LARGE), 40),
+}
+
+
+@pytest.mark.parametrize("order", LARGE_ORDERS.values(), ids=LARGE_ORDERS)
+@pytest.mark.parametrize("large", [True, False], ids=["as it was fetched", "as it was read"])
+def test_mapped_pages_of_large_folios(lab: Lab, order: Sequence[int], large: bool) -> None:
+    """All of a folio is mapped by the first touch of it (kernel 6.18)."""
+    lab.make("data", pages=LARGE)
+    if not large:
+        lab.drop("data")
+    posix.run(lambda: by_read(lab / "data"))
+    faults = 0
+    with placed(lab / "data", LARGE) as at, opened(Path("/proc/self/pagemap")) as table:
+        for page in order:
+            place = at + page * PAGE
+            faults += not present(table, place, 1)
+            ctypes.string_at(place, 1)
+        pages = present(table, at, LARGE)
+    stream = lab.stream("data")
+    assert (stream.faults, stream.reads, stream.pages) == (faults, faults, pages)
+    if isinstance(order, range):
+        assert stream.sequential + stream.reverse == faults - 1
 
 
 @pytest.mark.parametrize("order", [range(32), range(5, 32, 16)], ids=["in order", "in stride"])

@@ -89,6 +89,12 @@ _FOLIO_OFFSETS = {
     "OFF_FOLIO_FLAGS": ("folio", "flags"),
     "OFF_FOLIO_FLAGS_1": ("folio", "_flags_1"),  # its lowest byte is the order, since 6.6
 }
+_TREE_OFFSETS = {
+    "OFF_MAPPING_ROOT": ("address_space", "i_pages"),
+    "OFF_NODE_SHIFT": ("xa_node", "shift"),
+    "OFF_NODE_SLOTS": ("xa_node", "slots"),  # 64 of them, but for CONFIG_BASE_SMALL
+    "OFF_FOLIO_INDEX": ("folio", "index"),
+}
 _FUNCTION_OFFSETS = _CALL_OFFSETS | {
     "OFF_FAULT_VMA": ("vm_fault", "vma", 0),
     "OFF_FAULT_PAGE": ("vm_fault", "pgoff", 0),
@@ -148,6 +154,8 @@ def defines(way: str, btf: Btf | None) -> dict[str, str]:
         else:
             found["SWP_NO_DIRECT"] = "1"
         found |= _of_writes(btf)
+        if "PG_HEAD" in found:
+            found |= _of_folios(btf)
         if has_fuse(btf):
             wanted |= _FUSE_OFFSETS
         else:
@@ -181,6 +189,21 @@ def _of_writes(btf: Btf) -> dict[str, str]:
     if head is None or not offsets or btf.typedef("btf_trace_writeback_dirty_folio") is None:
         return {"SWP_NO_WRITES": "1"}
     return offsets | {"PG_HEAD": str(head), "SWP_PAGE_BYTES": str(os.sysconf("SC_PAGESIZE"))}
+
+
+def _of_folios(btf: Btf) -> dict[str, str]:
+    """Where the page cache's tree has its folios: from 6.18 on a fault maps whole ones."""
+    if _release() < (6, 18):
+        return {}
+    try:
+        found = {name: btf.offset(a, b) for name, (a, b) in _TREE_OFFSETS.items()}
+        found["OFF_MAPPING_ROOT"] += btf.offset("xarray", "xa_head")
+        slots = (btf.offset("xa_node", "marks") - found["OFF_NODE_SLOTS"]) // 8
+    except HostError:
+        return {}
+    if slots != 64:
+        return {}
+    return {"SWP_FOLIOS": "1"} | {name: str(value) for name, value in found.items()}
 
 
 def has_fuse(btf: Btf) -> bool:
