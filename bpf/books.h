@@ -9,11 +9,11 @@
 #define AHEAD 4  /* it met the page where readahead goes on, which is the last one of its piece */
 #define MAPPED 1 /* swp_thread.visit: see on_map */
 #define FAULTED 2
+#define AMONG 3   /* faulted in a window that was told as mapped */
 #define WAITED 2 /* swp_thread.fault: it slept, and nothing was read ahead */
 #define READS_AHEAD 4 /* swp_cursor.missed: faults were seen to */
 #define KEPT (READS_AHEAD | SWP_ESTIMATED) /* of the stream, not of one read */
 #define AROUND 16     /* pages of a fault's window: fault_around_bytes, mm/memory.c */
-#define TABLE 512     /* pages of a table of pages, and of the largest folio */
 #define UNINTERRUPTIBLE 2 /* TASK_UNINTERRUPTIBLE, include/linux/sched.h */
 
 /* What was noted of a read before reads were looked away from is void: its end was not seen. */
@@ -251,7 +251,7 @@ static __always_inline void begin_visit(struct swp_thread *t, struct swp_key *k,
 	t->from = from;
 	t->start = first;
 	t->around = last;
-	t->fault = visit == FAULTED;
+	t->fault = visit != MAPPED;
 }
 
 /* The same number, of which the verifier knows nothing: it follows what comes after once, not once for each way that led
@@ -273,7 +273,7 @@ static __always_inline void widen(u64 mapping, struct swp_thread *t, u64 *first,
 {
 	u64 n = unknown(t, folio_pages(mapping, *first)), begin = *first & ~(n - 1), end = begin + n - 1;
 
-	if (n < TABLE && end < limit && t->narrow != (u32)begin + 1) {
+	if (n < SWP_FOLIO && end < limit && t->narrow != (u32)begin + 1) {
 		*first = begin;
 		*last = end > *last ? end : *last;
 	}
@@ -282,7 +282,7 @@ static __always_inline void widen(u64 mapping, struct swp_thread *t, u64 *first,
 	n = unknown(t, folio_pages(mapping, *last));
 	begin = *last & ~(n - 1);
 	end = begin + n - 1;
-	if (n < TABLE && end < limit && t->narrow != (u32)begin + 1)
+	if (n < SWP_FOLIO && end < limit && t->narrow != (u32)begin + 1)
 		*last = end;
 }
 
@@ -311,7 +311,7 @@ static __always_inline int was_said(struct swp_thread *t, struct swp_key *k, str
  * page tables counts them. A stream that goes on behind them has left nothing out. */
 static __always_inline void skip_untold(struct swp_cursor *c, u64 first)
 {
-	if (first > c->next && !((first | c->next) & (TABLE - 1)))
+	if (first > c->next && !((first | c->next) & (SWP_FOLIO - 1)))
 		c->next = first;
 }
 #endif
@@ -339,12 +339,12 @@ static __always_inline int on_map(u32 dev, u64 ino, u64 first, u64 last, u64 siz
 #ifdef SWP_FOLIOS
 	if (c && was_said(t, &k, c, first, last, tid))
 		narrow(mapping, t, c, first);
-	if (pages && (pages < TABLE || !(first & (AROUND - 1))))
+	if (pages && (pages < SWP_FOLIO || !(first & (AROUND - 1))))
 		widen(mapping, t, &first, &last, pages - 1);
 	if (c)
 		skip_untold(c, first);
 #endif
-	if (!c || !in_visit(t, &k, c, FAULTED, tid) || from > t->from || to < t->from) {
+	if (!c || t->visit < FAULTED || !in_visit(t, &k, c, t->visit, tid) || from > t->from || to < t->from) {
 		/* A mapping's first fault maps pages from its beginning on, the next ones what lies around them in the table of
 		 * pages: that may begin among the first one's, or end there. */
 		if (c && c->start <= first && first < c->next && c->next <= last)
@@ -361,6 +361,8 @@ static __always_inline int on_map(u32 dev, u64 ino, u64 first, u64 last, u64 siz
 	read_ahead = c->missed & READS_AHEAD;
 	if (!read_ahead)
 		fault_waits(t, c);
+	if (t->visit == AMONG) /* what lies before it was counted then */
+		first = t->from;
 	t->visit = t->fault = 0;
 	c->last_ns = coarse_ns(g); /* it has waited since */
 	last = pages && last >= pages ? pages - 1 : last;
@@ -395,13 +397,13 @@ static __always_inline int on_fault(u32 dev, u64 ino, u64 page, u64 size, u64 ma
 		return 0;
 	c = known_cursor(g, &k, epoch);
 	/* It is asked for again once its page has come: so it is told where a page is about to be written. */
-	if (c && t->fault != 1 && in_visit(t, &k, c, FAULTED, tid) && t->from == page) {
+	if (c && t->fault != 1 && t->visit >= FAULTED && in_visit(t, &k, c, t->visit, tid) && t->from == page) {
 		t->visit = t->fault = 0;
 		c->last_ns = coarse_ns(g);
 		return 0;
 	}
 	if (c && in_visit(t, &k, c, MAPPED, tid) && t->from <= page && page <= t->around) {
-		begin_visit(t, &k, FAULTED, page, page, page);
+		begin_visit(t, &k, AMONG, page, page, page);
 		c->start = page; /* its neighbours had been read before */
 		c->pages -= c->pages >= c->next - page ? c->next - 1 - page : 0;
 		c->asked = page;

@@ -21,6 +21,7 @@ enum swp_event_kind {
 	SWP_EV_FORK = 7,   /* a process made another: pid, and `ino` is the child */
 	SWP_EV_EXEC = 8,
 	SWP_EV_EXIT = 9,   /* of the whole process */
+	SWP_EV_OPEN = 11,  /* FUSE alone knows: a file of SWP_FOLIO pages and more; pid is that of a thread */
 	SWP_EV_MET = 10,   /* a process that has read nothing writes: to be known by name while it lives */
 };
 
@@ -32,6 +33,7 @@ enum { /* swp_event.flags */
 };
 
 #define SWP_WINDOW 1024    /* pages: 4 MiB, the default chunk */
+#define SWP_FOLIO 512      /* pages of the largest folio, 2 MiB */
 #define SWP_EARLY 8
 #define SWP_PAUSE_NS 1000000000ull /* without a write of the stream: the next one begins a burst */
 #define SWP_BUCKETS 24     /* waits: bucket b counts [2^b, 2^(b+1)) microseconds; bucket 0 also less, the last also more */

@@ -47,7 +47,7 @@ TRACEPOINT_PROBE(filemap, mm_filemap_fault)
 
 TRACEPOINT_PROBE(readahead, page_cache_sync_ra)
 {
-	return on_miss(args->s_dev, args->i_ino, args->index, 0, 0);
+	return on_miss(args->s_dev, args->i_ino, args->index, 0);
 }
 
 TRACEPOINT_PROBE(readahead, page_cache_async_ra)

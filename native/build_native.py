@@ -33,6 +33,7 @@ SOURCES = [
     "probe.c",
     "bpf.c",
     "sampler.c",
+    "mapped.c",
     "view.c",
 ]
 

@@ -645,6 +645,8 @@ int hot_request(sw_session *s, char *msg, size_t len, char *out)
 		view_read(s, h, &in, cached);
 		return r;
 	}
+	if (h->opcode == FUSE_OPEN)
+		view_open(s, h);
 	if (!s->config.hot)
 		return 0;
 	switch (h->opcode) {

@@ -413,6 +413,7 @@ void watch_number(sw_session *s, struct node *n, int gone);
 int view_init(sw_session *s);
 void view_free(sw_session *s);
 void view_read(sw_session *s, const struct fuse_in_header *h, const struct fuse_read_in *r, int cached);
+void view_open(sw_session *s, const struct fuse_in_header *h);
 void view_close(sw_session *s, const struct node *n); /* under lock */
 
 /* dirs.c */

@@ -297,16 +297,26 @@ int sw_sampler_calls(sw_sampler *s, uint64_t *most); /* since the last time, of 
 int sw_sampler_attach(sw_sampler *s, uint32_t weight); /* a descriptor, the caller's */
 int sw_sampler_slice(sw_sampler *s, uint32_t weight, uint64_t ns, struct sw_slice *out);
 
+/* ---- mapped.c: what is mapped by entries of 2 MiB ---- */
+struct sw_mapped {
+	uint64_t ino, first, pages;    /* a run of a file's pages */
+};
+/* Of a process, in files of this device (as the kernel numbers it): how many runs, at most `max`; *mappings: of these files.
+ * -ENOENT: the process is gone; -ENOTTY: the kernel cannot tell. */
+int sw_mapped(uint32_t pid, uint32_t dev, struct sw_mapped *out, int max, int *mappings);
+
 /* ---- view.c: the same books for what FUSE sees; `pid` is that of a thread, `ino` and `node` the nodeid, `dev` 0 ---- */
 struct sw_view_row {
 	struct swp_key key;
-	struct swp_cursor cursor;      /* of all READs if view is 2, of O_DIRECT alone if it is 1 */
+	struct swp_cursor cursor;      /* of all READs if view is 2, of O_DIRECT and of sw_view_mapped alone if it is 1 */
 	uint64_t disk_reads, disk_bytes, source_reads, source_bytes; /* of all READs: answered from the cache, or not */
 };
 void sw_view(sw_session *s, int level); /* 0 off, 1 what the probes cannot see, 2 everything */
 int sw_view_fd(sw_session *s); /* eventfd: readable while sw_view_events has something */
 int sw_view_events(sw_session *s, struct swp_event *out, int max, uint64_t *lost);
 int sw_view_rows(sw_session *s, struct sw_view_row *out, int max); /* streams read since they were last returned */
+/* So many folios of 2 MiB from this page on were mapped since it was last looked: faults that no event told. */
+void sw_view_mapped(sw_session *s, uint64_t nodeid, uint32_t pid, uint64_t first, uint64_t folios);
 /* stream.h, for tests: enters one read; see there. `c` is zeroed before the first. */
 int sw_stream_enter(struct swp_cursor *c, uint64_t first, uint64_t asked, uint64_t size, uint64_t now_ns);
 int sw_stream_sample(struct swp_cursor *c, uint64_t first, uint64_t asked, uint64_t size, uint64_t now_ns, uint32_t weight,

@@ -141,6 +141,55 @@ static void beside_the_probes(void)
 	end();
 }
 
+/* Told by who looked into the page tables: faults of 2 MiB each, beside the probes. */
+static void mapped_at_once(void)
+{
+	uint64_t large;
+
+	begin(1);
+	large = file("large", 5 * SWP_FOLIO * 4096);
+	sw_view_mapped(s, large, 100, SWP_FOLIO, 3);
+	EQUAL(events(10), 2);
+	CHECK(ev[0].kind == SWP_EV_FIRST && ev[0].flags == SWP_FAULT && ev[0].pid == 100);
+	CHECK(ev[0].first == SWP_FOLIO && ev[0].last == 2 * SWP_FOLIO - 1 && ev[0].size == 5 * SWP_FOLIO);
+	EQUAL(sw_view_rows(s, rows, 10), 1);
+	CHECK(rows[0].cursor.faults == 3 && rows[0].cursor.reads == 3 && rows[0].cursor.sequential == 2);
+	EQUAL(rows[0].cursor.pages, 3 * SWP_FOLIO);
+	sw_view_mapped(s, large, 100, 0, 0);
+	EQUAL(sw_view_rows(s, rows, 10), 1);
+	EQUAL(rows[0].cursor.reads, 3);
+	sw_view(s, 0);
+	sw_view_mapped(s, large, 100, 0, 5);
+	EQUAL(sw_view_rows(s, rows, 10), 0);
+	end();
+}
+
+static void opened(void)
+{
+	struct fuse_in_header h = {.opcode = FUSE_OPEN, .pid = 100};
+	uint64_t small, large;
+
+	begin(1);
+	small = file("small", SWP_FOLIO * 4096 - 4096);
+	large = file("large", SWP_FOLIO * 4096);
+	k->s->config.passthrough = 1;
+	for (int level = 0; level < 3; level++) {
+		sw_view(s, level);
+		h.nodeid = small;
+		view_open(s, &h);
+		h.nodeid = large;
+		view_open(s, &h);
+		EQUAL(events(10), level == 1); /* with the probes at work */
+		if (level == 1)
+			CHECK(ev[0].kind == SWP_EV_OPEN && ev[0].node == large && ev[0].pid == 100);
+	}
+	sw_view(s, 1);
+	k->s->config.passthrough = 0; /* nothing is mapped but by FUSE */
+	view_open(s, &h);
+	EQUAL(events(10), 0);
+	end();
+}
+
 static void the_kernel_itself(void)
 {
 	begin(2);
@@ -270,6 +319,8 @@ int main(void)
 	first_and_whole();
 	in_order();
 	beside_the_probes();
+	mapped_at_once();
+	opened();
 	the_kernel_itself();
 	closed();
 	rows_once();

@@ -140,17 +140,41 @@ static void tell(struct view *v, const struct swp_event *e)
 	v->ring[v->head++ % RING] = *e;
 }
 
-static void enter(struct view *v, struct stream *x, const struct fuse_read_in *r, uint64_t pages, uint32_t pid, uint64_t now)
+static void enter(struct view *v, struct stream *x, uint64_t first, uint64_t last, uint64_t pages, uint64_t now, int flags)
 {
 	struct swp_event e;
-	int direct = (r->flags & O_DIRECT) != 0, kind;
+	int kind;
 
-	x->row.cursor.direct += direct;
-	kind = swp_enter(&x->row.cursor, r->offset >> 12, (r->offset + (r->size ? r->size - 1 : 0)) >> 12, pages, now, pid);
+	x->row.cursor.direct += flags == SWP_DIRECT;
+	x->row.cursor.faults += flags == SWP_FAULT;
+	kind = swp_enter(&x->row.cursor, first, last, pages, now, x->row.key.pid);
 	if (!kind)
 		return;
-	swp_event_of(&e, &x->row.key, &x->row.cursor, kind, direct ? SWP_DIRECT : 0);
+	swp_event_of(&e, &x->row.key, &x->row.cursor, kind, flags);
 	tell(v, &e);
+}
+
+/* Its row is new to who asks. */
+static void changed(struct view *v, struct stream *x)
+{
+	if (x->in_changed)
+		return;
+	x->in_changed = 1;
+	x->changed = NULL;
+	*v->changed_tail = x;
+	v->changed_tail = &x->changed;
+}
+
+static uint64_t pages_of(sw_session *s, uint64_t nodeid)
+{
+	uint64_t pages;
+	struct node *n;
+
+	lock(s);
+	n = node_get(s, nodeid);
+	pages = n ? (n->size + 4095) >> 12 : 0;
+	unlock(s);
+	return pages;
 }
 
 void view_read(sw_session *s, const struct fuse_in_header *h, const struct fuse_read_in *r, int cached)
@@ -158,18 +182,13 @@ void view_read(sw_session *s, const struct fuse_in_header *h, const struct fuse_
 	struct swp_key k = {.ino = h->nodeid, .pid = h->pid};
 	struct view *v = s->view;
 	int level = v->level;
-	uint64_t now, size = 0;
+	uint64_t now, pages;
 	struct stream *x;
-	struct node *n;
 
 	if (!level || !h->pid) /* the kernel itself */
 		return;
 	now = now_ns(CLOCK_MONOTONIC_COARSE);
-	lock(s);
-	n = node_get(s, h->nodeid);
-	if (n)
-		size = n->size;
-	unlock(s);
+	pages = pages_of(s, h->nodeid);
 	pthread_mutex_lock(&v->lock);
 	x = stream_of(v, &k, now);
 	if (x) {
@@ -181,14 +200,45 @@ void view_read(sw_session *s, const struct fuse_in_header *h, const struct fuse_
 			x->row.source_bytes += r->size;
 		}
 		if (level > 1 || r->flags & O_DIRECT)
-			enter(v, x, r, (size + 4095) >> 12, h->pid, now);
-		if (!x->in_changed) {
-			x->in_changed = 1;
-			x->changed = NULL;
-			*v->changed_tail = x;
-			v->changed_tail = &x->changed;
-		}
+			enter(v, x, r->offset >> 12, (r->offset + (r->size ? r->size - 1 : 0)) >> 12, pages, now,
+			      r->flags & O_DIRECT ? SWP_DIRECT : 0);
+		changed(v, x);
 	}
+	pthread_mutex_unlock(&v->lock);
+}
+
+void sw_view_mapped(sw_session *s, uint64_t nodeid, uint32_t pid, uint64_t first, uint64_t folios)
+{
+	struct swp_key k = {.ino = nodeid, .pid = pid};
+	uint64_t now = now_ns(CLOCK_MONOTONIC_COARSE), pages = pages_of(s, nodeid);
+	struct view *v = s->view;
+	struct stream *x;
+
+	if (!v->level)
+		return;
+	pthread_mutex_lock(&v->lock);
+	x = stream_of(v, &k, now);
+	for (uint64_t i = 0; x && i < folios; i++)
+		enter(v, x, first + i * SWP_FOLIO, first + (i + 1) * SWP_FOLIO - 1, pages, now, SWP_FAULT);
+	if (x)
+		changed(v, x);
+	pthread_mutex_unlock(&v->lock);
+}
+
+/* Passed through it may be mapped by entries of 2 MiB: see mapped.c. */
+void view_open(sw_session *s, const struct fuse_in_header *h)
+{
+	struct view *v = s->view;
+	struct swp_event e = {.ino = h->nodeid, .node = h->nodeid, .pid = h->pid, .kind = SWP_EV_OPEN};
+
+	if (v->level != 1 || !s->config.passthrough)
+		return;
+	e.size = pages_of(s, h->nodeid);
+	if (e.size < SWP_FOLIO)
+		return;
+	e.ns = now_ns(CLOCK_MONOTONIC_COARSE);
+	pthread_mutex_lock(&v->lock);
+	tell(v, &e);
 	pthread_mutex_unlock(&v->lock);
 }
 

@@ -207,6 +207,11 @@ class Watched:
             file = self.file(path)
             return {pid for pid, other in [*self._touches, *self._cursors] if other == file and pid}
 
+    def cursors(self, pid: int, file: int) -> tuple[Cursor, ...]:
+        """As they are known by now."""
+        key = pid, file
+        return tuple(self._cursors[key]) if key in self._cursors else ()
+
     def stream(self, path: str | Path, pid: int | None = None) -> Stream:
         """``pid``: the test's own process unless told."""
         pid = os.getpid() if pid is None else pid
@@ -214,7 +219,7 @@ class Watched:
             file = self.file(path)
             assert file is not None, f"{path} was not seen; seen: {self.paths()}"
             key = pid, file
-            cursors = tuple(self._cursors[key]) if key in self._cursors else ()
+            cursors = self.cursors(pid, file)
             touches = tuple(self._touches[key]) if key in self._touches else ()
             assert cursors or touches, f"{path} was not seen to be read by {pid}, but by {self.pids(path)}"
             return Stream(cursors, touches, self._tiers.get(key))
@@ -262,6 +267,12 @@ class Lab:
         """Settled."""
         self.seen.settle()
         return self.seen.stream(f"{self.name}/{name}", pid)
+
+    def pages(self, name: str) -> int:
+        """What the test's own process is known by now to have read of it."""
+        known = self.seen.file(f"{self.name}/{name}")
+        cursors = self.seen.cursors(os.getpid(), known) if known is not None else ()
+        return sum(cursor.pages for cursor in cursors)
 
     def pid(self, name: str) -> int:
         """Of the one process that read it, settled."""

@@ -165,8 +165,8 @@ def mapping(
 
 @contextlib.contextmanager
 def placed(path: Path, pages: int) -> Iterator[int]:
-    """The address of a mapping of the whole file where the kernel puts it: from 2 MiB on such that a folio lies
-    in one table of pages."""
+    """The address of a mapping of the whole file where the kernel puts it: from 2 MiB on such that a folio
+    lies in one table of pages."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]

@@ -28,6 +28,7 @@ from support.ways import (
     placed,
     present,
 )
+from swmld.observe.mapped import FOLIO
 from swmld.patterns.feed import TouchFlag, TouchKind
 
 
@@ -239,6 +240,46 @@ def test_mapped_pages_of_large_folios(lab: Lab, order: Sequence[int], large: boo
     assert (stream.faults, stream.reads, stream.pages) == (faults, faults, pages)
     if isinstance(order, range):
         assert stream.sequential + stream.reverse == faults - 1
+
+
+def in_large_folios(path: Path, pages: int) -> None:
+    """Into the page cache in folios of 2 MiB, whatever the host reads ahead."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with placed(path, pages) as at:
+        assert libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(pages * PAGE), mmap.MADV_HUGEPAGE) == 0
+        for page in range(0, pages, FOLIO):
+            ctypes.string_at(at + page * PAGE, 1)
+
+
+HUGE_ORDERS = {
+    "in order": range(4 * FOLIO + 300),
+    "a few": [3 * FOLIO + 7, 40, 3 * FOLIO + 8, FOLIO],
+}
+
+
+@pytest.mark.parametrize("order", HUGE_ORDERS.values(), ids=HUGE_ORDERS)
+def test_mapped_pages_of_huge_folios(lab: Lab, order: Sequence[int]) -> None:
+    """They are mapped by one entry each, and no event tells it: page tables are looked into."""
+    pages = 4 * FOLIO + 300
+    lab.make("data", pages=pages)
+    lab.drop("data")
+    posix.run(lambda: in_large_folios(lab / "data", pages))
+    posix.run(lambda: by_read(lab / "data"))
+    faults = huge = 0
+    with placed(lab / "data", pages) as at, opened(Path("/proc/self/pagemap")) as table:
+        for page in order:
+            place, before = at + page * PAGE, present(table, at, pages)
+            ctypes.string_at(place, 1)
+            found = present(table, at, pages)
+            faults += found > before
+            huge += found - before == FOLIO
+        lab.seen.wait_for(lambda: lab.pages("data") >= found, "what is mapped was not told")
+    if lab.mode == "passthrough" and not huge:
+        pytest.skip("this file system has no folios of 2 MiB")
+    stream = lab.stream("data")
+    assert (stream.faults, stream.reads, stream.pages) == (faults, faults, found)
+    if isinstance(order, range):
+        assert stream.random == stream.strided == 0
 
 
 @pytest.mark.parametrize("order", [range(32), range(5, 32, 16)], ids=["in order", "in stride"])

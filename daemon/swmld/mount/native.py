@@ -576,9 +576,22 @@ class Native:
         lost = ffi.new("uint64_t *")
         return _must(lib.sw_view_events(self._s, events, count, lost)), lost[0]
 
+    def mapped(self, pid: int, nodeid: int, first: int, folios: int) -> None:
+        """A process has mapped so many folios of 2 MiB of a file, from this page on."""
+        lib.sw_view_mapped(self._s, nodeid, pid, first, folios)
+
     def view_rows(self, rows: Any, count: int) -> int:
         """Fills ``struct sw_view_row``s of streams read since they were last returned."""
         return _must(lib.sw_view_rows(self._s, rows, count))
+
+
+def mapped_by(pid: int, device: int, most: int = 4096) -> tuple[int, list[tuple[int, int, int]]]:
+    """What a process has mapped by entries of 2 MiB: how many mappings it has of this device's files (as the
+    kernel numbers it), and runs of (inode number, first page, pages). Blocking. OSError: ENOENT, the process
+    is gone; ENOTTY, the kernel cannot tell."""
+    runs, mappings = ffi.new("struct sw_mapped[]", most), ffi.new("int *")
+    count = _must(lib.sw_mapped(pid, device, runs, most, mappings))
+    return mappings[0], [(run.ino, run.first, run.pages) for run in runs[0:count]]
 
 
 def hot_node(fh: int) -> int:

@@ -21,6 +21,7 @@ from swmld.mount.native import Native
 from swmld.observe import records
 from swmld.observe.encoding import Raw
 from swmld.observe.loader import origin_of
+from swmld.observe.mapped import Mapped
 from swmld.observe.names import NodeNames
 from swmld.observe.probe import EVENTS, LOST, Counters, Loading, Probe, any_readable
 from swmld.observe.processes import ProcessTable
@@ -102,6 +103,7 @@ class Observer:
         self._counts: Counters | None = None
         self._sampler = Sampler(rate)
         self._sampling = trio.CancelScope()
+        self._mapped: Mapped | None = None
         self._lost = dict.fromkeys(filter(None, LOST), 0)
         """By probes that were given up."""
         self._met: set[int] = set()
@@ -127,6 +129,8 @@ class Observer:
             nursery.start_soon(self._list)
             if self._probe is not None:
                 nursery.start_soon(self._sample, self._probe)
+            if self._mapped is not None:
+                nursery.start_soon(self._mapped.run)
 
     async def _attach(self, devices: Devices) -> None:
         # FUSE's own view from the start: whatever is read before the probes are there is seen at least so.
@@ -149,6 +153,7 @@ class Observer:
         self._native.watch(probe.watched_fd, probe.filter_fd, devices.cache, devices.source)
         self._native.view(1)
         self._counts = Counters(probe, self._disk)
+        self._mapped = Mapped(self._native, self._disk, devices.mount, self._native.nodes_of)
         self.people.told = True
         report = probe.report
         self._why = f"{origin_of(report)}; headers: {report['headers']}"
@@ -209,6 +214,10 @@ class Observer:
         for ino, node, touch in found:
             if touch.kind is TouchKind.MET:
                 self._person(touch.pid, threads=False)
+                continue
+            if touch.kind is TouchKind.OPEN:
+                if self._mapped is not None:
+                    self._mapped.opened(self.people.process_of(touch.pid) or touch.pid)
                 continue
             if touch.kind >= TouchKind.FORK:
                 self._process(touch)

@@ -20,7 +20,7 @@ NOT_EARLY = 0xFFFFFFFF
 
 
 class TouchKind(enum.IntEnum):
-    """``enum swp_event_kind``. MET is between the probes and the observer alone."""
+    """``enum swp_event_kind``. MET and OPEN are for the observer alone."""
 
     FIRST = 1
     PASS = 2
@@ -32,6 +32,7 @@ class TouchKind(enum.IntEnum):
     EXEC = 8
     EXIT = 9
     MET = 10
+    OPEN = 11
 
 
 class TouchFlag(enum.IntFlag):
