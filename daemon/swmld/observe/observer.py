@@ -235,7 +235,7 @@ class Observer:
             if seen is None:
                 self.people.see(pid)
             else:
-                self.people.see(pid, seen.parent, seen.comm, seen.session, seen.at)
+                self.people.see(pid, seen.parent, seen.comm, seen.session, seen.at, seen.above)
             if len(self._met) >= PROCESSES:
                 self._met.clear()
             self._met.add(pid)
@@ -249,7 +249,7 @@ class Observer:
             self.people.exec(touch.pid)
             self._met.discard(touch.pid)  # its name is another now
         else:
-            self.people.exit(touch.pid)
+            self.people.exit(touch.pid, touch.at)
             self._met.discard(touch.pid)
 
     # ---- how often they are looked at
