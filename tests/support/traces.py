@@ -123,7 +123,7 @@ def snapshot(*jobs: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {
         "at": 100.0, "jobs": list(jobs) if jobs else [job()],
         "probe": {
-            "how": "btf", "why": "", "share": 1.0,
+            "how": "btf", "why": "", "share": 1.0, "rate": 0, "limit": 0,
             "lost": {"events": 0, "cursors": 0, "processes": 0},
         },
         "prefetch": {"used_bytes": 1 << 30, "wasted_bytes": 3 << 20},

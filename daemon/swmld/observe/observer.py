@@ -395,7 +395,13 @@ class Observer:
             lost, how = lost | self._probe.lost(), self._probe.report["way"]
         lost["events"] += self._view_lost
         share = round(self._sampler.share, 4)
-        return {"how": how, "why": self._why, "share": share, "lost": lost}
+        rate, limit = round(self._sampler.rate), self._sampler.limit if self._switched else 0
+        return {"how": how, "why": self._why, "share": share, "rate": rate, "limit": limit, "lost": lost}
+
+    @property
+    def _switched(self) -> bool:
+        """The probes can look at reads for a part of the time."""
+        return self._probe is not None and self._probe.switch is not None
 
     @contextlib.contextmanager
     def subscribe(self) -> Iterator[trio.MemoryReceiveChannel[Raw]]:

@@ -148,8 +148,8 @@ class ProcessTable:
             self._entries[pid].stale = True
 
     def exit(self, pid: int, at: float | None = None) -> None:
-        """The process has ended, with all its threads (``at``: when, by the kernel's word). Until it is waited
-        for, /proc still has its name."""
+        """The process has ended, with all its threads. Until it is waited for, /proc still has its name.
+        ``at``: when, by the kernel's word."""
         if self._alive(pid):
             if self._entries[pid].stale:
                 self._see(pid)
