@@ -51,6 +51,21 @@ def test_training_by_epochs_in_order() -> None:
     assert phase.evidence == "epoch 2 of 200 files, 40% of it read"
 
 
+@pytest.mark.parametrize(
+    ("comm", "epoch"), [("git", None), ("grep", None), ("python3", 3), ("cargo", 3)]
+)
+def test_what_knows_no_epochs_reads_in_passes(comm: str, epoch: int | None) -> None:
+    """``git status`` three times in a shell's loop: rules that ask for an epoch mean those who train."""
+    run = Run()
+    job = run.program(comm, comm)
+    files = run.tree.images("tree", 200)
+    for _ in range(3):
+        run.read(job, files)
+    (view,) = run.job(job).datasets
+    assert (view.epoch, view.passes) == (epoch, 3)
+    assert run.patterns.dataset_of(files[0], job) == view
+
+
 def test_validation_between_epochs() -> None:
     run = Run()
     job = run.program()

@@ -48,6 +48,11 @@ UNRELATED = frozenset(_UNRELATED.split())
 data set, and what they write is no checkpoint."""
 
 
+def knows_epochs(job: Job) -> bool:
+    """Whether what it reads again may be an epoch; of copying, searching, keeping versions it is a pass."""
+    return not job.comms or not job.comms <= TOOLS | UNRELATED
+
+
 def review(job: Job, now: float) -> Finding:
     """The job's phase; remembered in ``job.phase`` and kept while nothing is read."""
     found = _phase(job, now)
