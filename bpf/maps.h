@@ -30,6 +30,40 @@ static __always_inline u32 parent_pid(void);
 static __always_inline u32 session_id(void);
 static __always_inline int is_kernel_thread(void);
 
+/* A process's books. Those of one that has ended stay until they have been read out, or the pid is another's. */
+static __always_inline struct swp_process *process_of(u32 pid)
+{
+	struct swp_process *p = processes.lookup(&pid);
+
+	return p && !p->ended ? p : NULL;
+}
+
+/* After its end was told a process may still make pages dirty that it had mapped: it is no other one for that. */
+static __always_inline int is_exiting(void)
+{
+	u32 flags = 0;
+
+#ifdef OFF_TASK_FLAGS
+	bpf_probe_read_kernel(&flags, sizeof flags, (void *)(bpf_get_current_task() + OFF_TASK_FLAGS));
+#endif
+	return flags & 4 /* PF_EXITING, include/linux/sched.h */;
+}
+
+/* What started the parent, and so on: it often outlives the parent, which is gone before anybody looks into /proc. */
+static __always_inline void note_above(struct swp_process *p)
+{
+#ifdef OFF_TASK_REAL_PARENT
+	u64 task = bpf_get_current_task();
+
+	bpf_probe_read_kernel(&task, sizeof task, (void *)(task + OFF_TASK_REAL_PARENT));
+#pragma unroll
+	for (int i = 0; i < SWP_ABOVE; i++) {
+		bpf_probe_read_kernel(&task, sizeof task, (void *)(task + OFF_TASK_REAL_PARENT));
+		bpf_probe_read_kernel(&p->above[i], sizeof p->above[i], (void *)(task + OFF_TASK_TGID));
+	}
+#endif
+}
+
 #define ordered() asm volatile("" ::: "memory") /* for the compiler: what is written before is written first */
 
 static __always_inline void count_lost(u32 what)
@@ -112,10 +146,10 @@ static __always_inline void tell_process(u32 pid, u64 other, int kind)
 /* This process reads or writes the mount: from now on it has books. */
 static __always_inline void meet(u32 pid, u64 now)
 {
-	struct swp_process p = {};
+	struct swp_process p = {}, *known = processes.lookup(&pid);
 	struct swp_stranger *s;
 
-	if (processes.lookup(&pid))
+	if (known && (!known->ended || is_exiting()))
 		return;
 	s = strangers.lookup(&pid);
 	if (s) { /* it has asked for names, and opened, before */
@@ -127,6 +161,7 @@ static __always_inline void meet(u32 pid, u64 now)
 	p.cgroup = bpf_get_current_cgroup_id();
 	p.parent = parent_pid();
 	p.session = session_id();
+	note_above(&p);
 	bpf_get_current_comm(p.comm, sizeof p.comm);
 	if (processes.update(&pid, &p))
 		count_lost(SWP_LOST_PROCESSES);

@@ -36,6 +36,7 @@ enum { /* swp_event.flags */
 #define SWP_FOLIO 512      /* pages of the largest folio, 2 MiB */
 #define SWP_EARLY 8
 #define SWP_PAUSE_NS 1000000000ull /* without a write of the stream: the next one begins a burst */
+#define SWP_ABOVE 3         /* ancestors of a process that are noted, beside its parent */
 #define SWP_BUCKETS 24     /* waits: bucket b counts [2^b, 2^(b+1)) microseconds; bucket 0 also less, the last also more */
 #define SWP_FILTER_BITS 262144
 #define SWP_ESTIMATED 8    /* in swp_cursor.missed */
@@ -119,6 +120,8 @@ struct swp_process { /* by pid */
 	unsigned long long histogram[SWP_BUCKETS];   /* of single waits */
 	unsigned int parent;          /* pid; 0: not known */
 	unsigned int session;         /* pid of its leader, as the initial namespace numbers it; 0: not known */
+	unsigned int above[SWP_ABOVE]; /* the parent's parent and so on; 0: not known, or there is none */
+	unsigned int ended;           /* these are the books of one that is gone: the pid may be another's by now */
 	char comm[16];
 };
 

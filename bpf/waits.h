@@ -16,7 +16,7 @@ static __always_inline void enter_wait(struct swp_thread *t, u64 ns, u64 now)
 		note(t, &t->stream, c, TORN);
 		fault_waits(t, c);
 	}
-	p = processes.lookup(&pid);
+	p = process_of(pid);
 	if (!p)
 		return;
 	__sync_fetch_and_add(&p->wait_ns, ns);
@@ -145,7 +145,7 @@ static __always_inline int on_fork(u32 parent, u32 child)
 {
 	struct swp_stranger fresh = {};
 
-	if (!processes.lookup(&parent))
+	if (!process_of(parent))
 		return 0;
 	strangers.update(&child, &fresh); /* whose exec is told, also if it never reads: others may be its children */
 	tell_process(parent, child, SWP_EV_FORK);
@@ -155,7 +155,7 @@ static __always_inline int on_fork(u32 parent, u32 child)
 static __always_inline int on_exec(void)
 {
 	u32 pid = self_pid();
-	struct swp_process *p = processes.lookup(&pid);
+	struct swp_process *p = process_of(pid);
 
 	if (!p && !strangers.lookup(&pid))
 		return 0;
@@ -169,12 +169,16 @@ static __always_inline int on_exit(void)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	u32 pid = id >> 32, tid = (u32)id;
+	struct swp_process *p;
 
 	threads.delete(&tid);
 	if (pid != tid)
 		return 0;
 	strangers.delete(&pid);
-	if (processes.lookup(&pid))
-		tell_process(pid, 0, SWP_EV_EXIT);
+	p = process_of(pid);
+	if (!p)
+		return 0;
+	p->ended = 1;
+	tell_process(pid, 0, SWP_EV_EXIT);
 	return 0;
 }

@@ -10,7 +10,7 @@
 
 static __always_inline void meet_writer(u32 pid, u64 now)
 {
-	if (processes.lookup(&pid))
+	if (process_of(pid))
 		return;
 	meet(pid, now);
 	tell_process(pid, 0, SWP_EV_MET);
@@ -25,7 +25,7 @@ static __always_inline struct swp_cursor *cursor_of_writer(struct swp_config *g,
 
 	if (c)
 		return c;
-	known = !writes || processes.lookup(&k->pid);
+	known = !writes || process_of(k->pid);
 	if (!known && is_kernel_thread()) /* write-back put a page off: it is dirty again */
 		return NULL;
 	c = open_cursor(g, k, epoch, now);

@@ -184,7 +184,7 @@ class Replay:
             view = max(views, key=lambda view: view.bytes, default=None)
             said = {
                 "order": self._order(path, wanted.get("order"), view),
-                "epoch": view and view.epoch,
+                "epoch": view and view.passes,
                 "batch": view and view.batch,
                 "workers": view and view.workers,
             }

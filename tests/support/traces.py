@@ -97,7 +97,8 @@ def stream(**fields: Any) -> dict[str, Any]:
 def dataset(**fields: Any) -> dict[str, Any]:
     return {
         "job": 4242, "path": "train", "order": finding("shuffled", 0.97, "812 of 1000 files out of order"),
-        "role": finding("shards"), "epoch": 2, "epoch_at": 80.0, "fraction": 0.51, "files_seen": 510,
+        "role": finding("shards"), "epoch": 2, "passes": 2,
+        "epoch_at": 80.0, "fraction": 0.51, "files_seen": 510,
         "files_total": 1000, "files_per_second": 85.0, "sample_size": 120_000, "batch": 64,
         "batch_found": finding("batch"), "workers": 4, "workers_found": finding("workers"), "folders": 1,
         "bytes": 5 << 30, "rate": 250e6, "last_at": 100.0, **fields,
@@ -123,7 +124,7 @@ def snapshot(*jobs: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {
         "at": 100.0, "jobs": list(jobs) if jobs else [job()],
         "probe": {
-            "how": "btf", "why": "", "share": 1.0,
+            "how": "btf", "why": "", "share": 1.0, "rate": 0, "limit": 0,
             "lost": {"events": 0, "cursors": 0, "processes": 0},
         },
         "prefetch": {"used_bytes": 1 << 30, "wasted_bytes": 3 << 20},

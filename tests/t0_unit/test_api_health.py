@@ -27,7 +27,7 @@ def state(**given: Any) -> Health:
         "source_down": False,
         "disk": ("ok", ""),
         "probe": {
-            "how": "fuse", "why": "asked for", "share": 1.0,
+            "how": "fuse", "why": "asked for", "share": 1.0, "rate": 0, "limit": 0,
             "lost": {"events": 0, "cursors": 0, "processes": 0},
         },
         "rules": None,

@@ -185,7 +185,8 @@ async def test_probes_that_stay_unreadable_are_given_up(
         assert not bench.observer.people.told, "no probe tells of forks"
         assert len(bench.probe.asked) == UNREADABLE
         lost = {"events": 3, "cursors": 0, "processes": 0}
-        assert bench.observer.probe() == {"how": "fuse", "why": why, "share": 1.0, "lost": lost}
+        seen = {"share": 1.0, "rate": 0, "limit": 0, "lost": lost}
+        assert bench.observer.probe() == {"how": "fuse", "why": why, **seen}
 
 
 async def test_what_fuse_sees_is_told_when_the_probes_are_gone(

@@ -260,6 +260,97 @@ def test_loops_side_by_side_by_what_started_each_command(proc: Proc, table: Proc
     assert table.see(110, parent=70, comm=b"cp", session=10).job in (100, 101)
 
 
+def test_loops_side_by_side_by_what_the_kernel_names(proc: Proc, table: ProcessTable) -> None:
+    """``timeout 5 cp a b`` in both, and each timeout gone before it is looked at: which shell's it was only
+    the kernel knows. One loop ends before the other."""
+    proc.add(10, 1, "bash", session=10, ticks=10)
+    proc.add(20, 10, "bash", session=10, ticks=20)
+    proc.add(30, 10, "bash", session=10, ticks=20)
+    jobs = []
+    for number, shell in enumerate([20, 30, 30, 20, 20, 30, 20, 30]):
+        above = (shell, 10, 1)
+        jobs.append(table.see(100 + number, 50 + number, b"cp", 10, above=above).job)
+    assert jobs == [100, 101, 101, 100, 100, 101, 100, 101]
+    proc.remove(30)
+    assert table.see(110, 60, b"cp", 10, above=(20, 10, 1)).job == 100
+    # Of a loop whose shell was gone before it was read nothing else is left.
+    assert table.see(111, 61, b"cp", 10, above=(30, 10, 1)).job == 101
+
+
+def test_a_parent_that_goes_while_it_is_looked_at(
+    proc: Proc, table: ProcessTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there at the first look and gone at the second: nothing is known of it, and it is no job."""
+    proc.add(10, 1, "bash", session=9, ticks=10)
+    assert table.see(100, 50, b"cp", 9).job == 100
+    proc.add(51, 10, "timeout", session=9, ticks=20)
+    read = procfs.read
+
+    def going(root: str, pid: int) -> procfs.Facts | None:
+        if pid == 51 and (proc.root / "51").exists():
+            proc.remove(51)
+        return read(root, pid)
+
+    monkeypatch.setattr(procfs, "read", going)
+    assert table.see(101, 51, b"cp", 9).job == 100
+    assert table.see(102, 51, b"cp", 9).job == 100, "what is kept of it says nothing"
+    # The number is another's by now, who reads.
+    assert table.see(51, 40, b"cp", 9, at=time.monotonic())[:4] == (51, 100, 40, "cp")
+
+
+def test_a_command_that_is_just_being_waited_for(proc: Proc, table: ProcessTable) -> None:
+    """It still has a name in /proc, and a session no more (do_task_stat())."""
+    assert table.see(100, 50, b"cp", 9).job == 100
+    proc.add(101, 0, "cp", session=-1, state="X")
+    assert table.see(101, 51, b"cp", 9).job == 100
+
+
+def test_a_pid_that_is_used_again_by_the_kernels_word(proc: Proc, table: ProcessTable) -> None:
+    """Both are gone before they can be read: they began to read at different times."""
+    now = time.monotonic()
+    assert table.see(100, 50, b"cp", 9, now - 60)[:4] == (100, 100, 50, "cp")
+    table.exit(100)
+    assert table.see(100, 50, b"cp", 9, now - 60)[:4] == (100, 100, 50, "cp"), "late counters of it"
+    assert table.see(102, 60, b"cp", 8, now - 1).job == 102
+    assert table.see(100, 61, b"cp", 8, now)[:4] == (100, 102, 61, "cp")
+
+
+def test_a_parent_whose_pid_was_used_before(proc: Proc, table: ProcessTable) -> None:
+    """The end of what does not read is not told: before it is taken for a parent it is looked at."""
+    proc.add(10, 1, "bash", ticks=10)
+    proc.add(20, 10, "timeout", ticks=20)
+    proc.add(21, 20, "python3", ticks=21)
+    assert table.see(21).job == 21
+    table.exit(21)
+    proc.remove(20, 21)
+    proc.add(20, 10, "torchrun", ticks=90)
+    proc.add(31, 20, "python3", ticks=91)
+    assert table.see(31).job == 20
+    # The end of a reader is told: it was no parent of what began to read later.
+    now = time.monotonic()
+    assert table.see(60, 10, b"cp", 9, now - 9).job == 60
+    table.exit(60, now - 8)
+    assert table.see(61, 60, b"cp", 8, now - 8.5).job == 60
+    assert table.see(62, 60, b"cp", 8, now - 7.5).job == 62
+    # One that is gone before it is looked at, and had another parent than the one that is known.
+    proc.remove(20)
+    assert table.see(41, 20, b"cp", 9, above=(30, 10)).job == 41
+
+
+def test_the_shell_of_a_loop_is_looked_at_beside_a_parent_that_is_known(
+    proc: Proc, table: ProcessTable
+) -> None:
+    """What was read as it went has no parent any more (do_task_stat())."""
+    proc.add(10, 1, "bash", session=9, ticks=10)
+    proc.add(20, 10, "bash", session=9, ticks=20)
+    proc.add(30, 10, "bash", session=9, ticks=20)
+    for number, shell in enumerate((20, 30)):
+        proc.add(50 + number, 0, "timeout", session=-1, ticks=30, state="X")
+        assert table.see(100 + number, 50 + number, b"cp", 9, above=(shell, 10, 1)).job == 100 + number
+        proc.remove(50 + number)
+    assert table.see(102, 52, b"cp", 9, above=(20, 10, 1)).job == 100
+
+
 def test_many_commands_side_by_side_are_bounded(
     proc: Proc, table: ProcessTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

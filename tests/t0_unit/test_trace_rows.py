@@ -478,3 +478,12 @@ def test_every_field_is_in_the_readme_and_the_reverse(view: type) -> None:
     assert re.findall(r"`([a-z_0-9]+)`", row[1]) == [field.name for field in dataclasses.fields(view)]
     made = {"job": job, "dataset": dataset, "stream": stream}[name]()
     assert set(made) == {field.name for field in dataclasses.fields(view)}, "the tests' own views are old"
+
+
+@pytest.mark.parametrize(("epoch", "count", "what"), [(None, "p3", "pass"), (3, "e3", "epoch")])
+def test_what_tools_read_again_is_a_pass(epoch: int | None, count: str, what: str) -> None:
+    view = dataset(epoch=epoch, passes=3)
+    found = rows(snapshot(job(datasets=[view], streams=[])), files="all")
+    (row,) = [row for row in found if row.kind == "dataset"]
+    assert row.count == count
+    assert dict(details(row))[what].startswith("3: ")

@@ -51,6 +51,21 @@ def test_training_by_epochs_in_order() -> None:
     assert phase.evidence == "epoch 2 of 200 files, 40% of it read"
 
 
+@pytest.mark.parametrize(
+    ("comm", "epoch"), [("git", None), ("grep", None), ("python3", 3), ("cargo", 3)]
+)
+def test_what_knows_no_epochs_reads_in_passes(comm: str, epoch: int | None) -> None:
+    """``git status`` three times in a shell's loop: rules that ask for an epoch mean those who train."""
+    run = Run()
+    job = run.program(comm, comm)
+    files = run.tree.images("tree", 200)
+    for _ in range(3):
+        run.read(job, files)
+    (view,) = run.job(job).datasets
+    assert (view.epoch, view.passes) == (epoch, 3)
+    assert run.patterns.dataset_of(files[0], job) == view
+
+
 def test_validation_between_epochs() -> None:
     run = Run()
     job = run.program()
@@ -214,6 +229,47 @@ def test_checkpoint_save_that_is_passed_through() -> None:
     run.now += 2.5
     run.loader(run.workers(job, 4), shuffled(files, 2)[:100], 8)
     assert run.phase(job) == "training"
+
+
+@pytest.mark.parametrize("every", [1.0, 4.0])
+def test_saves_every_few_seconds_are_moments_of_the_training(every: float) -> None:
+    """It goes on between them; the first ones are told each."""
+    run = Run()
+    job, files = training(run)
+    workers = run.workers(job, 2)
+    saved = run.tree.add("out", [f"step{number}.pt" for number in range(20)], 64 * MIB)
+    phases = []
+    for number, file in enumerate(saved):
+        run.wrote(job, file, 8 * MIB)
+        found = run.job(job).phase
+        phases.append(found.kind)
+        run.loader(workers, shuffled(files, number + 2)[:16], 8)
+        run.now += every
+    assert phases[0] == "checkpoint save"
+    assert set(phases[5:]) == {"training"}, phases
+    assert "short saves between its reads" in found.evidence
+    # One that takes long is told, as nothing is read meanwhile.
+    (last,) = run.tree.add("final", ["model.pt"], 512 * MIB)
+    for second in range(1, 6):
+        run.now += 1.0
+        run.wrote(job, last, second * 64 * MIB)
+    assert run.phase(job) == "checkpoint save"
+
+
+def test_saves_at_each_end_of_an_epoch_are_told() -> None:
+    """Also beside a log that grows all the time."""
+    run = Run()
+    job, files = training(run)
+    workers = run.workers(job, 2)
+    (log,) = run.tree.add("log", ["events.log"], 64 * MIB)
+    for number, file in enumerate(run.tree.add("out", [f"epoch{n}.pt" for n in range(6)], 64 * MIB)):
+        for second in range(20):
+            run.loader(workers, shuffled(files, number + 2)[30 * second : 30 * second + 30], 8)
+            run.now += 1.0
+            run.wrote(job, log, (20 * number + second + 1) * 50 * 1024)
+            assert number == 0 or second < 4 or run.phase(job) == "training"
+        run.wrote(job, file, 48 * MIB)
+        assert run.phase(job) == "checkpoint save"
 
 
 def test_a_checkpoint_in_many_parts_without_names() -> None:

@@ -150,15 +150,17 @@ def test_a_shells_loop_over_files_is_one_job(lab: Lab, command: str) -> None:
     assert others != jobs
 
 
-def test_loops_side_by_side_are_two_jobs(lab: Lab, base: Path) -> None:
-    """Two loops of a command in one session, each in a fork of a shell that lives until all are known."""
+@pytest.mark.parametrize("command", ["cat $f", "timeout 60 cat $f", "n=$(timeout 60 cat $f | wc)"])
+def test_loops_side_by_side_are_two_jobs(lab: Lab, base: Path, command: str) -> None:
+    """Two loops of a command in one session, each in a fork of a shell that lives until all are known. What
+    started a command there may be gone before anybody looks."""
     names = [f"{part}{number:02}" for part in "ab" for number in range(30)]
     lab.make(*names, pages=2)
     hold = base / "hold"
     os.mkfifo(hold)
     held = os.open(hold, os.O_RDWR | os.O_CLOEXEC)
     loops = " ".join(
-        f"(for f in {part}*; do cat $f > /dev/null; done; echo; read x < {hold}) &" for part in "ab"
+        f"(for f in {part}*; do {command} > /dev/null; done; echo; read x < {hold}) &" for part in "ab"
     )
     # Two shells: what this process starts itself is told to the daemon.
     argv = ["sh", "-c", 'bash -c "$1"; true', "sh", f"{loops} wait"]
@@ -176,6 +178,27 @@ def test_loops_side_by_side_are_two_jobs(lab: Lab, base: Path) -> None:
             os.close(held)  # both forks read the end
     assert [len(part) for part in jobs] == [1, 1]
     assert jobs[0] != jobs[1]
+
+
+def test_a_pid_that_is_used_again(lab: Lab) -> None:
+    """Both readers are gone before anybody looks: the kernel's books of the first are not the second's."""
+    tries = [f"file{number}" for number in range(20)]
+    lab.make("first", *tries, pages=2)
+    subprocess.run(["sh", "-c", "cat first; true"], cwd=lab.path, stdout=subprocess.DEVNULL, check=True)
+    pid = lab.pid("first")
+    lab.seen.wait_for(lambda: ends(lab, pid), "its end was not told")
+    program = f'echo {pid - 1} > /proc/sys/kernel/ns_last_pid; cat "$1"; true'
+    for name in tries:  # until nobody else on this machine is quicker
+        argv = ["sh", "-c", program, "sh", name]
+        with subprocess.Popen(argv, cwd=lab.path, stdout=subprocess.DEVNULL) as shell:
+            shell.wait(30)
+        if lab.pid(name) == pid:
+            break
+    else:
+        pytest.fail("others took the pid each time")
+    process = lab.seen.process(pid)
+    assert process is not None
+    assert (process.comm, process.parent) == ("cat", shell.pid)
 
 
 def test_what_a_reader_starts_is_known_by_what_it_runs(lab: Lab) -> None:

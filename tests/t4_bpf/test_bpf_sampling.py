@@ -4,6 +4,7 @@ what comes later is counted exactly again."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -129,7 +130,12 @@ def test_killed_while_reads_are_sampled(base: Path, compiled: Path, hammer: Path
         outside.write_bytes(bytes(SIZE))
         with hammering(hammer, "rand", outside), Watched(daemon) as seen:
             sampled(seen)
-            assert daemon.call("health")["probe"]["share"] < 1
+            probe = daemon.call("health")["probe"]
+            assert probe["share"] < 1
+            assert (probe["rate"] > RATE, probe["limit"]) == (True, RATE)
+            doctor = json.loads(daemon.command("doctor", "--json", timeout=180).stdout)
+            (said,) = (one for one in doctor if one["name"] == f"exact counts, {daemon.mount}")
+            assert said["works"] is False
             assert daemon.metric("swmld_seen_share") < 1
             seen.wait_for(lambda: daemon.metric("swmld_seen_sampled_seconds_total") > 0, "not counted")
         ours = kernel.held(daemon.pid)

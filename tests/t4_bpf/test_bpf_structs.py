@@ -162,6 +162,7 @@ def test_a_process() -> None:
     process = ffi.new("struct swp_process *")
     process.seen_ns = 14 * 10**9
     process.cgroup, process.parent, process.session, process.comm = 11, 12, 13, b"python3"
+    process.above, process.ended = [14, 15, 16], 1
     process.wait_ns, process.waits, process.meta_ns, process.metas = 10**9, 2, 3 * 10**9, 4
     process.fuse_read_ns, process.fuse_reads = 5 * 10**9, 6
     process.fuse_write_ns, process.fuse_writes = 7 * 10**9, 8
@@ -169,5 +170,6 @@ def test_a_process() -> None:
     seen = records.process(bytes(ffi.buffer(process)))
     assert seen.at == pytest.approx(14)
     assert (seen.comm, seen.parent, seen.session, seen.cgroup) == (b"python3", 12, 13, 11)
+    assert seen.above == (14, 15, 16)
     assert [pytest.approx(value) for value in (1, 2, 3, 4, 5, 6, 7, 8)] == list(seen.wait[:8])
     assert seen.wait.histogram == tuple(range(24))

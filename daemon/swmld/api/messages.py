@@ -76,6 +76,8 @@ class Probe(TypedDict):
     how: str  # btf, tracepoint, fentry, kprobe, fuse or off
     why: str  # "": not known yet, the probes are being loaded
     share: float  # of the time in which reads are looked at; below 1 counts are estimated, see --probe-rate
+    rate: int  # reads a second of the busiest CPU, of whatever files, as the probes saw them last
+    limit: int  # --probe-rate where it counts: reads a second of one CPU beyond which they are sampled, or 0
     lost: Lost
 
 

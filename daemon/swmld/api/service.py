@@ -172,7 +172,10 @@ class Service:
 
     def _probe(self) -> Probe:
         found = self.observer.probe()
-        return Probe(how=found["how"], why=found["why"], share=found["share"], lost=found["lost"])
+        return Probe(
+            how=found["how"], why=found["why"], share=found["share"],
+            rate=found["rate"], limit=found["limit"], lost=found["lost"],
+        )  # fmt: skip
 
     async def _health(self, params: dict[str, Any], progress: Progress) -> Health:
         return await self.health()

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from swmld.api.messages import StagedStatus, Status
+from swmld.cli import sampling
 from swmld.cli.daemon import killed, none_runs, pick, running
 from swmld.cli.options import DEFAULT_RUN_DIR, JsonOption, MountOption, RunDirOption
 from swmld.cli.text import plain, prose
@@ -83,8 +84,8 @@ def _table(one: Status) -> Table:
     if (health := one.get("health")) is not None:
         probe = health["probe"]
         rows["probes"] = f"{probe['how']}: {probe['why']}" if probe["why"] else "not known yet"
-        if (share := probe.get("share", 1.0)) < 1:
-            rows["probes"] += f"; reads come so often that they are sampled, {share:.0%} of the time"
+        if looked := sampling.told(probe):
+            rows["probes"] += f"; {looked}"
         rows["health"] = "; ".join([health["status"], *health["problems"]])
     if (staged := one.get("staged")) is not None:
         rows["writes"] = _writes(staged)

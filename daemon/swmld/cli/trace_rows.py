@@ -161,13 +161,18 @@ def program(view: dict[str, Any]) -> str:
     return name
 
 
+def _turn(view: dict[str, Any]) -> str:
+    """The epoch, or of what knows none the pass."""
+    return f"p{view['passes']}" if view["epoch"] is None else f"e{view['epoch']}"
+
+
 def dataset_row(view: dict[str, Any]) -> Row:
     """A dataset: in which order, how far."""
     seen = view["files_seen"]
     beside = f"{seen} file{'s' if seen != 1 else ''}" if view["fraction"] is None else ""
     return Row(
         key=("dataset", view["job"], view["path"]), kind="dataset", job=view["job"], name=view["path"] + "/",
-        count=f"e{view['epoch']}", fraction=view["fraction"], beside=beside,
+        count=_turn(view), fraction=view["fraction"], beside=beside,
         reads=None, shares=None, wait="", waiting=0.0, **_common(view, view["order"]),
     )  # fmt: skip
 
@@ -390,7 +395,9 @@ def details(row: Row) -> Sequence[tuple[str, str]]:
         total = view["files_total"]
         seen = f"{view['files_seen']:,}" + (f" of {total:,}" if total is not None else "")
         files = "file" if (view["files_seen"] if total is None else total) == 1 else "files"
-        found.append(("epoch", f"{view['epoch']}: {seen} {files}, {view['files_per_second']:.0f} a second"))
+        turn = "epoch" if view["epoch"] is not None else "pass"
+        number = view["epoch"] or view["passes"]
+        found.append((turn, f"{number}: {seen} {files}, {view['files_per_second']:.0f} a second"))
         samples = [f"of {format_size(view['sample_size'])}"] if view["sample_size"] else []
         samples += [f"batch {view['batch']}"] if view["batch"] else []
         workers = view["workers"]

@@ -244,7 +244,7 @@ class Observer:
             if seen is None:
                 self.people.see(pid)
             else:
-                self.people.see(pid, seen.parent, seen.comm, seen.session, seen.at)
+                self.people.see(pid, seen.parent, seen.comm, seen.session, seen.at, seen.above)
             if len(self._met) >= PROCESSES:
                 self._met.clear()
             self._met.add(pid)
@@ -258,7 +258,7 @@ class Observer:
             self.people.exec(touch.pid)
             self._met.discard(touch.pid)  # its name is another now
         else:
-            self.people.exit(touch.pid)
+            self.people.exit(touch.pid, touch.at)
             self._met.discard(touch.pid)
 
     # ---- how often they are looked at
@@ -404,7 +404,13 @@ class Observer:
             lost, how = lost | self._probe.lost(), self._probe.report["way"]
         lost["events"] += self._view_lost
         share = round(self._sampler.share, 4)
-        return {"how": how, "why": self._why, "share": share, "lost": lost}
+        rate, limit = round(self._sampler.rate), self._sampler.limit if self._switched else 0
+        return {"how": how, "why": self._why, "share": share, "rate": rate, "limit": limit, "lost": lost}
+
+    @property
+    def _switched(self) -> bool:
+        """The probes can look at reads for a part of the time."""
+        return self._probe is not None and self._probe.switch is not None
 
     @contextlib.contextmanager
     def subscribe(self) -> Iterator[trio.MemoryReceiveChannel[Raw]]:

@@ -78,6 +78,8 @@ class _Entry:
     ticks: int = 0  # of its start, since boot; 0: not known
     stale: bool = False  # it forked or ran another program since /proc was read
     at: float = 0.0  # when it began to read, else was met, seconds, monotonic
+    told: float | None = None  # the same by the kernel's word: of two with one pid it differs
+    above: tuple[int, ...] = ()  # its parent's parent and so on when it began to read; 0: not known
     turn: str = ""  # the name under which its job was found among a shell's commands
 
 
@@ -92,7 +94,8 @@ class ProcessTable:
         self._proc = str(proc)
         self._limit = limit
         self._entries: dict[int, _Entry] = {}
-        self._ended: dict[int, None] = {}
+        # When, seconds, monotonic, by the kernel's word; None: it is just not there any more.
+        self._ended: dict[int, float | None] = {}
         self._threads: dict[int, int] = {}
         # By session, where that is not known by parent; of each loop the last one, the latest at the end.
         self._turns: dict[tuple[int, str], list[_Turn]] = {}
@@ -108,14 +111,24 @@ class ProcessTable:
         return (self._see(pid) if entry.stale else entry).process
 
     def see(
-        self, pid: int, parent: int = 0, comm: bytes = b"", session: int = 0, at: float | None = None
+        self,
+        pid: int,
+        parent: int = 0,
+        comm: bytes = b"",
+        session: int = 0,
+        at: float | None = None,
+        above: tuple[int, ...] = (),
     ) -> Process:
-        """Meet a process, read it from /proc; the rest is the kernel's word (0, b"": none).
+        """Meet a process, read it from /proc; the rest is the kernel's word (0, b"": none). ``above``: its
+        parent's parent and so on.
 
         The parent that is known first stays: /proc names another once it has ended. A pid that is used again
         gives the new process. ``started`` of a process that was gone before it could be read is now.
         """
-        return self._see(pid, parent, comm, session, at).process
+        entry = self._entries.get(pid)
+        if entry is not None and pid in self._ended and at not in (None, entry.told):
+            self._forget(pid)  # it began to read when that one had ended
+        return self._see(pid, parent, comm, session, at, above).process
 
     def fork(self, parent: int, child: int) -> None:
         """A process that is known made another; children of others are met when they are seen."""
@@ -134,12 +147,15 @@ class ProcessTable:
         if self._alive(pid):
             self._entries[pid].stale = True
 
-    def exit(self, pid: int) -> None:
-        """The process has ended, with all its threads. Until it is waited for, /proc still has its name."""
+    def exit(self, pid: int, at: float | None = None) -> None:
+        """The process has ended, with all its threads. Until it is waited for, /proc still has its name.
+        ``at``: when, by the kernel's word."""
         if self._alive(pid):
             if self._entries[pid].stale:
                 self._see(pid)
-            self._ended[pid] = None
+            self._ended[pid] = at
+        elif at is not None and pid in self._ended:
+            self._ended[pid] = at
 
     def process_of(self, tid: int) -> int | None:
         """The pid of a thread; None if it is gone and was not met before."""
@@ -185,6 +201,7 @@ class ProcessTable:
         comm: bytes = b"",
         session: int = 0,
         at: float | None = None,
+        above: tuple[int, ...] = (),
         *,
         depth: int = DEPTH,
     ) -> _Entry:
@@ -202,12 +219,14 @@ class ProcessTable:
             entry.at = time.monotonic() if at is None else at
             self._keep(pid, entry)
         entry.stale = False
+        entry.told = entry.told if at is None else at
+        entry.above = above or entry.above
         name = entry.process.comm
         if facts is not None:
             _take(entry, facts)
         else:
             _take_name(entry, comm)
-            self._ended.setdefault(pid)
+            self._ended.setdefault(pid, None)
         if new or facts is not None or entry.process.comm != name:
             entry.process = entry.process._replace(job=self._job(entry, depth))
         return entry
@@ -217,11 +236,7 @@ class ProcessTable:
         process = entry.process
         if process.parent <= 1:
             return process.pid
-        above = self._entries.get(process.parent)
-        # The pid of a parent that has ended may be another's by now: then what is there is read.
-        current = above is not None and process.parent not in self._ended and not above.stale
-        if not current and depth and self._exists(process.parent):
-            above = self._see(process.parent, depth=depth - 1)
+        above = self._parent(process.parent, depth, entry)
         if above is None:  # it ended before it could be read
             return self._in_turn(entry, entry.session) if process.job == process.pid else process.job
         if entry.ticks and above.ticks > entry.ticks:
@@ -239,19 +254,42 @@ class ProcessTable:
             return process.pid
         return above.process.job
 
+    def _parent(self, pid: int, depth: int, child: _Entry) -> _Entry | None:
+        """None for one that ended before it could be read, be it while it was looked at."""
+        found = self._entries.get(pid)
+        above = next(iter(child.above), 0)
+        ended = self._ended.get(pid)
+        # The pid of a parent that has ended may be another's by now: then what is there is read. The end of
+        # one that is no reader is not told.
+        current = found is not None and pid not in self._ended and not found.stale
+        if current and found is not None and found.told is None:
+            ticks = procfs.ticks(self._proc, pid)
+            if ticks is None and above not in (0, found.process.parent):
+                return None
+            current = ticks in (None, found.ticks)
+        if not current and depth and self._exists(pid):
+            found = self._see(pid, depth=depth - 1)
+        elif ended is not None and child.told is not None and ended < child.told:
+            return None  # it was another's pid: a parent has not ended before its child begins to read
+        return found if found is not None and (found.ticks or found.process.comm) else None
+
     def _in_turn(self, entry: _Entry, session: int | None) -> int:
         """The job of a command: in a loop over files that of the one before it.
 
         A loop is known by its session: ``$(grep x $file)`` and ``timeout 5 grep x $file`` have another parent
-        each time. Loops side by side, each in a shell's fork, are told apart by those forks.
+        each time. Loops side by side, each in a shell's fork, are told apart by those forks, which the kernel
+        names where the parent was gone before it could be read.
         """
         process = entry.process
         if entry.turn == process.comm:
             return process.job
         entry.turn = process.comm
+        for pid in entry.above:  # whose loop it is depends on which of them live
+            if pid > 1 and not self._alive(pid) and self._exists(pid):
+                self._see(pid)
         key = session or process.parent, process.comm
         turns = [turn for turn in self._turns.pop(key, ()) if entry.at - turn.at < LOOP]
-        above, known = self._above(process)
+        above, known = self._above(entry)
         before = self._before(turns, above, known)
         if before is not None:
             turns.remove(before)
@@ -263,27 +301,32 @@ class ProcessTable:
 
     def _before(self, turns: list[_Turn], above: tuple[int, ...], known: bool) -> _Turn | None:
         """The last command of the same loop: a shell begins the next one when that one has ended, and what it
-        was started by. ``known``: ``above`` are all."""
-        ended = [turn for turn in reversed(turns) if not self._lives(turn.pid)]
-        for turn in ended:
-            if turn.above[:1] == above[:1]:
-                return turn
-        for turn in ended:
-            if not known or not any(pid not in above and self._lives(pid) for pid in turn.above):
-                return turn
-        return None
+        was started by. Of several loops the one with the nearest of ``above``; ``known``: these are all."""
+        best, nearest = None, DEPTH + 1
+        for turn in reversed(turns):
+            if self._lives(turn.pid):
+                continue
+            near = next((place for place, pid in enumerate(above) if pid in turn.above), DEPTH)
+            own = turn.above[: turn.above.index(above[near]) if near < DEPTH else None]
+            if near < nearest and not (known and any(map(self._lives, own))):
+                best, nearest = turn, near
+        return best
 
-    def _above(self, process: Process) -> tuple[tuple[int, ...], bool]:
+    def _above(self, entry: _Entry) -> tuple[tuple[int, ...], bool]:
         """Its parent, that one's parent and so on, and whether these are all; not so where one had ended
-        before it could be read."""
+        before it could be read, and was not among those that the kernel named."""
         above = list[int]()
-        parent = process.parent
+        told = iter(entry.above)
+        parent = entry.process.parent
         while parent > 1 and len(above) < DEPTH:
             above.append(parent)
-            entry = self._entries.get(parent)
-            if entry is None:
-                return tuple(above), False
-            parent = entry.process.parent
+            further = next(told, 0)
+            if not further:
+                found = self._entries.get(parent)
+                if found is None or not (found.ticks or found.process.parent):
+                    return tuple(above), False
+                further = found.process.parent
+            parent = further
         return tuple(above), True
 
     def _lives(self, pid: int) -> bool:
@@ -313,7 +356,9 @@ def _take(entry: _Entry, facts: procfs.Facts) -> None:
     """What /proc says now; a zombie's arguments and place are what they were."""
     old = entry.process
     started = old.started if entry.ticks == facts.ticks else procfs.started(facts.ticks)
-    entry.session, entry.ticks = facts.session, facts.ticks
+    # What is just being waited for has lost its session.
+    entry.session = entry.session if facts.session is None else facts.session
+    entry.ticks = facts.ticks
     entry.process = old._replace(
         parent=old.parent or facts.parent,
         comm=facts.comm,

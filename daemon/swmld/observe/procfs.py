@@ -85,6 +85,21 @@ def read(proc: str, pid: int) -> Facts | None:
         os.close(directory)
 
 
+def ticks(proc: str, pid: int) -> int | None:
+    """When the process began, in clock ticks since boot; None if it is gone."""
+    try:
+        fd = os.open(f"{proc}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        stat = os.read(fd, _READ)
+        return int(stat[stat.rfind(b")") + 2 :].split()[_STARTED])
+    except (OSError, ValueError, IndexError):
+        return None
+    finally:
+        os.close(fd)
+
+
 def started(ticks: int) -> float:
     """Seconds since the epoch of a moment in clock ticks since boot; right to some 10 ms."""
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / _TICKS

@@ -13,7 +13,7 @@ KEY = Struct("=Q2I")
 CURSOR = Struct("=3Qq6Q2I2HI2BHI17Q2I8I3Q")
 ROW = Struct(KEY.format + CURSOR.format[1:])
 VIEW_ROW = Struct(ROW.format + "4Q")
-PROCESS = Struct("=10Q24Q2I16s")
+PROCESS = Struct("=10Q24Q2I3II16s")
 CONFIG = Struct("=6I2Q")
 WATCH = Struct("=Q")
 
@@ -43,6 +43,8 @@ class Seen(NamedTuple):
     session: int
     cgroup: int
     wait: Wait
+    above: tuple[int, ...]
+    """Its parent's parent and so on; 0: not known, or there is none."""
 
 
 def events(data: bytes | memoryview) -> Iterator[tuple[int, int, Touch]]:
@@ -93,4 +95,5 @@ def process(data: bytes | memoryview) -> Seen:
         sums[0] * _NS, sums[1], sums[2] * _NS, sums[3], sums[4] * _NS, sums[5], sums[6] * _NS, sums[7],
         values[10:34],
     )  # fmt: skip
-    return Seen(values[0] * _NS, values[36].rstrip(b"\0"), values[34], values[35], values[1], wait)
+    comm, above = values[40].rstrip(b"\0"), values[36:39]
+    return Seen(values[0] * _NS, comm, values[34], values[35], values[1], wait, above)

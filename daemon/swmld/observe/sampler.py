@@ -56,11 +56,12 @@ class Switch(Protocol):
 
 
 class Sampler:
-    """``share``: of the time in which reads are looked at now; ``seconds``: how long they were sampled;
-    ``rate``: reads a second of the busiest CPU, as they were seen at the last look."""
+    """``limit``: reads a second of one CPU up to which each is looked at, 0: there is none; ``share``: of the
+    time in which reads are looked at now; ``seconds``: how long they were sampled; ``rate``: reads a second
+    of the busiest CPU, as they were seen at the last look."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._thread = trio.CapacityLimiter(1)
         self.share = 1.0
         self.seconds = 0.0
@@ -68,7 +69,7 @@ class Sampler:
 
     async def run(self, switch: Switch) -> None:
         """Until cancelled. OSError if the program cannot be attached any more."""
-        budget = Budget(self._limit)
+        budget = Budget(self.limit)
         while True:
             switch.calls()
             before = time.monotonic()
@@ -80,7 +81,7 @@ class Sampler:
     async def _sample(self, switch: Switch, budget: Budget) -> None:
         log.info(
             "%d reads a second of one CPU, more than %d (--probe-rate): they are looked at for a part of the "
-            "time, counts are estimated", self.rate, self._limit,
+            "time, counts are estimated", self.rate, self.limit,
         )  # fmt: skip
         began, before = time.monotonic(), self.seconds
         await self._in_thread(switch.detach)

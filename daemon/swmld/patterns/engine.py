@@ -249,9 +249,9 @@ class Patterns:
         place = self._names.place(file)
         found = self._jobs.get(job)
         leaf = found.grouping.leaves.get(place.directory) if found is not None and place is not None else None
-        if leaf is None or leaf.dataset is None:
+        if found is None or leaf is None or leaf.dataset is None:
             return None
-        return present.dataset_view(leaf.dataset, self._now)
+        return present.dataset_view(leaf.dataset, found, self._now)
 
     def job(self, number: int) -> JobView | None:
         """One job's own numbers, without its datasets and streams, and so without workers and batch."""

@@ -7,7 +7,8 @@ from collections import deque
 from swmld.patterns.dataset import Dataset
 from swmld.patterns.feed import Names, Place, Process, Tiers, Wait
 from swmld.patterns.grouping import Grouping, Room
-from swmld.patterns.output import Output
+from swmld.patterns.output import SAVED, Output, Pauses
+from swmld.patterns.roles import MODEL_NAMES, suffix_of
 from swmld.patterns.stream import Counts, Stream
 from swmld.patterns.views import UNKNOWN, Finding, JobView
 
@@ -73,6 +74,7 @@ class Job:
         self.writes = 0
         """Requests to write that FUSE saw; ``output`` knows of those that are passed through as well."""
         self.output = Output()
+        self.pauses = Pauses()
         self.histogram: tuple[int, ...] = ()
         self.last_write_at = float("-inf")
         self.shares: deque[tuple[float, float]] = deque([(at, 0.0)], maxlen=64)
@@ -136,6 +138,8 @@ class Job:
     ) -> None:
         """A member wrote so much more, the last of it at ``at``."""
         self.output.add(at, file, place, nbytes, bursts)
+        if nbytes >= SAVED or (place is not None and suffix_of(place.name) in MODEL_NAMES):
+            self.pauses.wrote(at, self._trained_on)
         self.last_write_at = max(self.last_write_at, at)
         self.last_at = max(self.last_at, at)
         if len(self.comms) < MOST_COMMS:
@@ -154,11 +158,18 @@ class Job:
             self.writes += more
             self.last_write_at = at
             self.last_at = max(self.last_at, at)
+            if not self.output.nbytes:
+                self.pauses.wrote(at, self._trained_on)
         width = max(len(self.histogram), len(wait.histogram))
         self.histogram = tuple(
             _at(self.histogram, b) + max(0, _at(wait.histogram, b) - _at(before.histogram, b))
             for b in range(width)
         )
+
+    @property
+    def _trained_on(self) -> int:
+        """What was read of the training data: it grows with each read."""
+        return self.training.bytes + self.training.files if self.training is not None else 0
 
     def mark(self, at: float) -> None:
         """The sums up to ``at`` are in: remember them for the share."""

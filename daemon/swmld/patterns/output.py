@@ -12,6 +12,21 @@ MOST_ROWS = 256
 """Rows of counters that are remembered; one comes for each file and second in which it is written."""
 
 
+SAVED = 1 << 20
+"""Bytes within seconds that no log grows by; files with names of models need not be so large."""
+
+MOMENT = 0.5
+"""Seconds within which what is written is one save, or a part of one: counters come once a second."""
+
+BETWEEN = 10.0
+"""Seconds between two saves, at most, for them to be moments of a training: less often each is told."""
+
+FEW_MOMENTS = 4
+"""So many in a row, with reads before each, are such: workers may read ahead while a long save begins."""
+
+MOST_MOMENTS = 64
+
+
 class Row(NamedTuple):
     """``nbytes`` more of a file; ``at`` in seconds: the last of them."""
 
@@ -30,6 +45,36 @@ class Recent(NamedTuple):
     models: int
     data: int
     name: str
+
+
+class Pauses:
+    """Whether a job that writes now and then reads what it trains on in between: saves that are moments of
+    its training, or one long one."""
+
+    __slots__ = ("_moments", "_read")
+
+    def __init__(self) -> None:
+        self._moments: deque[tuple[float, bool]] = deque(maxlen=MOST_MOMENTS)
+        self._read = 0
+
+    def wrote(self, at: float, read: int) -> None:
+        """Something was written at ``at`` (seconds); ``read``: what it had read of its training data by then,
+        in any measure that grows."""
+        if self._moments and at - self._moments[-1][0] < MOMENT:
+            return
+        self._moments.append((at, read > self._read))
+        self._read = read
+
+    def saves(self, now: float) -> int:
+        """Moments of writing in a row up to now, each after reads; 0 where they are too few or too seldom."""
+        if not self._moments or now - self._moments[-1][0] > BETWEEN:
+            return 0
+        count, last = 0, now
+        for at, read in reversed(self._moments):
+            if not read or last - at > BETWEEN:
+                break
+            count, last = count + 1, at
+        return count if count >= FEW_MOMENTS else 0
 
 
 class Told:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from swmld.patterns.dataset import Dataset
 from swmld.patterns.job import Job
-from swmld.patterns.output import Recent
+from swmld.patterns.output import SAVED, Recent
 from swmld.patterns.roles import LARGE, is_held_out, role
 from swmld.patterns.views import UNKNOWN, Finding, several
 from swmld.units import format_size
@@ -17,9 +17,6 @@ RECENT = 2.0
 
 SAVING = 3.0
 """Seconds after the last write of a checkpoint, rows coming once a second."""
-
-SAVED = 1 << 20
-"""Bytes within ``SAVING`` that no log grows by; files with names of models need not be so large."""
 
 MANY = 32
 """Files written within ``SAVING`` that are no checkpoint of a job which does not train, if they are small."""
@@ -51,6 +48,11 @@ UNRELATED = frozenset(_UNRELATED.split())
 data set, and what they write is no checkpoint."""
 
 
+def knows_epochs(job: Job) -> bool:
+    """Whether what it reads again may be an epoch; of copying, searching, keeping versions it is a pass."""
+    return not job.comms or not job.comms <= TOOLS | UNRELATED
+
+
 def review(job: Job, now: float) -> Finding:
     """The job's phase; remembered in ``job.phase`` and kept while nothing is read."""
     found = _phase(job, now)
@@ -65,6 +67,10 @@ def _phase(job: Job, now: float) -> Finding | None:
         return Finding("unknown", 0.0, f"what {who} reads and writes are no samples and no model")
     _learn(job)
     saving = _saving(job, now)
+    between = job.pauses.saves(now) if saving is not None and saving.kind == "checkpoint save" else 0
+    if between and job.training is not None and (found := _training(job.training)) is not None:
+        words = f"{found.evidence}; {between} short saves between its reads"
+        return Finding("training", found.confidence, words)
     if saving is not None:
         return saving
     current = _current(job)

@@ -104,7 +104,7 @@ def batch(dataset: Dataset) -> tuple[int | None, Finding]:
     return None, unknown
 
 
-def dataset_view(dataset: Dataset, now: float) -> DatasetView:
+def dataset_view(dataset: Dataset, job: Job, now: float) -> DatasetView:
     order = dataset.review()
     what = role(dataset)
     size, batch_found = (
@@ -119,7 +119,8 @@ def dataset_view(dataset: Dataset, now: float) -> DatasetView:
         path=dataset.path,
         order=order,
         role=what,
-        epoch=dataset.epoch,
+        epoch=dataset.epoch if phases.knows_epochs(job) else None,
+        passes=dataset.epoch,
         epoch_at=dataset.epoch_at,
         fraction=dataset.fraction,
         files_seen=dataset.seen,
@@ -141,7 +142,7 @@ def job_view(job: Job, streams: list[Stream], most: int, names: Names, now: floa
     """``streams`` the most active ones, ``most`` the number of datasets shown."""
     phase = phases.review(job, now)
     shown = sorted(job.datasets, key=lambda dataset: -dataset.last_at)[:most]
-    views = tuple(dataset_view(dataset, now) for dataset in shown)
+    views = tuple(dataset_view(dataset, job, now) for dataset in shown)
     main = max(views, key=lambda view: (view.rate, view.last_at), default=None)
     process = job.process
     return JobView(

@@ -69,7 +69,8 @@ class DatasetView:
 
     ``order.kind``: sorted (by name, as bytes or with digits as numbers: the evidence says which), listed (as
     the kernel lists), reverse, fixed (the same other order as in the last epoch), shuffled, groups (batches
-    of neighbours, the batches shuffled), unknown. ``role``: samples, shards, model. ``epoch`` counts from 1;
+    of neighbours, the batches shuffled), unknown. ``role``: samples, shards, model. ``passes`` over its files
+    count from 1; ``epoch`` is the same, ``None`` where the job knows no epochs (git, grep);
     ``epoch_at``: when it began; ``fraction``: of the epoch, 0 to 1, ``None`` while nobody knows how much
     there is. ``files_total``: ``None`` likewise. ``sample_size``: bytes a sample, 0 if not known. ``batch``:
     samples, ``None`` if it cannot be told. ``workers``: reading processes below the job's root, 0 if the root
@@ -81,7 +82,8 @@ class DatasetView:
     path: str
     order: Finding
     role: Finding
-    epoch: int
+    epoch: int | None
+    passes: int
     epoch_at: float
     fraction: float | None
     files_seen: int
