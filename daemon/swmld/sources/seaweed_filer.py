@@ -162,13 +162,14 @@ class FilerClient:
         return int(answer.start_time_ns or answer.remote_time_ns)
 
     def subscribe(self, number: int, prefix: str, since_ns: int, client: int, epoch: int) -> Any:
-        """The stream of what changes below ``prefix`` from ``since_ns`` of a filer's clock on: iterate
-        within ``stream_errors``, ``cancel()`` from any thread. ``client`` and ``epoch``: a later epoch
-        replaces the stream that the filer may still have for the same client."""
+        """The stream of what changes below ``prefix`` from ``since_ns`` of a filer's clock on, but for what
+        has our signature of now: iterate within ``stream_errors``, ``cancel()`` from any thread. A later
+        ``epoch`` replaces the stream that the filer may still have for the same ``client``."""
         request = METHODS["SubscribeMetadata"][0](
             client_name="swmld",
             path_prefix=prefix,
             since_ns=since_ns,
+            signature=self.signature,
             client_id=client,
             client_epoch=epoch,
             client_supports_idle_heartbeat=True,
@@ -209,8 +210,7 @@ class FilerClient:
         """The entry as the filer stored it, which it tells since version 4."""
         event = answer.metadata_event.event_notification
         if event.HasField("new_entry"):
-            entry = event.new_entry
-            self._latest.keep(directory, entry)
+            self._latest.keep(directory, entry := event.new_entry)
         return entry
 
     def latest(self, directory: str, name: str) -> Any | None:
