@@ -6,13 +6,14 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import stat
 from pathlib import Path
 
 import pytest
 from support.source_fakes import Caller, Held
 from support.staging_kit import Area, On, nothing, open_fds
 from support.waiting import until
-from swmld.sources.interface import Feature
+from swmld.sources.interface import Attributes, Feature
 from swmld.staging.files import StagedFile, fine_stamps
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
@@ -276,6 +277,20 @@ def test_a_claim_is_made_once(through: Area) -> None:
     os.pwrite(file.fd, b"one", 0)
     through.close_file(file)
     assert through.at_source(b"f") == b"one"
+
+
+def test_a_claim_is_in_the_journal_before_it_is_made(through: Area) -> None:
+    made = Attributes(stat.S_IFREG | 0o644, uid=os.geteuid(), gid=os.getegid())
+    file = through.staging.create(b"f", made, claimed=True)
+    journal = through.staging._journal
+    assert [row.token for row in journal.rows()] == [file.token] != [""]
+    through.staging.claim(file)
+    assert file.stamp is not None
+    assert [(row.token, row.stamp) for row in journal.rows()] == [("", file.stamp.text)]
+    os.pwrite(file.fd, b"one", 0)
+    through.close_file(file)
+    assert through.at_source(b"f") == b"one"
+    assert journal.rows() == []
 
 
 def test_a_claim_of_what_somebody_else_made(through: Area) -> None:

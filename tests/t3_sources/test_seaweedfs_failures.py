@@ -113,6 +113,11 @@ def test_writes_carry_a_token(secured: Cluster, monkeypatch: pytest.MonkeyPatch,
     path = f"written {signed}".encode()
     write(source, path, content(200_000))
     assert read_all(source, path) == content(200_000)
+    for number in range(20):  # of which most have the token of another one
+        write(source, path + b" %d" % number, content(5000 + number))
+    for number in range(20):
+        assert read_all(source, path + b" %d" % number) == content(5000 + number)
+    assert len(given) < 15
     assert source._volumes._refused == 0.0, "it was read through the filer"
     # Without one nothing is taken, and with it a chunk that no entry has is deleted.
     one = given[0]

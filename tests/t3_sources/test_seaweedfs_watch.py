@@ -15,6 +15,7 @@ from support.source_kit import failing
 from support.source_writes import write
 from support.waiting import until
 from swmld.sources.interface import Attributes, Change, NewAttributes
+from swmld.sources.seaweed_watch import Watch
 from swmld.sources.seaweedfs import SeaweedSource
 
 pytestmark = pytest.mark.timeout(120)
@@ -147,13 +148,51 @@ def test_what_came_of_a_change_without_an_answer_is_told(
     with monkeypatch.context() as patched:
         patched.setitem(source._filer._calls[0], "CreateEntry", losing)
         assert failing(lambda: write(source, b"lost", b"x" * 5000)).errno == errno.ETIMEDOUT
-    watched.has(Change(b"lost", tree=True))
-    source.change(b"lost", NewAttributes(mode=0o600))
-    watched.has(Change(b"lost"))
+    watched.has(Change(b"lost", tree=True), Change(b"lost"))
     write(source, b"known", b"x")
     seaweed.put("/watch/theirs", b"b" * 1000)
     watched.has(Change(b"theirs"))
     assert Change(b"known") not in watched.told
+
+
+def test_a_change_that_is_made_late_is_told(seaweed: Cluster, watched: Watched) -> None:
+    """With the signature that it was sent with, before others were heard of or after."""
+    filer = watched.source._filer
+    signature = filer.signature
+    filer.doubted(["/watch/late"])
+    watched.has(Change(b"late", tree=True))
+    for number in range(3):
+        seaweed.put("/watch/theirs", b"b" * 1000)
+        seaweed.call("UpdateEntry", directory="/watch", entry=_entry(seaweed, number), signatures=[signature])
+        watched.has(Change(b"first"))
+    write(watched.source, b"since then", b"x")
+    seaweed.put("/watch/theirs", b"b" * 1000)
+    watched.has(Change(b"theirs"))
+    assert watched.ready[-1] is True
+
+
+def _entry(seaweed: Cluster, number: int) -> Any:
+    entry = seaweed.entry("/watch/first")
+    entry.attributes.mtime += 1 + number
+    return entry
+
+
+def test_the_filer_does_not_tell_us_what_we_do(
+    seaweed: Cluster, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard, inner = [], Watch._heard
+
+    def hearing(self: Watch, answer: Any, tell: Any) -> None:
+        heard.append(answer)
+        inner(self, answer, tell)
+
+    monkeypatch.setattr(Watch, "_heard", hearing)
+    for number in range(5):
+        write(watched.source, b"f%d" % number, b"x" * 5000)
+    seaweed.put("/watch/theirs", b"b" * 1000)
+    watched.has(Change(b"theirs"))
+    ours = watched.source._filer.signature
+    assert not [each for each in heard if ours in each.event_notification.signatures]
 
 
 def test_a_filer_that_hangs_leaves_its_answers_in_doubt(seaweed: Cluster) -> None:

@@ -166,9 +166,10 @@ class RemoteChanges:
         if self._staging.attributes(path) is not None or not self._absent(path):
             code = errno.EEXIST if exclusive else errno.ESTALE
             raise OSError(code, os.strerror(code))
-        file = self._staging.create(path, attributes)
+        claimed = exclusive and not self._staging.back
+        file = self._staging.create(path, attributes, claimed=claimed)
         try:
-            if exclusive and not self._staging.back:
+            if claimed:
                 self._staging.claim(file)
             entry = replace(self._show(parent, name), valid=NEW_SECONDS)
             fd = self._descriptor(file, flags)

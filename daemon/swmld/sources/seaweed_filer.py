@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from swmld.sources.seaweed_filers import AWAY, Filers, Unsent
 from swmld.sources.seaweed_latest import Latest
 from swmld.sources.seaweed_messages import MESSAGES, METHODS, SERVICE, Entry
 from swmld.sources.seaweed_security import Certificates
+from swmld.sources.unary import Calls
 
 _MESSAGE = 1 << 30
 """Bytes of a message at most, as the filer's own: an entry may have thousands of chunks."""
@@ -112,7 +114,8 @@ class FilerClient:
         self._refuses: bool | None = None
         """Whether filers keep to conditions; None: not known yet."""
         self._channels = [_channel(address.grpc, certificates) for address in filers.addresses]
-        self._calls = [_calls(channel) for channel in self._channels]
+        self._plain = [Calls(address.grpc) for address in filers.addresses if certificates is None]
+        self._calls = [_calls(*each) for each in zip_longest(self._channels, self._plain)]
 
     def _call(self, name: str, what: str, /, **fields: Any) -> Any:
         request = METHODS[name][0](**fields)
@@ -159,13 +162,14 @@ class FilerClient:
         return int(answer.start_time_ns or answer.remote_time_ns)
 
     def subscribe(self, number: int, prefix: str, since_ns: int, client: int, epoch: int) -> Any:
-        """The stream of what changes below ``prefix`` from ``since_ns`` of a filer's clock on: iterate
-        within ``stream_errors``, ``cancel()`` from any thread. ``client`` and ``epoch``: a later epoch
-        replaces the stream that the filer may still have for the same client."""
+        """The stream of what changes below ``prefix`` from ``since_ns`` of a filer's clock on, but for what
+        has our signature of now: iterate within ``stream_errors``, ``cancel()`` from any thread. A later
+        ``epoch`` replaces the stream that the filer may still have for the same ``client``."""
         request = METHODS["SubscribeMetadata"][0](
             client_name="swmld",
             path_prefix=prefix,
             since_ns=since_ns,
+            signature=self.signature,
             client_id=client,
             client_epoch=epoch,
             client_supports_idle_heartbeat=True,
@@ -205,10 +209,9 @@ class FilerClient:
     def _stored(self, directory: str, entry: Any, answer: Any) -> Any:
         """The entry as the filer stored it, which it tells since version 4."""
         event = answer.metadata_event.event_notification
-        if not event.HasField("new_entry"):
-            return entry
-        self._latest.keep(directory, event.new_entry)
-        return event.new_entry
+        if event.HasField("new_entry"):
+            self._latest.keep(directory, entry := event.new_entry)
+        return entry
 
     def latest(self, directory: str, name: str) -> Any | None:
         """The entry as it was stored here last, to be the ``before`` of its next change; None: ask for it."""
@@ -263,10 +266,10 @@ class FilerClient:
         answer = self._call("Statistics", "asking for the room", collection=collection)
         return int(answer.total_size), int(answer.used_size)
 
-    def assign(self, path: str, size: int, ttl: int = 0) -> Any:
-        """Where a chunk of ``size`` bytes of the file at ``path`` may be stored that lives for ``ttl``
-        seconds. ENOSPC."""
-        answer = self._changed("AssignVolume", path, count=1, path=path, expected_data_size=size, ttl_sec=ttl)
+    def assign(self, path: str, size: int, ttl: int = 0, count: int = 1) -> Any:
+        """Places for ``count`` chunks of ``size`` bytes of a file, which live for ``ttl`` seconds. ENOSPC."""
+        asked = {"count": count, "path": path, "expected_data_size": size, "ttl_sec": ttl}
+        answer = self._changed("AssignVolume", path, **asked)
         if answer.error or not answer.location.url:
             raise _refusal(0, answer.error, path, f"place for a chunk of {path}")
         return answer
@@ -308,8 +311,8 @@ class FilerClient:
     def close(self) -> None:
         """Ends all calls: EHOSTUNREACH."""
         self._closing.set()
-        for channel in self._channels:
-            channel.close()
+        for each in (*self._plain, *self._channels):
+            each.close()
 
 
 def _ignored(_: list[str]) -> None:
@@ -345,15 +348,14 @@ def _channel(address: str, certificates: Certificates | None) -> Any:
     return grpc.secure_channel(address, secret, options)
 
 
-def _calls(channel: Any) -> dict[str, Any]:
+def _calls(channel: Any, plain: Calls | None) -> dict[str, Any]:
+    """By way of ``plain`` where that can be."""
     calls = {}
     for name, (asked, answered) in METHODS.items():
-        kind = "unary_stream" if name in ("ListEntries", "SubscribeMetadata") else "unary_unary"
-        calls[name] = getattr(channel, kind)(
-            f"/{SERVICE}/{name}",
-            request_serializer=asked.SerializeToString,
-            response_deserializer=answered.FromString,
-        )
+        path, streamed = f"/{SERVICE}/{name}", name in ("ListEntries", "SubscribeMetadata")
+        made = channel.unary_stream if streamed else channel.unary_unary
+        call = made(path, asked.SerializeToString, answered.FromString)
+        calls[name] = call if streamed or plain is None else plain.method(path, asked, answered, call)
     return calls
 
 

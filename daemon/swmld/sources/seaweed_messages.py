@@ -38,8 +38,8 @@ GetFilerConfigurationResponse: cipher=7 bool
 PingRequest: target=1 string, target_type=2 string
 PingResponse: start_time_ns=1 int64, remote_time_ns=2 int64, stop_time_ns=3 int64
 EventNotification: old_entry=1 Entry, new_entry=2 Entry, new_parent_path=4 string, signatures=6 int32*
-SubscribeMetadataRequest: client_name=1 string, path_prefix=2 string, since_ns=3 int64, client_id=7 int32,
-    client_epoch=9 int32, client_supports_idle_heartbeat=13 bool
+SubscribeMetadataRequest: client_name=1 string, path_prefix=2 string, since_ns=3 int64, signature=4 int32,
+    client_id=7 int32, client_epoch=9 int32, client_supports_idle_heartbeat=13 bool
 SubscribeMetadataResponse: directory=1 string, event_notification=2 EventNotification, ts_ns=3 int64
 Clause: kind=1 int32, expected_entry=10 Entry
 WriteCondition: clauses=1 Clause*
@@ -58,7 +58,8 @@ StatisticsRequest: replication=1 string, collection=2 string, ttl=3 string, disk
 StatisticsResponse: total_size=4 uint64, used_size=5 uint64
 AssignVolumeRequest: count=1 int32, replication=3 string, ttl_sec=4 int32, path=6 string,
     expected_data_size=10 uint64
-AssignVolumeResponse: file_id=1 string, auth=5 string, error=8 string, location=9 Location, fsync=11 bool
+AssignVolumeResponse: file_id=1 string, count=4 int32, auth=5 string, error=8 string, location=9 Location,
+    fsync=11 bool
 """
 """Message: field=number type. A type with * is repeated, with % it is a map from string."""
 

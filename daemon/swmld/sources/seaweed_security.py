@@ -77,7 +77,8 @@ class Security:
         """For a volume server, to write or delete ``fid``; ``given``: the token that the filer gave with it,
         which is of use for some seconds."""
         if self.write_key:
-            return _bearer(self.write_key, {"fid": fid})
+            # Without the number after it of one of several that were given at once.
+            return _bearer(self.write_key, {"fid": fid.partition("_")[0]})
         return {"Authorization": f"Bearer {given}"} if given else {}
 
     def filer_headers(self) -> dict[str, str]:

@@ -6,9 +6,10 @@ without ending (a firewall forgets it), so the filer is asked for its time now a
 not tell, the stream is begun anew. The filer's own heartbeats are asked for, too: they move the time to
 begin from.
 
-What this client changes itself is told as well, and known by its signature: its answer has said it all, so
-that it is passed over. Where the answer never came, or said nothing, the path is in doubt: what becomes of it
-is told like anybody's change, from then on and once at that moment.
+What this client changes itself the filer does not tell it, by its signature: the answer has said it all.
+Where that never came, or said nothing, the path is in doubt: it is told of once at that moment, and the
+stream is begun again as soon as the filer answers, with another signature and from before the change, which
+is told like anybody's then, if and when it is made.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import errno
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,8 +34,8 @@ PROBE = 5.0
 AGAIN = 0.5
 """Seconds before the stream is begun again."""
 
-_DOUBTED = 1024
-"""Paths in doubt that are remembered: with more of them, all are."""
+_LATE = 1024
+"""Paths in doubt at most that are still to be told: who is told begins anew a moment later."""
 
 _LONGEST = 5.0
 """Seconds that this grows to while the filer is away."""
@@ -50,9 +52,10 @@ class Watch:
         self._since, self._number = 0, -1
         # The filer refuses a second stream of a client; the number is what tells clients.
         self._client, self._epoch = random.getrandbits(31), 0
-        self._doubted: set[str] = set()
         self._late: list[str] = []
-        """Those that are to be told once."""
+        """What is in doubt and to be told of."""
+        self._doubted = False
+        """The stream is to be begun again, from where it was when the first doubt came."""
         self._wake = threading.Event()
         filer.doubted = self._doubt
 
@@ -60,14 +63,18 @@ class Watch:
         """See ``Source.watch``."""
         wait = AGAIN
         while not self._closed.is_set():
+            begun = False
             try:
                 with self._begun(tell) as stream:
                     ready(True)
-                    wait = AGAIN
+                    wait, begun = AGAIN, True
                     with stream_errors("subscription"):
                         for answer in stream:
                             self._heard(answer, tell)
             except OSError as error:
+                if begun and self._doubted and not self._closed.is_set():
+                    log.info("it is not known what became of a change: all are told again since before it")
+                    continue
                 self._filer.filers.failed(self._number, error)
                 if not self._closed.is_set():
                     log.warning("changes at the source are not told: %s", error.strerror)
@@ -88,8 +95,9 @@ class Watch:
             self._since = now
         self._epoch += 1
         root = f"{self._root}/"
-        stream = self._filer.subscribe(self._number, root, self._since, self._client, self._epoch)
         with self._lock:
+            self._doubted = False
+            stream = self._filer.subscribe(self._number, root, self._since, self._client, self._epoch)
             self._late.clear()  # whoever is told begins anew
             self._stream = stream
             if self._closed.is_set():
@@ -108,42 +116,42 @@ class Watch:
             probe.join()
 
     def _probe(self, stream: Any, done: threading.Event, tell: Callable[[Change], None]) -> None:
+        answered = time.monotonic()
         while True:
-            woken = self._wake.wait(PROBE)
-            if done.is_set():
-                return
-            if woken:
+            if self._wake.wait(AGAIN if self._doubted else PROBE):
                 self._wake.clear()
                 self._tell_late(tell)
-                continue
+            if done.is_set():
+                return
             try:
                 self._filer.now_ns(self._number)
             except OSError as error:
-                ended = done.is_set() or self._closed.is_set()
-                if not ended and error.errno != errno.EOPNOTSUPP:
-                    log.warning("the filer does not answer: %s", error.strerror)
-                    stream.cancel()
+                if error.errno != errno.EOPNOTSUPP:
+                    if time.monotonic() - answered < PROBE:  # it may only have been in doubt
+                        continue
+                    if not (done.is_set() or self._closed.is_set()):
+                        log.warning("the filer does not answer: %s", error.strerror)
+                        stream.cancel()
+                    return
+            answered = time.monotonic()
+            if self._doubted:
+                stream.cancel()
                 return
 
     def _heard(self, answer: Any, tell: Callable[[Change], None]) -> None:
-        if not self._is_ours(answer):
+        # Filers that do not look for it are looked after here.
+        if self._filer.signature not in answer.event_notification.signatures:
             for change in changes_of(answer, self._root):
                 tell(change)
-        self._since = max(self._since, answer.ts_ns)
-
-    def _is_ours(self, answer: Any) -> bool:
-        if self._filer.signature not in answer.event_notification.signatures:
-            return False
         with self._lock:
-            return self._doubted.isdisjoint(f"{where}/{entry.name}" for entry, where in _places(answer))
+            if not self._doubted:
+                self._since = max(self._since, answer.ts_ns)
 
     def _doubt(self, paths: list[str]) -> None:
         with self._lock:
-            self._doubted.update(paths)
-            if len(self._doubted) > _DOUBTED:
-                self._filer.signature = random.getrandbits(31) or 1  # none of those made until now is ours
-                self._doubted.clear()
-            self._late = [*self._late, *paths][-_DOUBTED:]
+            self._filer.signature = random.getrandbits(31) or 1  # none of those made until now is ours
+            self._late = [*self._late, *paths][-_LATE:]
+            self._doubted = True
         self._wake.set()
 
     def _tell_late(self, tell: Callable[[Change], None]) -> None:

@@ -36,6 +36,7 @@ from swmld.sources.seaweed_chunks import INLINE, numbers
 from swmld.sources.seaweed_entries import TOKEN, XATTR, file_mode_of, is_xattr
 from swmld.sources.seaweed_filer import FilerClient
 from swmld.sources.seaweed_messages import MESSAGES, Entry
+from swmld.sources.seaweed_places import Given, Places
 from swmld.sources.seaweed_security import Security
 from swmld.sources.threads import Threads
 
@@ -92,6 +93,7 @@ class Writing:
         """``timeout``: seconds for which another volume server is tried for a chunk."""
         self._filer, self._connections, self._security = filer, connections, security
         self._timeout = timeout
+        self._places = Places(filer)
         self._threads = Threads(PARALLEL)
         self._closing = threading.Event()
         self._plain = False
@@ -147,7 +149,7 @@ class Writing:
                 return
             try:
                 sent = Sent(fd, start, min(self.chunk, size - start))
-                uploaded.append(self._chunk(place, sent, now, ttl))
+                uploaded.append(self._chunk(place, sent, now, ttl, alone=len(starts) == 1))
             except OSError as error:
                 errors.append(error)
 
@@ -160,28 +162,31 @@ class Writing:
         if len(starts) == 1:
             uploaded[0].chunk.e_tag = base64.b64encode(_md5(fd, size)).decode()
 
-    def _chunk(self, place: Place, sent: Sent, now: int, ttl: int) -> _Uploaded:
+    def _chunk(self, place: Place, sent: Sent, now: int, ttl: int, *, alone: bool) -> _Uploaded:
         """Stored where the filer says, or somewhere else where that fails."""
         deadline = time.monotonic() + self._timeout
         wait = 0.05
+        ask = self._places.small if alone else self._places.one
         while True:
-            given = self._filer.assign(place.path, sent.size, ttl)
+            given = ask(place.path, sent.size, ttl)
             try:
                 return self._stored(given, sent, now)
             except OSError as error:
                 if error.errno not in _ELSEWHERE or time.monotonic() + wait > deadline:
                     raise
                 log.warning("a chunk of %s is stored elsewhere: %s", place.path, error.strerror)
+            self._places.refused(place.path)
+            ask = self._places.one
             if self._closing.wait(wait):
                 raise failure(errno.EHOSTUNREACH, f"write of {place.path}: closed")
             wait = min(2 * wait, 2.0)
 
-    def _stored(self, given: Any, sent: Sent, now: int) -> _Uploaded:
-        address, fid = given.location.url, given.file_id
+    def _stored(self, given: Given, sent: Sent, now: int) -> _Uploaded:
+        address, fid = given.address, given.fid
         target = f"/{fid}?fsync=true" if given.fsync else f"/{fid}"
         headers = {
             "Content-Type": "application/octet-stream",
-            **self._security.write_headers(fid, given.auth),
+            **self._security.write_headers(fid, given.token),
         }
         _, document = self._connections.put(address, target, sent, headers=headers, what=fid)
         try:
@@ -200,7 +205,7 @@ class Writing:
             modified_ts_ns=now,
             e_tag=base64.b64encode(hashlib.blake2b(fid.encode(), digest_size=16).digest()).decode(),
         )
-        return _Uploaded(chunk, address, fid, given.auth)
+        return _Uploaded(chunk, address, fid, given.token)
 
     def _forget(self, place: Place, uploaded: list[_Uploaded]) -> None:
         """Deletes chunks that no entry has."""

@@ -36,7 +36,7 @@ from swmld.staging.flushing import Flush
 from swmld.staging.journal import FILLING, Journal
 from swmld.staging.recovery import recover
 from swmld.staging.table import Offer, Table
-from swmld.staging.uploads import Uploads
+from swmld.staging.uploads import Uploads, new_token
 from swmld.staging.views import Figures, Item
 
 
@@ -156,16 +156,18 @@ class Staging:
 
     # ---- opens
 
-    def create(self, path: bytes, attributes: Attributes, base: Attributes | None = None) -> StagedFile:
-        """A new, empty file that its maker has open, in place of ``base`` if there is one. EEXIST; EILSEQ
-        and such for a name that the source cannot have."""
+    def create(
+        self, path: bytes, attributes: Attributes, base: Attributes | None = None, *, claimed: bool = False
+    ) -> StagedFile:
+        """A new, empty file that its maker has open, in place of ``base`` if there is one. ``claimed``: by
+        ``claim``, which comes next. EEXIST; EILSEQ and such for a name that the source cannot have."""
         self._source.takes(path)
         self._wait_for_room()
         with self._table.lock:
             self._table.still(path)
             if path in self._table.files:
                 raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-            file = self._make(path, base, attributes)
+            file = self._make(path, base, attributes, token=new_token() if claimed else "")
             file.filled.set()
         return file
 
@@ -197,10 +199,15 @@ class Staging:
         return file
 
     def _make(
-        self, path: bytes, base: Attributes | None, attributes: Attributes, stamp: str = ""
+        self,
+        path: bytes,
+        base: Attributes | None,
+        attributes: Attributes,
+        stamp: str = "",
+        token: str = "",
     ) -> StagedFile:
         """With one user, under its name."""
-        number = self._journal.add(path, base, stamp)
+        number = self._journal.add(path, base, stamp, token)
         place = self._table.place(number)
         fd = -1
         try:
@@ -214,7 +221,7 @@ class Staging:
             self._journal.remove(number)
             raise
         file = staged(self._table.directory, number, fd, path, base)
-        file.users = 1
+        file.users, file.token = 1, token
         self._table.enter(file)
         return file
 

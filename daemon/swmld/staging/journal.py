@@ -22,6 +22,9 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 FILLING = "filling"
 """As a row's stamp: it is being fetched, nobody has changed it yet."""
 
+PAGES = 4000
+"""Of 4 KiB, after which the log is put into the table, which syncs both: about each 500 small files."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS staged(
     number INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB NOT NULL, base TEXT, turn INTEGER NOT NULL DEFAULT 0,
@@ -85,6 +88,7 @@ class Journal:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute(f"PRAGMA wal_autocheckpoint={PAGES}")
         self._db.executescript(_SCHEMA)
 
     def rows(self) -> list[Row]:
@@ -96,13 +100,13 @@ class Journal:
             for n, path, base, turn, made, synced, token, sent, boot, aside, stamp in found
         ]
 
-    def add(self, path: bytes, base: Attributes | None, stamp: str = "") -> int:
-        """The number of a new row. Numbers are given once."""
+    def add(self, path: bytes, base: Attributes | None, stamp: str = "", token: str = "") -> int:
+        """The number of a new row. Numbers are given once. ``token``: of the upload that is made next."""
         with self._lock:
             self._check()
             cursor = self._db.execute(
-                "INSERT INTO staged(path, base, boot, stamp) VALUES (?, ?, ?, ?)",
-                (path, _encoded(base), self._boot, stamp),
+                "INSERT INTO staged(path, base, boot, stamp, token) VALUES (?, ?, ?, ?, ?)",
+                (path, _encoded(base), self._boot, stamp, token),
             )
             return int(cursor.lastrowid or 0)
 

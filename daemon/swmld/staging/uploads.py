@@ -96,7 +96,7 @@ class Uploads:
             if not self._begin(file):
                 return
             try:
-                self._done(file, *self._ask(file))
+                self._done(file, *self._ask(file, noted=bool(file.token)))
             except OSError as error:
                 if error.errno == errno.ESTALE:
                     raise OSError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
@@ -137,8 +137,8 @@ class Uploads:
         self._done(file, made, stamp)
         return True
 
-    def _ask(self, file: StagedFile) -> tuple[Attributes, Stamp | None]:
-        """What the source has then, and the stamp of it."""
+    def _ask(self, file: StagedFile, *, noted: bool = False) -> tuple[Attributes, Stamp | None]:
+        """What the source has then, and the stamp of it. ``noted``: the journal has the token already."""
         attributes = file.attributes()
         stamp = file.mark(self._fine)
         if file.mapped:
@@ -147,14 +147,15 @@ class Uploads:
             if not file.tried:
                 self.give_token(file, stamp)
                 file.tried = True
-                self._journal.uploading(file.number, file.token, file.sent)
+                if not noted:
+                    self._journal.uploading(file.number, file.token, file.sent)
         size = stamp.size if stamp is not None else file.now().size
         made = self._source.write(file.path, file.fd, size, attributes, file.base, file.token)
         return made, stamp
 
     def give_token(self, file: StagedFile, stamp: Stamp | None) -> None:
         """For the upload of what it is now; not one that may have been used."""
-        file.token = file.token or uuid.uuid4().hex
+        file.token = file.token or new_token()
         file.sent = stamp.text if stamp is not None else ""
 
     def _done(self, file: StagedFile, made: Attributes, stamp: Stamp | None) -> None:
@@ -287,6 +288,11 @@ class Uploads:
         with self._changed:
             self._table.stopped = True
             self._changed.notify_all()
+
+
+def new_token() -> str:
+    """Of one upload."""
+    return uuid.uuid4().hex
 
 
 def _put_aside(file: StagedFile) -> OSError:
