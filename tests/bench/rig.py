@@ -50,6 +50,7 @@ class Sizes:
     # Even, so that each side goes first as often as the other; MORE times as many where they disagree.
     rounds: int = 4
     rounds_short: int = 6  # of rows that take less than a second
+    rounds_fine: int = 16  # of rows about some per cent; as many again while that cannot be told
 
 
 QUICK = Sizes(
@@ -69,6 +70,7 @@ QUICK = Sizes(
     index=20_000,
     rounds=1,
     rounds_short=2,
+    rounds_fine=2,
 )
 
 
