@@ -50,7 +50,7 @@ class Sizes:
     # Even, so that each side goes first as often as the other; MORE times as many where they disagree.
     rounds: int = 4
     rounds_short: int = 6  # of rows that take less than a second
-    rounds_fine: int = 16  # of rows about some per cent; MORE times as many where that cannot be told
+    rounds_fine: int = 16  # of rows about some per cent; twice as many where that cannot be told
 
 
 QUICK = Sizes(

@@ -19,8 +19,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from report import MORE, Pairs, Result, between, compare
-from rig import MIB, Rig, Sample, cpu_seconds
+from report import Pairs, Result, between, compare
+from rig import CHECK_SECONDS, MIB, Rig, Sample, cpu_seconds
 from support.mount import Daemon
 from support.slowfs import SlowFs
 
@@ -128,9 +128,6 @@ TOOLS = (
 )
 
 
-WARM = 3
-"""Passes before the first round: what was on its way when its reader came is told of in the next."""
-
 FINE = 0.015
 """Half of the 3 % that are to be told."""
 
@@ -152,9 +149,8 @@ def _tools(rig: Rig) -> Result:
         rig.serve("rules-tools-on", tree, _rules(rig, "ordered")) as on,
     ):
         for daemon in (off, on):
-            for _ in range(WARM):
-                for words in TOOLS:
-                    _use(rig, words, daemon, Sample(0, 0.0, requests={"cpu": 0.0}))
+            for words in TOOLS:
+                _use(rig, words, daemon, Sample(0, 0.0, requests={"cpu": 0.0}))
         while not _told(pairs, rig.sizes.rounds_fine):
             pairs.append(_turns(rig, off, on, len(pairs)))
     row = compare("rules-tools", "tar, grep and git status, rules off and on", "/s", 0.97, pairs)
@@ -177,16 +173,20 @@ def _told(pairs: Pairs, rounds: int) -> bool:
     if len(pairs) < rounds:
         return False
     low, high = between([on.rate / off.rate for off, on in pairs])
-    return high - low <= 2 * FINE or len(pairs) >= MORE * rounds
+    return high - low <= 2 * FINE or len(pairs) >= 2 * rounds
 
 
 def _turns(rig: Rig, off: Daemon, on: Daemon, number: int) -> tuple[Sample, Sample]:
-    """Each tool four times, off, on, on, off or the other way round: what changes slowly hits both sides."""
+    """Each tool four times, off, on, on, off or the other way round: what changes slowly hits both sides.
+    They come so late that what was known of the source has to be looked at again, as people's do: where one
+    came right after the other, rules had nothing to do soon."""
     first, second = (off, on) if number % 2 else (on, off)
     taken = {daemon: Sample(2, 0.0, requests={"cpu": 0.0}) for daemon in (off, on)}
     for words in TOOLS:
-        for daemon in (first, second, second, first):
-            _use(rig, words, daemon, taken[daemon])
+        for sides in ((first, second), (second, first)):
+            time.sleep(CHECK_SECONDS)
+            for daemon in sides:
+                _use(rig, words, daemon, taken[daemon])
     return taken[off], taken[on]
 
 
