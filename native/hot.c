@@ -993,6 +993,29 @@ int sw_child_complete(sw_session *s, uint64_t parent, const char *name)
 	return r;
 }
 
+/* By what the table knows. Attributes are to hold for a while yet where the source, not C, is asked at an open. */
+int sw_child_settled(sw_session *s, uint64_t parent, const char *name, int tell)
+{
+	uint64_t now = now_ns(CLOCK_MONOTONIC_COARSE);
+	struct node *p, *n;
+	struct link *l;
+	int check, r = 0;
+
+	lock(s);
+	p = node_get(s, parent);
+	l = p ? link_find(s, p, name, strlen(name)) : NULL;
+	n = l ? l->node : NULL;
+	if (n && s->config.hot && n->asked == s->asking && !n->used->writers && !n->bypass && S_ISREG(n->perm) && same_generation(n)) {
+		check = node_check(s, n);
+		r = check == 2 || (check && n->attr_at &&
+				   now - n->attr_at < node_check_ns(s, n) / (s->config.local ? 1 : 2));
+		if (r && tell)
+			n->tell_open = 1;
+	}
+	unlock(s);
+	return r;
+}
+
 /* The cache file is about to be unlinked. Who has it open through the kernel keeps it; the descriptor taken here lets
  * a writer mirror into it. */
 void sw_evict(sw_session *s, uint64_t nodeid, uint64_t file_id)

@@ -254,6 +254,9 @@ int sw_try_complete(sw_session *s, uint64_t nodeid, uint64_t file_id, uint64_t s
 		    int64_t ctime_ns, int tell_open);
 void sw_ask_again(sw_session *s);                      /* of each complete file that is known now, at its next open */
 int sw_child_complete(sw_session *s, uint64_t parent, const char *name); /* the table knows a whole cache file of it */
+/* As far as the table knows, C alone answers the next open of the child, from a whole cache file of its present
+ * generation. `tell`: of that open it then tells (OPENED). */
+int sw_child_settled(sw_session *s, uint64_t parent, const char *name, int tell);
 void sw_evict(sw_session *s, uint64_t nodeid, uint64_t file_id);
 int sw_told_old(sw_session *s, uint64_t nodeid);       /* the kernel holds older attributes; reported once */
 int sw_usage(sw_session *s, uint64_t nodeid, uint64_t *last_open_ns, uint32_t *opens);

@@ -329,6 +329,56 @@ static void told_of_opens(void)
 	end();
 }
 
+/* Attributes that were asked for within the tick of the clock in which a writer closed the file are not kept. */
+static int known_and_settled(struct kit *unused)
+{
+	struct sw_entry e;
+
+	EQUAL(sw_lookup(s, SW_ROOT, "file", 0, &e), 0);
+	return sw_child_settled(s, SW_ROOT, "file", 0);
+}
+
+/* What C answers alone by what the table knows. */
+static void settled(void)
+{
+	struct sw_entry e;
+	struct sw_event ev;
+
+	kit_config.check = 1;
+	kit_config.check_ns = 60000000000ull;
+	begin();
+	kit_file(k->root, "file", "data");
+	EQUAL(sw_child_settled(s, SW_ROOT, "file", 0), 0);
+	e = entry("file");
+	EQUAL(sw_child_settled(s, SW_ROOT, "file", 0), 0);
+	complete(&e, 700, "data");
+	EQUAL(sw_child_settled(s, SW_ROOT, "file", 0), 1);
+	EQUAL(sw_child_settled(s, SW_ROOT, "other", 0), 0);
+	EQUAL(sw_child_settled(s, 999, "file", 0), 0);
+	hot_open(e.nodeid, FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, NULL);
+	EQUAL(sw_events(s, &ev, 1), 0);
+	EQUAL(sw_child_settled(s, SW_ROOT, "file", 1), 1);
+	hot_open(e.nodeid, FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, NULL);
+	CHECK(kit_event(k, &ev) == SW_EV_OPENED && ev.nodeid == e.nodeid && ev.arg == 700);
+	k_release(k, e.nodeid, SW_HOT_FH | e.nodeid);
+	k_release(k, e.nodeid, SW_HOT_FH | e.nodeid);
+	EQUAL(sw_begin_write(s, e.nodeid), SW_NONE);
+	EQUAL(sw_child_settled(s, SW_ROOT, "file", 0), 0);
+	sw_end_write(s, e.nodeid);
+	EQUAL(sw_child_settled(s, SW_ROOT, "file", 0), 0); /* its attributes are not known any more */
+	CHECK(kit_wait(known_and_settled, k));
+	sw_ask_again(s);
+	EQUAL(sw_child_settled(s, SW_ROOT, "file", 1), 0);
+	sw_set_complete(s, e.nodeid, 700, e.size, e.mtime_ns, e.ctime_ns, 0);
+	EQUAL(sw_child_settled(s, SW_ROOT, "file", 0), 1);
+	kit_file(k->root, "file", "more data");
+	EQUAL(sw_getattr(s, e.nodeid, &e), 0);
+	EQUAL(sw_child_settled(s, SW_ROOT, "file", 0), 0); /* another generation */
+	sw_evict(s, e.nodeid, 700);
+	EQUAL(sw_child_settled(s, SW_ROOT, "file", 0), 0);
+	end();
+}
+
 /* The kernel gave up an open that C had answered. */
 static void hot_open_gone(void)
 {
@@ -773,6 +823,7 @@ int main(void)
 	asked_again();
 	nothing_is_closed_in_haste();
 	told_of_opens();
+	settled();
 	hot_open_gone();
 	evicted();
 	writer_first();

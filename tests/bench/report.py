@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -64,6 +65,20 @@ def spread(ratios: list[float]) -> float:
         return 0.0
     low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 4 else (min(ratios), 0, max(ratios))
     return (high - low) / 2 / statistics.median(ratios)
+
+
+def between(ratios: list[float]) -> tuple[float, float]:
+    """Where the median of all rounds that could be taken lies, at 95 %: two of the rounds' own ratios, by how
+    many of them may lie on one side of it (binomial), whatever their distribution. Of fewer than six: all."""
+    ranked, count = sorted(ratios), len(ratios)
+    outside = place = 0
+    while True:
+        outside += math.comb(count, place)
+        if outside / 2**count > 0.025 or 2 * place + 1 >= count:
+            break
+        place += 1
+    cut = max(0, place - 1)
+    return ranked[cut], ranked[count - 1 - cut]
 
 
 def enough(ratios: list[float], rounds: int, most: int) -> bool:

@@ -370,8 +370,8 @@ async def test_waiting_before_and_after(head: FakeHead) -> None:
     def place(pid: int, file: int) -> Place:
         return Place(Key(5, "a"), 0.0)
 
-    waiting.take(rows, place)
-    waiting.settle([], 1.0, place)
+    waiting.take(rows, place, lambda pid: 5)
+    waiting.settle([], 1.0, place, lambda pid: 5)
     answers = answering(head)
     images, _, every = (await ask(answers, "rules"))["rules"]
     assert images["waiting"] == every["waiting"] == {

@@ -32,9 +32,14 @@ class Lab:
         self.now = 0.0
         self.began = 0.0
         self.told: list[tuple[Key, Waited]] = []
+        self.looked: list[int] = []
 
     def place(self, pid: int, file: int) -> Place | None:
+        self.looked.append(file)
         return Place(Key(pid, f"d{file // 100}"), self.began) if pid else None
+
+    def job(self, pid: int) -> int:
+        return pid
 
     def acts(self, file: int, *rules: Name, job: int = 5) -> None:
         self.waiting.acts(
@@ -44,8 +49,8 @@ class Lab:
     def read(self, *rows: tuple[int, Cursor], pid: int = 5, waits: Iterable[tuple[int, Wait]] = ()) -> None:
         """The next look at the counters."""
         self.now += 0.01
-        self.waiting.take([(pid, file, each) for file, each in rows], self.place)
-        self.waiting.settle(waits, self.now, self.place)
+        self.waiting.take([(pid, file, each) for file, each in rows], self.place, self.job)
+        self.waiting.settle(waits, self.now, self.place, self.job)
 
     def of(self, name: Name = RULE) -> Compared | None:
         return self.waiting.homes().of(name)
@@ -181,6 +186,16 @@ def test_what_was_waited_for_without_reading_is_forgotten(lab: Lab) -> None:
     found = lab.of()
     assert found is not None
     assert found.after.seconds == pytest.approx(0.875), "the number is another process's"
+
+
+def test_where_a_job_reads_is_only_looked_up_of_files_about_which_rules_were_asked(lab: Lab) -> None:
+    """A cached tree is read by one program after the other, each of them a job."""
+    lab.acts(101, RULE)
+    lab.acts(102, RULE, job=0)
+    lab.read((101, cursor(1.0)), (102, cursor(1.0)), (103, cursor(1.0)), pid=7)
+    assert set(lab.looked) == {102}
+    lab.read((101, cursor(1.0)))
+    assert set(lab.looked) == {101, 102}
 
 
 def test_files_that_nobody_asked_rules_about_count_for_nothing(lab: Lab) -> None:

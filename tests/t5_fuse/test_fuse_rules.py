@@ -169,6 +169,45 @@ def test_files_are_fetched_before_they_are_opened(
     )
 
 
+def test_behind_cached_files_what_is_not_is_fetched_before_it_is_opened(ruled: Callable[..., Ruled]) -> None:
+    here = ruled(AHEAD.format(parameters="next_files: 4"), "--check", "immutable")
+    names = [f"{number:02}.jpg" for number in range(50)]
+    here.make(*names)
+    here.read(*names)
+    here.until(lambda: set(here.cached()) == set(names), "all cached")
+    for name in [*names[:20], *names[40:]]:
+        here.daemon.call("cache.drop", path=name)
+    here.until(lambda: set(here.cached()) == set(names[20:40]), "some dropped")
+    here.read(*names[:20])  # the next epoch
+
+    def ahead() -> bool:
+        here.read(*names[20:40])  # one of them is told of, and asks for more
+        return names[40] in here.cached()
+
+    here.until(ahead, f"{names[40]} before it is opened")
+    here.read(*names)
+
+
+def test_a_cached_directory_is_read_without_a_decision(ruled: Callable[..., Ruled]) -> None:
+    here = ruled(AHEAD.format(parameters="next_files: 16"), "--check", "immutable")
+    if here.daemon.mode == "python":
+        pytest.skip("Python answers each open there")
+    names = [f"{number:02}.jpg" for number in range(50)]
+    here.make(*names)
+    here.read(*names)
+    here.until(lambda: set(here.cached()) == set(names), "all cached")
+    decided = []
+    for _ in range(16):  # one file makes readers known, and that they began anew
+        here.daemon.call("cache.drop", path=names[0])
+        here.until(lambda: names[0] not in here.cached(), "dropped")
+        last = here.history()[0]["id"]
+        here.read(*names)
+        here.until(lambda: names[0] in here.cached(), "fetched")
+        decided.append({each["path"] for each in here.history() if each["id"] > last})
+    # Some were on their way when their first reader came, and are told of once more.
+    assert decided[4:] == [{names[0]}] * 12
+
+
 MODEL = [f"model-{number:05}-of-00004.safetensors" for number in range(1, 5)]
 
 

@@ -228,6 +228,11 @@ class Facts:
                 return None
         return Place(Key(process.job, dataset), root.started if root is not None else 0.0)
 
+    def job(self, pid: int) -> int:
+        """Of a process; 0: it is not known."""
+        process = self._processes.of(pid)
+        return process.job if process is not None else 0
+
     # ---- the file
 
     def _path(self, opening: Opening, known: dict[str, Value]) -> str:

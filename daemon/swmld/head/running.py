@@ -104,7 +104,7 @@ class Running:
 
     async def _count(self) -> None:
         """What the probes tell of waiting, to the decisions that it is about."""
-        waiting = self.head.history.waiting
+        waiting, facts = self.head.history.waiting, self._facts
         with self._observer.subscribe() as batches:
             async for raw in batches:
                 if self._observer.probe()["how"] in UNMEASURED:
@@ -113,9 +113,9 @@ class Running:
                 if not (raw.cursors or raw.waits):
                     continue
                 for start in range(0, len(raw.cursors), SLICE):
-                    waiting.take(raw.cursors[start : start + SLICE], self._facts.place)
+                    waiting.take(raw.cursors[start : start + SLICE], facts.place, facts.job)
                     await trio.lowlevel.checkpoint()
-                waiting.settle(raw.waits, raw.at, self._facts.place)
+                waiting.settle(raw.waits, raw.at, facts.place, facts.job)
 
     async def known(self, path: str) -> dict[str, Value]:
         """What is known of the file at ``path``, from the mount's root; OSError for one that is not there."""

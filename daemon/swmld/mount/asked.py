@@ -46,6 +46,8 @@ class Order:
     files: int = below.FILES
     directories: int = below.DIRECTORIES
     terms: Terms | None = None
+    row: int = 0
+    """So many files that follow each other are asked for, and more when they are opened; 0: another set."""
 
 
 LEARNED = Order()
@@ -122,4 +124,5 @@ def orders(
         order.levels = rule.depth
         yield order, plan.others(name)
     elif rule.next_files and not rule.shards:
+        order.row = rule.next_files
         yield order, plan.following(name, rule.next_files)

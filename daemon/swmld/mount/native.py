@@ -125,6 +125,7 @@ class Config:
 
 _cached_entry, _path, _parent = held("sw_cached_entry"), held("sw_path"), held("sw_parent")
 _try_complete, _child_complete = held("sw_try_complete"), held("sw_child_complete")
+_child_settled = held("sw_child_settled")
 _told_old, _events, _landed = held("sw_told_old"), held("sw_events"), held("sw_landed")
 
 
@@ -511,6 +512,11 @@ class Native:
     def child_complete(self, parent: int, name: bytes) -> bool:
         """Whether the table knows a whole cache file of a child (perhaps of an older generation)."""
         return bool(_child_complete(self._session, parent, name))
+
+    def child_settled(self, parent: int, name: bytes, *, tell: bool = False) -> bool:
+        """Whether, as far as the table knows, C alone answers the child's next open, from a whole cache file
+        of its present generation: nothing of it has to be fetched. ``tell``: of that open it tells then."""
+        return bool(_child_settled(self._session, parent, name, tell))
 
     def evict(self, nodeid: int, file_id: int) -> None:
         """The cache file is about to be unlinked."""

@@ -17,7 +17,7 @@ for per file opened, and a directory of which an epoch opened only a part is not
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from swmld.plan.listing import Listing
@@ -145,13 +145,23 @@ class Directory:
     def following(self, name: bytes, count: int) -> list[bytes]:
         """Up to ``count`` files that come after ``name`` in the order that its readers keep to (sorted, until
         they show another), whatever they did so far; none twice in an ``epoch``."""
+        return [self._listed(index) for index in self._after(name, count) if self._want(index)]
+
+    def beyond(self, name: bytes, count: int) -> list[bytes]:
+        """Up to ``count`` files that come after ``name`` in that order, asked for or not."""
+        return [self._listed(index) for index in self._after(name, count)]
+
+    def _after(self, name: bytes, count: int) -> Iterator[int]:
         index = self._listing.find(name) if self._listing is not None else None
         if self._listing is None or index is None:
-            return []
+            return iter(())
         order = max(self._orders, key=lambda order: order.foreseen)
         first = order.place(index) + 1
-        places = range(first, min(first + count, len(self._listing)))
-        return [self._listing.name(i) for i in map(order.index, places) if self._want(i)]
+        return map(order.index, range(first, min(first + count, len(self._listing))))
+
+    def _listed(self, index: int) -> bytes:
+        assert self._listing is not None
+        return self._listing.name(index)
 
     def others(self, name: bytes) -> list[bytes]:
         """All other files: those after ``name``, then those before it; all where it was not listed. None
