@@ -11,11 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from hpack import Decoder, Encoder
-from hypothesis import given
-from hypothesis import strategies as st
 from swmld.sources.http2 import block
-from swmld.sources.http2_headers import NAMES, Wanted
 from swmld.sources.seaweed_messages import MESSAGES
 from swmld.sources.unary import Calls, Failed
 
@@ -241,84 +237,6 @@ def test_frames_in_pieces_padded_and_with_a_priority() -> None:
     padded = frame(0, 0x8, 1, b"\x03" + MESSAGE[9:] + b"\0\0\0")
     pieces = frame(1, 0x1 | 0x20, 1, bytes(5) + TRAILERS[:7]) + frame(9, 0x4, 1, TRAILERS[7:])
     assert answered(STARTS + frame(6, 0, 0, bytes(8)) + HEADERS + padded + pieces) == ("answer", 1)
-
-
-def test_a_server_that_keeps_a_table_of_headers_all_the_same() -> None:
-    """Which a block may add to that came before, and what is said by a place in it changes."""
-
-    def replies(value: bytes) -> list[bytes]:
-        added = b"\x40" + TRAILERS[1 : 2 + len(b"grpc-status")] + bytes((len(value),)) + value
-        return [added, b"\xbe"]
-
-    first, second = replies(b"0"), replies(b"5")
-    # The first block says that there is none, as of then; a later one that there is.
-    tables = [b"\x20" + TRAILERS, b"\x20" + TRAILERS, b"\x3f\xe1\x1f" + first[0], first[1], *second]
-    script = Turns([reply(2 * number + 1, trailers) for number, trailers in enumerate(tables)])
-    asked = Asked(script.port)
-    try:
-        for _ in range(4):
-            assert asked("END") == "answer"
-        for _ in range(2):
-            with pytest.raises(Failed) as found:
-                asked("END")
-            assert found.value.code() == grpc.StatusCode.NOT_FOUND
-    finally:
-        asked.calls.close()
-
-
-def reply(stream: int, trailers: bytes) -> bytes:
-    message = struct.pack(">BI", 0, len(ANSWER)) + ANSWER
-    return frame(1, 0x4, stream, b"\x88") + frame(0, 0, stream, message) + frame(1, 0x5, stream, trailers)
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from([":status", "grpc-status", "grpc-message", "content-type", "x-other", "age"]),
-            st.text(st.characters(max_codepoint=255), max_size=200),
-            st.booleans(),
-        ),
-        max_size=6,
-    ),
-    st.booleans(),
-)
-def test_what_is_found_is_what_is_decoded(headers: list[tuple[str, str, bool]], huffman: bool) -> None:
-    encoder, decoder = Encoder(), Decoder()
-    encoder.header_table_size = 0
-    block = encoder.encode([(n.encode(), v.encode("latin-1"), s) for n, v, s in headers], huffman=huffman)
-    found = Wanted().of(block)
-    decoded = [(bytes(name), bytes(value)) for name, value in decoder.decode(block, raw=True)]
-    if found is None:
-        assert any(len(value) > 60 for _, value, _ in headers)
-    else:
-        assert found == [each for each in decoded if each[0] in NAMES]
-
-
-@given(st.binary(max_size=40))
-def test_what_is_no_block_of_headers_is_no_harm(block: bytes) -> None:
-    Wanted().of(block)
-
-
-class Turns(threading.Thread):
-    """A server that gives one answer after the other, on one connection."""
-
-    def __init__(self, answers: list[bytes]) -> None:
-        super().__init__(daemon=True)
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listening.getsockname()[1]
-        self._answers = answers
-        self.start()
-
-    def run(self) -> None:
-        with self._listening.accept()[0] as connection:
-            connection.sendall(STARTS)
-            for answer in self._answers:
-                received = b""
-                while b"END" not in received:
-                    received += connection.recv(65536)
-                connection.sendall(answer)
-            while connection.recv(65536):
-                pass
 
 
 def test_a_server_that_goes_away_is_asked_again_on_another_connection() -> None:

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from hpack import Decoder, HPACKError
 
 from swmld.sources.http1 import CONNECT_TIMEOUT
-from swmld.sources.http2_headers import Wanted
 
 WINDOW = (1 << 31) - 1
 """Bytes that the server may send at once: the answer is wanted whole."""
@@ -72,8 +71,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 _HELLO = (
     _PREFACE
-    # No table of headers, so that a block of them always means the same; no pushes.
-    + _frame(_SETTINGS, 0, 0, struct.pack(">HIHIHI", 0x1, 0, 0x2, 0, _INITIAL_WINDOW, WINDOW))
+    + _frame(_SETTINGS, 0, 0, struct.pack(">HIHI", 0x2, 0, _INITIAL_WINDOW, WINDOW))  # 0x2: no pushes
     + _frame(_WINDOW, 0, 0, struct.pack(">I", WINDOW - _FIRST_WINDOW))
 )
 
@@ -110,7 +108,6 @@ class Connection:
         self._received = bytearray()
         self._piece = memoryview(bytearray(_BUFFER))
         self._decoder = Decoder()
-        self._wanted = Wanted()
         self._due = bytearray(_HELLO)
         """What is to be sent before the next request."""
         self._stream = -1
@@ -233,20 +230,13 @@ class Connection:
             self._head += payload
         if not flags & _END_HEADERS:
             return
-        found = self._headers(self._head)
-        if stream == self._stream:
-            self._answer.headers.update(found)
-            self._ended = self._ended or self._head_ends
-
-    def _headers(self, block: bytes) -> list[tuple[bytes, bytes]]:
-        """Those that somebody reads, as long as the server keeps to what it was told, and has no table."""
-        if self._decoder.header_table_size == 0 and (found := self._wanted.of(block)) is not None:
-            return found
         try:
-            decoded: Any = self._decoder.decode(block, raw=True)
+            found: Any = self._decoder.decode(self._head, raw=True)
         except HPACKError as error:
             raise Dead(f"headers that cannot be read: {error}") from None
-        return [(bytes(name), bytes(value)) for name, value in decoded]
+        if stream == self._stream:
+            self._answer.headers.update((bytes(name), bytes(value)) for name, value in found)
+            self._ended = self._ended or self._head_ends
 
     def _take(self, count: int) -> None:
         """The server may send as much again, which it is told now and then."""
