@@ -331,7 +331,8 @@ def check(snapshot: Snapshot, limits: Limits) -> None:
         for dataset in job.datasets:
             assert dataset.fraction is None or 0.0 <= dataset.fraction <= 1.0
             assert dataset.files_total is None or 0 <= dataset.files_seen <= dataset.files_total
-            assert dataset.passes >= 1 and dataset.epoch in (dataset.passes, None)
+            assert dataset.passes >= 1
+            assert dataset.epoch in (dataset.passes, None)
             findings += [dataset.order, dataset.role, dataset.batch_found, dataset.workers_found]
         findings += [stream.pattern for stream in job.streams]
         for found in findings:

@@ -8,7 +8,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import zip_longest
 from typing import Any
 
 import grpc
@@ -18,7 +17,6 @@ from swmld.sources.seaweed_filers import AWAY, Filers, Unsent
 from swmld.sources.seaweed_latest import Latest
 from swmld.sources.seaweed_messages import MESSAGES, METHODS, SERVICE, Entry
 from swmld.sources.seaweed_security import Certificates
-from swmld.sources.unary import Calls
 
 _MESSAGE = 1 << 30
 """Bytes of a message at most, as the filer's own: an entry may have thousands of chunks."""
@@ -114,8 +112,7 @@ class FilerClient:
         self._refuses: bool | None = None
         """Whether filers keep to conditions; None: not known yet."""
         self._channels = [_channel(address.grpc, certificates) for address in filers.addresses]
-        self._plain = [Calls(address.grpc) for address in filers.addresses if certificates is None]
-        self._calls = [_calls(*each) for each in zip_longest(self._channels, self._plain)]
+        self._calls = [_calls(channel) for channel in self._channels]
 
     def _call(self, name: str, what: str, /, **fields: Any) -> Any:
         request = METHODS[name][0](**fields)
@@ -311,8 +308,8 @@ class FilerClient:
     def close(self) -> None:
         """Ends all calls: EHOSTUNREACH."""
         self._closing.set()
-        for each in (*self._plain, *self._channels):
-            each.close()
+        for channel in self._channels:
+            channel.close()
 
 
 def _ignored(_: list[str]) -> None:
@@ -348,14 +345,15 @@ def _channel(address: str, certificates: Certificates | None) -> Any:
     return grpc.secure_channel(address, secret, options)
 
 
-def _calls(channel: Any, plain: Calls | None) -> dict[str, Any]:
-    """By way of ``plain`` where that can be."""
+def _calls(channel: Any) -> dict[str, Any]:
     calls = {}
     for name, (asked, answered) in METHODS.items():
-        path, streamed = f"/{SERVICE}/{name}", name in ("ListEntries", "SubscribeMetadata")
-        made = channel.unary_stream if streamed else channel.unary_unary
-        call = made(path, asked.SerializeToString, answered.FromString)
-        calls[name] = call if streamed or plain is None else plain.method(path, asked, answered, call)
+        kind = "unary_stream" if name in ("ListEntries", "SubscribeMetadata") else "unary_unary"
+        calls[name] = getattr(channel, kind)(
+            f"/{SERVICE}/{name}",
+            request_serializer=asked.SerializeToString,
+            response_deserializer=answered.FromString,
+        )
     return calls
 
 
