@@ -108,7 +108,7 @@ MIB = 1 << 20
         (Prefetch(shards=True), SET[0], [(SET[1:3], Order(limit=asked.ANY))]),
         (Prefetch(shards=True, next_files=3), SET[0], [(SET[1:4], Order(limit=asked.ANY))]),
         (Prefetch(shards=True, window=MIB), SET[2], [(SET[3:4], Order(limit=asked.ANY, part=MIB))]),
-        (Prefetch(next_files=1), SET[1], [(SET[2:3], Order(limit=asked.ANY))]),
+        (Prefetch(next_files=1), SET[1], [(SET[2:3], Order(limit=asked.ANY, row=1))]),
         (Prefetch(siblings=True, window=MIB), SET[3], [([SET[4], *SET[:3]], Order(limit=MIB))]),
         (Prefetch(siblings=True, depth=3), SET[4], [(SET[:4], Order(limit=asked.ANY, levels=3))]),
         (
