@@ -202,13 +202,14 @@ def test_a_pid_that_is_used_again(lab: Lab) -> None:
 
 
 def test_what_a_reader_starts_is_known_by_what_it_runs(lab: Lab) -> None:
-    """A shell that reads nothing itself: its fork is told before it is a shell, and what it starts is its."""
+    """A shell that reads nothing itself: its fork is told before it is a shell, and what it starts is its.
+    No other test has such a command: those of one name that follow each other may be a loop."""
     lab.make("own", "file", pages=2)
     (lab / "own").read_bytes()
     lab.seen.settle()  # this process is known, so its forks are told
     program = (
         "import os, sys; sys.stdin.readline()\n"
-        "os.execlp('sh', 'sh', '-c', 'cat \"$1\" > /dev/null; echo; read x', 'sh', sys.argv[1])"
+        "os.execlp('sh', 'sh', '-c', 'tac \"$1\" > /dev/null; echo; read x', 'sh', sys.argv[1])"
     )
     argv = [sys.executable, "-c", program, str(lab / "file")]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
@@ -225,7 +226,7 @@ def test_what_a_reader_starts_is_known_by_what_it_runs(lab: Lab) -> None:
         finally:
             shell.kill()
     assert process is not None
-    assert (process.comm, process.parent, process.job) == ("cat", shell.pid, process.pid)
+    assert (process.comm, process.parent, process.job) == ("tac", shell.pid, process.pid)
 
 
 def test_a_reader_that_runs_another_program(lab: Lab) -> None:
