@@ -142,15 +142,20 @@ WAYS: list[tuple[Callable[[Path], None], int]] = [
 # --- mappings ---
 
 
+def _with_mmap() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    return libc
+
+
 @contextlib.contextmanager
 def mapping(
     path: Path, pages: int, *, shift: int = 0, prot: int = mmap.PROT_READ, flags: int = mmap.MAP_SHARED
 ) -> Iterator[int]:
     """The address of a mapping of so many pages of a file, ``shift`` pages after a multiple of a fault's
     surroundings: without, they are pages 0 to 15, 16 to 31 and so on."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc = _with_mmap()
     length, unit = pages * PAGE, AROUND * PAGE
     room = length + 2 * unit
     place = libc.mmap(None, room, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
@@ -167,9 +172,7 @@ def mapping(
 def placed(path: Path, pages: int) -> Iterator[int]:
     """The address of a mapping of the whole file where the kernel puts it: from 2 MiB on such that a folio
     lies in one table of pages."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc = _with_mmap()
     with opened(path) as fd:
         at = libc.mmap(None, pages * PAGE, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
         assert at != ctypes.c_void_p(-1).value, os.strerror(ctypes.get_errno())

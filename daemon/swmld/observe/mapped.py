@@ -81,7 +81,8 @@ class Mapped:
 
     async def _look(self, pid: int) -> bool:
         times = self._due[pid][1]
-        self._due[pid] = time.monotonic() + (LOOKS[times] if times < len(LOOKS) else AGAIN), times + 1
+        due = time.monotonic() + (LOOKS[times] if times < len(LOOKS) else AGAIN), times + 1
+        self._due[pid] = due
         try:
             mappings, runs = await self._offload.call(partial(mapped_by, pid, self._device))
         except OSError as error:
@@ -90,8 +91,9 @@ class Mapped:
                 self._due.clear()
                 return False
             mappings, runs, times = 0, [], len(LOOKS)  # it has ended
-        if not mappings and times >= len(LOOKS) - 1:
-            self._due.pop(pid, None)
+        # Unless it has opened another file meanwhile.
+        if not mappings and times >= len(LOOKS) - 1 and self._due[pid] is due:
+            del self._due[pid]
         before = self._known.pop(pid, {})
         now: dict[int, int] = {}
         for ino, first, pages in runs:

@@ -88,16 +88,10 @@ def read(proc: str, pid: int) -> Facts | None:
 def ticks(proc: str, pid: int) -> int | None:
     """When the process began, in clock ticks since boot; None if it is gone."""
     try:
-        fd = os.open(f"{proc}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        stat = os.read(fd, _READ)
+        stat = _content(None, f"{proc}/{pid}/stat")
         return int(stat[stat.rfind(b")") + 2 :].split()[_STARTED])
     except (OSError, ValueError, IndexError):
         return None
-    finally:
-        os.close(fd)
 
 
 def started(ticks: int) -> float:
@@ -108,16 +102,10 @@ def started(ticks: int) -> float:
 def thread_group(proc: str, tid: int) -> int | None:
     """The process of a thread; None if it is gone."""
     try:
-        fd = os.open(f"{proc}/{tid}/status", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        _, _, rest = os.read(fd, _READ).partition(b"\nTgid:")
+        _, _, rest = _content(None, f"{proc}/{tid}/status").partition(b"\nTgid:")
         return int(rest.split(None, 1)[0])
     except (OSError, ValueError, IndexError):
         return None
-    finally:
-        os.close(fd)
 
 
 def is_rank(proc: str, pid: int) -> bool:
@@ -165,7 +153,8 @@ def container(path: str) -> str:
     return ""
 
 
-def _content(directory: int, name: str) -> bytes:
+def _content(directory: int | None, name: str) -> bytes:
+    """The beginning of a file in a directory, or of the one with this path. Raises OSError."""
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
         return os.read(fd, _READ)
