@@ -15,7 +15,7 @@ PACKAGES := gcc libfuse3-dev libzstd-dev fuse3 make pkg-config python3-bpfcc pyt
 # Debian name theirs otherwise, and without them swmld sees what FUSE sees.
 HEADERS := linux-headers-$(shell dpkg --print-architecture)
 NATIVE := $(filter-out native/test_%,$(wildcard native/*.c native/*.h native/*.py bpf/*.h))
-TEST_PACKAGES := acl attr bpftool fio git nginx-light sqlite3 stress-ng tmux
+TEST_PACKAGES := acl attr bpftool btrfs-progs fio git nginx-light sqlite3 stress-ng tmux
 # Real clients of the mount. This version of torch has a build without CUDA; the newest may not.
 TEST_CLIENTS := numpy pyarrow safetensors torch==2.13.0
 CORPUS_CLIENTS := webdataset datasets tfrecord h5py

@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import errno as _errno
 
+DISK_FULL = frozenset({_errno.ENOSPC, _errno.EDQUOT})
+"""What a disk says that takes no more: it is full, or a quota is."""
+
 
 class SwmldError(Exception):
     """Base of all errors that swmld raises on purpose. ``str(error)`` is the line a person reads."""

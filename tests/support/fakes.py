@@ -39,6 +39,10 @@ class FakeCache:
     def __init__(self) -> None:
         self.full = False
         self.reserved = 0
+        self.refusals = 0
+
+    def refused(self) -> None:
+        self.refusals += 1
 
     def reserve(self, nbytes: int) -> None:
         if self.full:

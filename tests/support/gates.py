@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from support import posix
+from support import posix, quota
 
 _FUSE_INIT = 26
 _FUSE_INIT_EXT = 1 << 30
@@ -129,6 +129,13 @@ def _nginx() -> str | None:
     return None if program else "nginx is not installed"
 
 
+def _quota() -> str | None:
+    if missing := _root():
+        return missing
+    with tempfile.TemporaryDirectory(prefix="swmld-gate-") as directory:
+        return quota.why_missing(Path(directory))
+
+
 _PROBES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "fuse": _fuse,
@@ -138,6 +145,7 @@ _PROBES: dict[str, Callable[[], str | None]] = {
     "bpf": _bpf,
     "bpftool": _bpftool,
     "nginx": _nginx,
+    "quota": _quota,
     "seaweedfs": _seaweedfs,
 }
 

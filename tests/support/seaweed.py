@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import http.client
 import json
 import os
 import random
@@ -18,7 +19,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,16 @@ class Cluster:
         except urllib.error.HTTPError as error:
             with error:
                 raise OSError(f"PUT {path}: {error}: {error.read(2000)!r}") from None
+
+    def fill(self, path: str, names: Iterable[str], *, port: int = 0) -> None:
+        """Files of a few bytes, one more each; of 7 the next has none again."""
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.filer, timeout=60)
+        with contextlib.closing(connection):
+            for number, name in enumerate(names):
+                connection.request("PUT", f"{path}/{name}", b"x" * (number % 7))
+                answer = connection.getresponse()
+                answer.read()
+                assert answer.status == 201, (path, name, answer.status)
 
     def delete(self, path: str) -> None:
         """DELETE of a file."""

@@ -399,16 +399,117 @@ def test_never_unknown_never_twice_an_epoch(
 
 def test_what_rules_ask_for() -> None:
     directory = Directory()
-    assert directory.others(b"x") == directory.ask([b"x"]) == directory.following(b"x", 2) == []
+    assert directory.others(b"x", 9) == directory.ask([b"x"]) == directory.following(b"x", 2, 9) == []
     directory.passed_over(b"x")
     listed = names(12)
     directory.set_listing(Listing(listed))
     assert directory.ask([b"x", listed[7], listed[3], listed[7]]) == [listed[7], listed[3]]
-    assert directory.following(listed[2], 3) == [listed[4], listed[5]]
-    assert directory.others(listed[5]) == [listed[place] for place in (6, 8, 9, 10, 11, 0, 1, 2)]
-    assert directory.others(b"x") == []
+    assert directory.following(listed[2], 3, 9) == [listed[4], listed[5]]
+    assert directory.others(listed[5], 99) == [listed[place] for place in (6, 8, 9, 10, 11, 0, 1, 2)]
+    assert directory.others(b"x", 99) == []
     directory.on_dropped([listed[1]])
-    assert directory.others(b"") == [listed[1]]
+    assert directory.others(b"", 99) == [listed[1]]
+
+
+class Looking(Directory):
+    """Counts the files that are looked at for rules."""
+
+    looks = 0
+
+    def _want(self, index: int) -> bool:
+        self.looks += 1
+        return super()._want(index)
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+def test_a_rule_for_many_files_looks_at_each_once(readers: int) -> None:
+    listed = names(3000)
+    directory = Looking()
+    directory.set_listing(Listing(listed))
+    asked: list[bytes] = []
+    for number in range(900):
+        place = number // readers + number % readers * 1000
+        directory.on_open(listed[place], 0.0, 1)
+        asked += directory.following(listed[place], 2000, 50)
+    assert len(asked) == len(set(asked))
+    assert len(asked) > 2000
+    assert directory.looks < readers * 2 * len(listed)
+
+
+def test_a_rule_for_all_files_looks_at_each_once() -> None:
+    listed = names(3000)
+    directory = Looking()
+    directory.set_listing(Listing(listed))
+    asked: list[bytes] = []
+    for place in range(1500, 1600):
+        directory.on_open(listed[place], 0.0, 1)
+        asked += directory.others(listed[place], 50)
+    assert asked[:99] == listed[1501:1600]
+    assert set(asked) | set(listed[1500:1600]) == set(listed)
+    assert len(asked) == len(set(asked))
+    assert directory.looks <= len(listed)
+
+
+def test_a_rule_asks_anew_in_each_epoch() -> None:
+    listed = names(100)
+    directory = Directory()
+    directory.set_listing(Listing(listed))
+    for name in listed:
+        directory.on_open(name, 0.0, 1)
+        directory.others(name, 100)
+    epoch = directory.epoch
+    asked: list[bytes] = []
+    opened = iter(listed)
+    while directory.epoch == epoch:
+        asked = directory.on_open(name := next(opened), 0.0, 1)
+    assert {*asked, *directory.others(name, 100)} == {*listed} - {name}
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["open", "next", "others", "drop", "large", "epoch"]),
+            st.integers(0, 29),
+            st.integers(1, 40),
+            st.integers(1, 12),
+        ),
+        max_size=60,
+    )
+)
+def test_what_rules_ask_for_is_what_is_left(steps: list[tuple[str, int, int, int]]) -> None:
+    """As whoever looks at all of it each time: what is asked for is left until then, and the first of it."""
+    listed = names(30)
+    directory = Directory()
+    directory.set_listing(Listing(listed))
+    opened: set[bytes] = set()
+    asked: set[bytes] = set()
+    large: set[bytes] = set()
+    for what, place, count, most in steps:
+        name = listed[place]
+        if what == "open" and name not in opened:
+            asked.update(directory.on_open(name, 0.0, 1))
+            opened.add(name)
+        elif what == "drop":
+            directory.on_dropped([name])
+            if name not in opened:
+                asked.discard(name)
+        elif what == "large" and name in asked:
+            directory.passed_over(name)
+            large.add(name)
+        elif what == "epoch":
+            directory.set_listing(Listing(listed))
+            opened, asked, large = set(), set(), set()
+        elif what in ("next", "others"):
+            places = range(place + 1, min(place + 1 + count, 30)) if what == "next" else range(30)
+            left = {listed[other] for other in places if other != place}
+            left -= opened | (asked - large)
+            wanted = (
+                directory.following(name, count, most) if what == "next" else directory.others(name, most)
+            )
+            assert set(wanted) <= left
+            assert len(wanted) == len(set(wanted)) == min(most, len(left))
+            asked.update(wanted)
+            large.difference_update(wanted)
 
 
 def test_rules_may_want_what_was_passed_over_as_too_large() -> None:
@@ -419,7 +520,7 @@ def test_rules_may_want_what_was_passed_over_as_too_large() -> None:
     assert reading.directory.ask(large) == []
     for name in [*large, b"x"]:
         reading.directory.passed_over(name)
-    assert reading.directory.following(names(100)[3], 2) == large[:2]
+    assert reading.directory.following(names(100)[3], 2, 9) == large[:2]
     assert reading.directory.ask(large) == large[2:], "and none twice"
     before = len(reading.asked)
     reading.open(names(100)[4])

@@ -129,7 +129,7 @@ def test_what_a_rule_wants_with_a_file(
 ) -> None:
     plan = Directory()
     plan.set_listing(Listing(SET))
-    found = list(asked.orders(plan, name, Verdict(5, prefetch=rule), 9.0))
+    found = list(asked.orders(plan, name, Verdict(5, prefetch=rule), 9.0, room=MOST_FILES))
     expected = [(names, replace(order, decision=5, deadline=9.0)) for names, order in wanted]
     assert [(names, asdict(order)) for order, names in found] == [(n, asdict(o)) for n, o in expected]
 

@@ -13,7 +13,9 @@ from support.waiting import until
 from swmld.sources.counting import Counting, Outcome
 from swmld.sources.directory import DirectorySource
 from swmld.sources.errors import Busy
+from swmld.sources.injecting import Fault, Injecting, Odds
 from swmld.sources.interface import Attributes, Cut, NewAttributes
+from swmld.sources.retrying import Retrying
 from swmld.sources.wrapping import Kind
 
 pytestmark = pytest.mark.timeout(60)
@@ -31,6 +33,31 @@ def test_each_kind_is_counted() -> None:
     assert made == {Kind.STAT: 1, Kind.LIST: 1, Kind.OPEN: 1, Kind.READ: 2, Kind.CURRENT: 1}
     assert sum(counts.calls.values()) == 6
     assert (counts.bytes, counts.entries, counts.errors) == (120, 2, {})
+
+
+class Told(FakeSource):
+    """Opens without asking anybody, as it is said."""
+
+    def opens_unasked(self, attributes: Attributes) -> bool:
+        return attributes.size < 1000
+
+
+def test_an_open_that_asks_nobody_is_no_call() -> None:
+    inner = Told(file=bytes(100), large=bytes(1000))
+    counting = Counting(inner)
+    source = Retrying(counting)
+    for name in (b"file", b"large"):
+        reader = source.open(name, inner.stat(name))
+        assert reader.read(memoryview(bytearray(80)), 0) == 80
+    calls = counting.stats.counts().calls
+    assert (calls[Kind.OPEN, Outcome.ANSWERED], calls[Kind.READ, Outcome.ANSWERED]) == (1, 2)
+
+
+def test_what_meets_every_call_meets_such_an_open() -> None:
+    inner = Told(file=bytes(100))
+    source = Counting(Injecting(inner, odds=[Odds(1.0, Fault(errno.EIO))]))
+    with pytest.raises(OSError):
+        source.open(b"file", inner.stat(b"file"))
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_only_what_is_below_the_root_is_told(seaweed: Cluster, watched: Watched)
     assert {change.path for change in watched.told} <= {b"in", b"first", b""}
 
 
-def test_a_filer_that_comes_back_tells_on(seaweed: Cluster) -> None:
+def test_a_filer_that_comes_back_tells_on(seaweed: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     port = seaweed.filer_process("restarted")
     seaweed.put("/w/a", b"a" * 1000, port=port)
     watched = Watched(seaweed.source("w", port=port))
@@ -97,6 +97,8 @@ def test_a_filer_that_comes_back_tells_on(seaweed: Cluster) -> None:
         watched.has(Change(b"a"))
         seaweed.kill("restarted")
         watched.until(lambda: watched.ready[:2] == [True, False], "away")
+        watched.until(lambda: watched.ready.count(False) > 3, "asked again")
+        assert caplog.text.count("changes at the source are not told") == 1
         seaweed.filer_process("restarted", port=port)
         watched.until(lambda: watched.ready[-1] is True, "back")
         seaweed.put("/w/b", b"c" * 1000, port=port)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import random
-import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from support.index import data_file
 from support.mount import Daemon
 from support.pages import forget
 from support.tree import DISK, Tree, modes, require_mode, work_dir
-from swmld.cache.layout import Layout
 from swmld.mount.deciding import PACK_MINIMUM
 from test_fuse_rules import LIMIT, Ruled
 
@@ -68,9 +66,7 @@ class Compressing(Ruled):
 
     def data_file(self, name: str) -> Path:
         self.until(lambda: name in self.cached(), f"{name} in the index")
-        with contextlib.closing(sqlite3.connect(self.daemon.cache / "index.db", timeout=LIMIT)) as index:
-            ((number,),) = index.execute("SELECT file_id FROM files WHERE path = ?", (name.encode(),))
-        return Path(Layout(self.daemon.cache).data_path(number))
+        return data_file(self.daemon.cache, name)
 
 
 @pytest.fixture(scope="module", params=[mode for mode in modes() if mode != DISK])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.index import data_file
 from support.mount import Daemon
 from support.pages import forget, resident
 from support.slowfs import SlowFs
@@ -65,9 +64,7 @@ class Ruled:
 
     def cache_file(self, name: str) -> Path:
         self.until(lambda: name in self.cached(), f"{name} in the index")
-        with contextlib.closing(sqlite3.connect(self.daemon.cache / "index.db", timeout=LIMIT)) as index:
-            ((number,),) = index.execute("SELECT file_id FROM files WHERE path = ?", (name.encode(),))
-        return self.daemon.cache / "data" / f"{number % 256:02x}" / str(number)
+        return data_file(self.daemon.cache, name)
 
     def until(self, done: Callable[[], bool], what: str) -> None:
         until(done, lambda: f"{what}: {self.cached()}\n{self.daemon.tail()}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -27,19 +26,10 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-def fill(cluster: Cluster, path: str, names: list[str]) -> None:
-    """Files of one byte more each."""
-    connection = http.client.HTTPConnection("127.0.0.1", cluster.filer, timeout=60)
-    for number, name in enumerate(names):
-        connection.request("PUT", f"{path}/{name}", b"x" * (number % 7))
-        assert connection.getresponse().read() is not None
-    connection.close()
-
-
 @pytest.fixture(scope="module")
 def many(cluster: Cluster) -> list[str]:
     names = [f"f{number:06d}" for number in range(MANY)]
-    fill(cluster, "/many", names)
+    cluster.fill("/many", names)
     return names
 
 
@@ -133,7 +123,7 @@ def changes(
 
 def test_what_the_kernel_keeps_goes_with_each_change(base: Path, cluster: Cluster) -> None:
     path = f"/{base.name}"  # the next attempt has another
-    fill(cluster, path, [f"f{number:06d}" for number in range(50)])
+    cluster.fill(path, [f"f{number:06d}" for number in range(50)])
     with mounted(base / "own", cluster, base.name) as daemon:
         told(daemon)
         names = set(os.listdir(daemon.mount))
@@ -155,7 +145,7 @@ def test_what_the_kernel_keeps_goes_with_each_change(base: Path, cluster: Cluste
 
 
 def test_rewinding_shows_what_has_changed(base: Path, cluster: Cluster) -> None:
-    fill(cluster, "/rewound", [f"f{number:06d}" for number in range(1500)])
+    cluster.fill("/rewound", [f"f{number:06d}" for number in range(1500)])
     with mounted(base / "own", cluster, "rewound") as daemon:
         told(daemon)
         fd = os.open(daemon.mount, os.O_RDONLY | os.O_DIRECTORY)
@@ -180,7 +170,7 @@ def test_rewinding_shows_what_has_changed(base: Path, cluster: Cluster) -> None:
 def test_a_directory_that_changes_while_it_is_read(base: Path, cluster: Cluster) -> None:
     """What is there all the time is there once; attributes are those of now, whatever a page said."""
     names = [f"f{number:06d}" for number in range(3000)]
-    fill(cluster, "/moving", names)
+    cluster.fill("/moving", names)
     with mounted(base / "own", cluster, "moving") as daemon:
         told(daemon)
         fd = os.open(daemon.mount, os.O_RDONLY | os.O_DIRECTORY)
@@ -214,7 +204,7 @@ def test_a_directory_that_changes_while_it_is_read(base: Path, cluster: Cluster)
 def test_a_change_between_two_answers_is_seen_in_the_attributes(base: Path, cluster: Cluster) -> None:
     """C has the page that says otherwise, and the reader has not come to it yet."""
     names = [f"f{number:06d}" for number in range(900)]
-    fill(cluster, "/between", names)
+    cluster.fill("/between", names)
     with mounted(base / "own", cluster, "between") as daemon:
         told(daemon)
         found: dict[str, int] = {}
@@ -239,7 +229,7 @@ def test_a_change_between_two_answers_is_seen_in_the_attributes(base: Path, clus
 
 def test_what_is_unusual_is_listed_as_well(base: Path, cluster: Cluster) -> None:
     """A page with entries that C does not read: Python does."""
-    fill(cluster, "/mixed", [f"f{number:06d}" for number in range(1100)])
+    cluster.fill("/mixed", [f"f{number:06d}" for number in range(1100)])
     cluster.create("/mixed", "f000500-link", mode=1 << 27 | 0o777, attributes={"symlink_target": "f000001"})
     cluster.create("/mixed", "f001050-short", attributes={"ttl_sec": 3600})
     cluster.put("/mixed/%26%3C%C3%A4", b"escaped")
@@ -275,7 +265,7 @@ def test_known_listings_are_shown_while_the_filer_is_away(
 
 def test_what_was_staged_is_listed_as_it_has_become(base: Path, cluster: Cluster) -> None:
     path = f"/{base.name}"
-    fill(cluster, path, ["f1", "f2"])
+    cluster.fill(path, ["f1", "f2"])
     with mounted(base / "own", cluster, base.name, "--write", "back") as daemon:
         told(daemon)
         with (daemon.mount / "f3").open("wb") as file:

@@ -3,12 +3,14 @@ read through a mount."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from support.posix import fails
 from support.seaweed import Cluster
 from support.waiting import until
 from support.webservers import certificate
+from swmld.sources.interface import LISTED
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -34,6 +37,16 @@ def content(name: str, size: int) -> bytes:
     return random.Random(name).randbytes(size)
 
 
+@contextlib.contextmanager
+def mounted(base: Path, url: str, wait: str, *options: str, wrap: Sequence[str] = ()) -> Iterator[Daemon]:
+    """``wait``: of ``--source-wait``. The source may be said to be away."""
+    (base / "own").mkdir()
+    given = ["--source", url, "--source-wait", wait, *options]
+    with Daemon(base / "own", "passthrough", source=None, options=given, wrap=wrap) as daemon:
+        daemon.expect_log("source does not answer|source answers again|are not told|does not tell")
+        yield daemon
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -47,11 +60,7 @@ def test_nobody_notices_a_filer_that_is_started_again(base: Path, cluster: Clust
     names = [f"file{number:03}" for number in range(READERS)]
     for name in ("kept", *names):
         cluster.put(f"/again/{name}", content(name, 5000), port=port)
-    (base / "own").mkdir()
-    url = f"seaweedfs://127.0.0.1:{port}/again"
-    options = ["--source", url, "--source-wait", "300s", "--neighbours", "off"]
-    with Daemon(base / "own", "passthrough", source=None, options=options) as daemon:
-        daemon.expect_log("source does not answer|source answers again|are not told|does not tell")
+    with mounted(base, f"seaweedfs://127.0.0.1:{port}/again", "300s", "--neighbours", "off") as daemon:
         assert (daemon.mount / "kept").read_bytes() == content("kept", 5000)
         cluster.kill(fresh)
         with ThreadPoolExecutor(READERS) as pool:
@@ -67,10 +76,7 @@ def test_nobody_notices_a_filer_that_is_started_again(base: Path, cluster: Clust
 def test_a_filer_that_is_away_for_longer_is_an_error(base: Path, cluster: Cluster) -> None:
     port = cluster.filer_process(fresh := f"longer-{time.monotonic_ns()}")
     cluster.put("/longer/file", b"1" * 5000, port=port)
-    (base / "own").mkdir()
-    options = ["--source", f"seaweedfs://127.0.0.1:{port}/longer", "--source-wait", "1s"]
-    with Daemon(base / "own", "passthrough", source=None, options=options) as daemon:
-        daemon.expect_log("source does not answer|source answers again|are not told|does not tell")
+    with mounted(base, f"seaweedfs://127.0.0.1:{port}/longer", "1s") as daemon:
         cluster.kill(fresh)
         with fails(errno.EIO):
             (daemon.mount / "never seen").stat()
@@ -78,6 +84,51 @@ def test_a_filer_that_is_away_for_longer_is_an_error(base: Path, cluster: Cluste
             (daemon.mount / "nor this").stat()
         cluster.filer_process(fresh, port=port)
         until(lambda: _read(daemon.mount / "file") == b"1" * 5000, "it is back")
+
+
+MANY = [f"f{number:06d}" for number in range(2 * LISTED)]
+"""A first page of a listing, and some of the next."""
+
+
+def _rest(entries: Iterator[os.DirEntry[str]]) -> list[str]:
+    return [entry.name for entry in entries]
+
+
+def test_a_listing_goes_on_when_its_filer_is_started_again(base: Path, cluster: Cluster) -> None:
+    port = cluster.filer_process(fresh := f"listed-{time.monotonic_ns()}")
+    cluster.fill("/listed", MANY, port=port)
+    with (
+        mounted(base, f"seaweedfs://127.0.0.1:{port}/listed", "300s") as daemon,
+        os.scandir(daemon.mount) as entries,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        found = [next(entries).name]
+        cluster.kill(fresh)
+        rest = pool.submit(_rest, entries)
+        until(lambda: daemon.metric("swmld_source_retries_total") > 0, "the next page is asked for again")
+        assert not rest.done()
+        cluster.filer_process(fresh, port=port)
+        assert found + rest.result() == MANY
+
+
+def test_a_listing_that_cannot_go_on_is_an_error(base: Path, cluster: Cluster) -> None:
+    port = cluster.filer_process(fresh := f"cut-{time.monotonic_ns()}")
+    cluster.fill("/cut", MANY, port=port)
+    with mounted(base, f"seaweedfs://127.0.0.1:{port}/cut", "1s") as daemon:
+        with os.scandir(daemon.mount) as entries:
+            next(entries)
+            cluster.kill(fresh)
+            with fails(errno.EIO):
+                _rest(entries)
+        cluster.filer_process(fresh, port=port)
+        until(lambda: _names(daemon.mount) == MANY, "it is back, and all of it is listed")
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
 
 
 RESOLVER = """
@@ -104,12 +155,9 @@ def test_a_filers_name_that_is_not_resolved_for_a_while(base: Path, cluster: Clu
     (base / "resolver.c").write_text(RESOLVER)
     shim, gone = base / "resolver.so", base / "no-names"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", shim, base / "resolver.c", "-ldl"], check=True)
-    (base / "own").mkdir()
     url = f"seaweedfs://localhost:{port}/named"
-    options = ["--source", url, "--source-wait", "0s", "--neighbours", "off"]
     wrap = ["env", f"LD_PRELOAD={shim}", f"NO_NAMES={gone}"]
-    with Daemon(base / "own", "passthrough", source=None, options=options, wrap=wrap) as daemon:
-        daemon.expect_log("does not answer|answers again|are not told|does not tell")
+    with mounted(base, url, "0s", "--neighbours", "off", wrap=wrap) as daemon:
         files = daemon.mount / "d"
         assert (files / "cached").read_bytes() == content("cached", 110_000)
         gone.touch()
@@ -155,11 +203,8 @@ def test_a_filers_certificate_that_is_not_trusted_any_more(base: Path) -> None:
         port = cluster.filer_process("secure")
         for name in ("cached", "file"):
             cluster.put(f"/tls/d/{name}", content(name, 110_000), port=port)
-        (base / "own").mkdir()
         url = f"seaweedfs+https://127.0.0.1:{port}/tls?ca={kept}"
-        options = ["--source", url, "--source-wait", "0s", "--neighbours", "off"]
-        with Daemon(base / "own", "passthrough", source=None, options=options) as daemon:
-            daemon.expect_log("does not answer|answers again|are not told|does not tell")
+        with mounted(base, url, "0s", "--neighbours", "off") as daemon:
             files = daemon.mount / "d"
             assert (files / "cached").read_bytes() == content("cached", 110_000)
             cluster.kill("secure")

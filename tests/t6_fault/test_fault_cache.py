@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support import posix
+from support.index import asked
 from support.mount import Daemon
 from support.slowfs import SlowFs
 from support.tree import work_dir
@@ -286,9 +287,8 @@ def flushed(daemon: Daemon) -> None:
     """Wait until the index on disk has every chunk: rows are written in groups, some 50 ms late."""
 
     def written() -> bool:
-        with contextlib.closing(sqlite3.connect(f"file:{daemon.cache}/index.db?mode=ro", uri=True)) as db:
-            chunks: int = db.execute("select count(*) from chunks").fetchone()[0]
-        return chunks >= len(NAMES) * 6
+        ((chunks,),) = asked(daemon.cache, "select count(*) from chunks")
+        return bool(chunks >= len(NAMES) * 6)
 
     until(written, "the index is written")
 

@@ -111,8 +111,7 @@ class AddFiles(Op):
         for rows in _parts(self.rows):
             change = change.plus(self._add(db, rows))
         for chunks in _parts(self.chunks):
-            values = [value for chunk in chunks for value in chunk]
-            db.execute(f"INSERT OR REPLACE INTO chunks VALUES {_places(len(chunks), 4)}", values)
+            db.execute(f"INSERT OR REPLACE INTO chunks VALUES {_places(len(chunks), 4)}", _flat(chunks))
         return change
 
     @staticmethod
@@ -137,6 +136,48 @@ class AddFiles(Op):
         return change
 
 
+@dataclass(slots=True)
+class AddChunks(Op):
+    """Chunks that came of files made before, as of ``joined``."""
+
+    files: list[tuple[int, int, int, int]]
+    """File id, each once; chunks that came, bytes of them, session of the last."""
+    chunks: list[tuple[int, int, int, int]]
+    """As in ``AddFiles``."""
+
+    def apply(self, db: sqlite3.Connection) -> Change:
+        change = NOTHING
+        for files in _parts(self.files):
+            change = change.plus(self._grow(db, files))
+        for chunks in _parts(self.chunks):
+            db.execute(
+                f"INSERT OR REPLACE INTO chunks SELECT * FROM (VALUES {_places(len(chunks), 4)})"
+                " WHERE column1 IN (SELECT file_id FROM files)",
+                _flat(chunks),
+            )
+        return change
+
+    @staticmethod
+    def _grow(db: sqlite3.Connection, files: list[tuple[int, int, int, int]]) -> Change:
+        ids = [file[0] for file in files]
+        sums = (
+            f"SELECT coalesce(sum(bytes), 0), {PROBATION_BYTES} FROM files"
+            f" WHERE file_id IN {_places(1, len(ids))}"
+        )
+        bytes_before, probation_before = db.execute(sums, ids).fetchone()
+        db.execute(
+            "UPDATE files SET present=present+column2, bytes=bytes+column3, session=column4"
+            f" FROM (VALUES {_places(len(files), 4)}) WHERE file_id=column1",
+            _flat(files),
+        )
+        nbytes, probation = db.execute(sums, ids).fetchone()
+        return Change(nbytes - bytes_before, 0, probation - probation_before)
+
+
+def _flat(rows: list[tuple[int, int, int, int]]) -> list[int]:
+    return [value for row in rows for value in row]
+
+
 def _parts(rows: list[T]) -> Iterator[list[T]]:
     """In numbers of which there are few, since the connection keeps only so many statements prepared."""
     at = 0
@@ -152,12 +193,16 @@ def _places(rows: int, columns: int) -> str:
 
 
 def joined(ops: list[Op]) -> list[Op]:
-    """The same changes with fewer statements: new files and the chunks that came of them as one change,
-    before all others. What these say of a new file follows its making as ever; what they say of the
-    generation that it replaces finds that gone, which is what it was to come to."""
+    """The same changes with fewer statements, since each costs the interpreter's lock several times: new
+    files with the chunks that came of them as one change, then the chunks of files made before as another,
+    then all others. What these say of a file follows its making and its growth as ever; what they say of a
+    generation that a new one replaces finds that gone, which is what it was to come to."""
     rows: dict[int, FileRow] = {}
     inodes: set[tuple[int, int, int]] = set()
     chunks: list[tuple[int, int, int, int]] = []
+    grown: dict[int, tuple[int, int, int, int]] = {}
+    more: list[tuple[int, int, int, int]] = []
+    shrunk: set[int] = set()
     rest: list[Op] = []
     for op in ops:
         if isinstance(op, AddFile):
@@ -166,17 +211,31 @@ def joined(ops: list[Op]) -> list[Op]:
                 return ops
             inodes.add(key)
             rows[op.row.file_id] = op.row
-        elif isinstance(op, AddChunk) and op.new and op.file_id in rows:
-            row = rows[op.file_id]
-            rows[op.file_id] = row._replace(
-                bytes=row.bytes + op.more, present=row.present + 1, session=op.session
-            )
-            chunks.append((op.file_id, op.chunk, op.crc, op.session))
+        elif isinstance(op, AddChunk) and op.new:
+            chunk = op.file_id, op.chunk, op.crc, op.session
+            if (row := rows.get(op.file_id)) is not None:
+                rows[op.file_id] = row._replace(
+                    bytes=row.bytes + op.more, present=row.present + 1, session=op.session
+                )
+                chunks.append(chunk)
+            else:
+                _, count, nbytes, _ = grown.get(op.file_id, (0, 0, 0, 0))
+                grown[op.file_id] = op.file_id, count + 1, nbytes + op.more, op.session
+                more.append(chunk)
         elif isinstance(op, MoveFile) or (isinstance(op, RemoveChunk | DropFile) and op.file_id in rows):
             return ops  # the number that a file leaves may be another one's in the same group
         else:
+            if isinstance(op, RemoveChunk):
+                shrunk.add(op.file_id)
             rest.append(op)
-    return [AddFiles(list(rows.values()), chunks), *rest] if len(rows) > 1 else ops
+    if len(rows) + len(grown) <= 1 or shrunk & grown.keys():  # a chunk may have been removed and come again
+        return ops
+    first: list[Op] = []
+    if rows:
+        first.append(AddFiles(list(rows.values()), chunks))
+    if grown:
+        first.append(AddChunks(list(grown.values()), more))
+    return first + rest
 
 
 @dataclass(slots=True)

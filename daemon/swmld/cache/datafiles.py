@@ -10,13 +10,13 @@ from swmld._native import ffi, lib
 from swmld.cache import packed
 from swmld.cache.index import FileRow
 from swmld.cache.packed import PACKED
-from swmld.errors import CacheError, CacheFull
+from swmld.errors import DISK_FULL, CacheError, CacheFull
 
 
 def os_error(error: OSError, what: str) -> CacheError:
     """``error`` as the room's own exception."""
     message = f"cache: {what}: {error.strerror}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         return CacheFull(message)
     return CacheError(message, error.errno or errno.EIO)
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from swmld.cache.exclusive import connect_alone
 from swmld.cache.keeping import (
     INDEXES,
     OLD_INDEXES,
@@ -159,10 +160,8 @@ class Start:
 
 
 def connect(path: Path, cache_kib: int, *, readonly: bool = False) -> sqlite3.Connection:
-    """A connection for one role; it may move between threads, one at a time."""
-    db = sqlite3.connect(
-        path, timeout=10, isolation_level=None, check_same_thread=False, cached_statements=64
-    )
+    """A connection for one role; see ``connect_alone``."""
+    db = connect_alone(path, timeout=10, cached_statements=64)
     db.execute(f"PRAGMA cache_size=-{cache_kib}")
     if readonly:
         db.execute("PRAGMA query_only=1")

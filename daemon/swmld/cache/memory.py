@@ -47,11 +47,14 @@ class Memory:
     def stripes(self, keys: Iterable[Key]) -> Iterator[None]:
         """Those of several keys, each once. Whoever holds one takes no other, so their order is free of
         circles."""
-        wanted = sorted({hash(key) % _STRIPES for key in keys})
-        with contextlib.ExitStack() as stack:
-            for number in wanted:
-                stack.enter_context(self._stripes[number])
+        wanted = [self._stripes[number] for number in sorted({hash(key) % _STRIPES for key in keys})]
+        for stripe in wanted:
+            stripe.acquire()
+        try:
             yield
+        finally:
+            for stripe in wanted:
+                stripe.release()
 
     def get(self, key: Key) -> CacheFile | None:
         """The file in memory under ``key``."""

@@ -8,10 +8,15 @@ counts against both limits, so that several fetches together cannot fill the dis
 When room is short, one thread evicts to a low-water mark 2 % below, so that the next fetches find room at
 once; of small files a batch at a time, so that a demand read waits for 256 of them at most (20 ms on ext4).
 What goes is the business of ``evicting``.
+
+A quota may hold where statvfs(2) tells of free space (a user's or, on btrfs, a subvolume's): then the disk
+refuses what was reserved (``refused``). Where the cache stood then, less the same 2 %, is its ceiling for
+some time, as if that were its limit; after that the disk is asked again, at the cost of one fetch in vain.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +25,11 @@ from typing import NamedTuple
 from swmld.cache.evicting import BACKOFF_MAX, Evictor
 from swmld.cache.keeping import FILE_OVERHEAD
 from swmld.errors import CacheFull
+
+log = logging.getLogger(__name__)
+
+CEILING_SECONDS = 60.0
+"""For which the cache keeps below what the disk has refused more than."""
 
 # Room made beyond what is needed, as a part of the cache: 1/50.
 _SLACK = 50
@@ -97,6 +107,33 @@ class Reclaimer:
         self._one_at_a_time = threading.Lock()
         self._full_until = 0.0
         self._retry = False
+        self._ceiling: int | None = None
+        self._ceiling_until = 0.0
+        self._told = False
+
+    def refused(self) -> None:
+        """The disk has no room for what was reserved. Thread-safe."""
+        account = self._account
+        with account.lock:
+            held, now = account.held, self._clock()
+            if held > self._below(now):  # by what was under way already when it refused for the first time
+                return
+            self._ceiling, self._ceiling_until = held - held // _SLACK, now + CEILING_SECONDS
+            self._full_until = 0.0
+            told, self._told = self._told, True
+        if not told:
+            log.warning(
+                "cache: its disk is full with %d bytes of it, though it told of free space (a quota?); "
+                "old files go for new ones from here on",
+                held,
+            )
+
+    def _below(self, now: float) -> int:
+        """What the cache may hold. A clock that was set back ends a ceiling, too."""
+        limit = self.limits.limit
+        if self._ceiling is None or not now < self._ceiling_until <= now + CEILING_SECONDS:
+            return limit
+        return min(limit, self._ceiling)
 
     def reserve(self, nbytes: int) -> None:
         """Count ``nbytes`` as in flight, evicting first if need be. ``CacheFull`` if there is no room."""
@@ -127,7 +164,7 @@ class Reclaimer:
 
     def _lacking_with(self, nbytes: int, free: int) -> int:
         wanted = self._account.in_flight + nbytes
-        over = self._account.held + wanted - self.limits.limit
+        over = self._account.held + wanted - self._below(self._clock())
         return max(over, self.limits.floor + wanted - free)
 
     def _try_reserve(self, nbytes: int) -> bool:

@@ -26,14 +26,14 @@ from swmld.cache.evicting import Evictor
 from swmld.cache.files import Books, CacheFile
 from swmld.cache.finding import Finder, Ids, Number
 from swmld.cache.index import FileRow
-from swmld.cache.keeping import Kept, lines_of
+from swmld.cache.keeping import FILE_OVERHEAD, Kept, lines_of
 from swmld.cache.layout import Layout, free_bytes
 from swmld.cache.memory import Memory
 from swmld.cache.moves import Moves
 from swmld.cache.reclaim import Account, Limits, Reclaimer, Usage
 from swmld.cache.removal import Held, OnEvict, Remover, UsageOf
 from swmld.cache.writer import Writer
-from swmld.errors import CacheError
+from swmld.errors import CacheError, CacheFull
 from swmld.plan.eviction import Keep, Lru, Policy
 from swmld.plan.reuse import Reuse
 from swmld.types import Identity
@@ -195,9 +195,23 @@ class Cache:
         source can still be read.
         """
         size = min(chunk_size or self.chunk_size, self.chunk_size)
-        return self._finder.acquire(
-            identity, audit.normal(path), opened=opened, level=level, chunk_size=size, number=number
-        )
+        path = audit.normal(path)
+
+        def acquire() -> CacheFile:
+            return self._finder.acquire(
+                identity, path, opened=opened, level=level, chunk_size=size, number=number
+            )
+
+        try:
+            return acquire()
+        except CacheFull as full:
+            self.refused()
+            try:
+                self.reserve(FILE_OVERHEAD)  # evicts
+            except CacheFull:
+                raise full from None
+        self.unreserve(FILE_OVERHEAD)
+        return acquire()
 
     def make_several(self, wanted: Sequence[tuple[Identity, bytes]]) -> list[CacheFile | None]:
         """As ``acquire`` of files that nobody opened yet and of whose inodes nothing is cached: with one look
@@ -329,6 +343,11 @@ class Cache:
             self._reclaimer.reserve(nbytes)
         except sqlite3.Error as error:
             self._trouble.unreadable(error)
+
+    def refused(self) -> None:
+        """The disk had no room for what was reserved, whatever it says of free space: less is held from here
+        on. Thread-safe."""
+        self._reclaimer.refused()
 
     def unreserve(self, nbytes: int) -> None:
         """Give a reservation back: its bytes will not be committed. Loop-safe."""

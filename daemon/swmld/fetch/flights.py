@@ -27,7 +27,7 @@ import trio
 
 from swmld.cache.files import ChunkState
 from swmld.cache.packed import Sealed
-from swmld.errors import CacheError, FetchError
+from swmld.errors import DISK_FULL, CacheError, FetchError
 from swmld.fetch.buffers import ALIGNMENT, Buffer
 from swmld.fetch.engine import Engine
 from swmld.fetch.sharing import Group, Terms
@@ -79,6 +79,10 @@ class Room(Protocol):
         """Blocking; raises ``CacheFull``. ``commit`` of the chunk ends the reservation."""
         ...
 
+    def refused(self) -> None:
+        """The disk did not take what was reserved."""
+        ...
+
     def unreserve(self, nbytes: int) -> None:
         """Loop-safe: end the reservation of a chunk that was not committed."""
         ...
@@ -118,12 +122,16 @@ class Target(Protocol):
 
 
 class FlightFailed(FetchError):
-    """A flight's end without the chunk. ``again``: the source may do better at once."""
+    """A flight's end without the chunk. ``again``: the source may do better at once. ``full``: the cache's
+    disk has no room."""
 
-    def __init__(self, message: str, code: int, result: Result, *, again: bool = False) -> None:
+    def __init__(
+        self, message: str, code: int, result: Result, *, again: bool = False, full: bool = False
+    ) -> None:
         super().__init__(message, code)
         self.result = result
         self.again = again
+        self.full = full
 
 
 class Phase(enum.Enum):
@@ -208,6 +216,14 @@ class Carrier:
         """Fetch ``flight``'s chunk through ``buffer`` with up to ``width`` sub-reads at once; ``after_read``
         is called as soon as the source is no longer needed for bytes. ``FlightFailed`` if it could not be
         had."""
+        try:
+            return await self._carry(flight, buffer, width, after_read)
+        except FlightFailed as failure:
+            if failure.full and flight.reserved:
+                self._cache.refused()
+            raise
+
+    async def _carry(self, flight: Flight, buffer: Buffer, width: int, after_read: Any) -> Result:
         target, file, chunk = flight.target, flight.target.file, flight.chunk
         if file.state(chunk) is ChunkState.SUSPECT and await self._verified(file, chunk, buffer):
             return Result.VERIFIED
@@ -424,4 +440,4 @@ def _remote_failed(error: OSError) -> FlightFailed:
 
 def _cache_failed(error: OSError | CacheError) -> FlightFailed:
     """The source is fine: ENOSPC tells the mount to read this chunk from it, past the cache."""
-    return FlightFailed(f"cache: {error}", errno.ENOSPC, Result.NO_ROOM)
+    return FlightFailed(f"cache: {error}", errno.ENOSPC, Result.NO_ROOM, full=error.errno in DISK_FULL)

@@ -168,7 +168,8 @@ class NeighbourPrefetch:
         return readers
 
     def _by_rule(self, parent: int, readers: Readers, name: bytes, verdict: Verdict, until: float) -> None:
-        for order, names in orders(readers.plan, name, verdict, until):
+        room = QUEUE - self._send.statistics().current_buffer_used
+        for order, names in orders(readers.plan, name, verdict, until, room):
             self._bring_all(parent, readers, names, order)
             if order.index:
                 self._queue(Wanted(What.INDEX, parent, name, order))
@@ -303,10 +304,9 @@ class NeighbourPrefetch:
             readers = self._readers(found.nodeid)
             if readers.plan.listing is None:
                 readers.plan.set_listing(found.files)
-            names = readers.plan.others(b"")
-            readers.plan.on_dropped(names[order.files :])
-            self._bring_all(found.nodeid, readers, names[: order.files], order)
-            order.files -= len(names[: order.files])
+            names = readers.plan.others(b"", order.files)
+            self._bring_all(found.nodeid, readers, names, order)
+            order.files -= len(names)
         for directory in found.directories if wanted.levels > 1 else ():
             if order.directories > 0 and order.files > 0:
                 order.directories -= 1

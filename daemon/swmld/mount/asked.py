@@ -100,9 +100,10 @@ class Readers:
 
 
 def orders(
-    plan: Directory, name: bytes, verdict: Verdict, deadline: float
+    plan: Directory, name: bytes, verdict: Verdict, deadline: float, room: int
 ) -> Iterator[tuple[Order, list[bytes]]]:
-    """What a rule wants besides ``name``, which was opened, in a directory that is listed."""
+    """What a rule wants besides ``name``, which was opened, in a directory that is listed. ``room``: files
+    that may be asked for now; what it wants more is asked for at later opens."""
     rule, listing = verdict.prefetch, plan.listing
     assert rule is not None
     assert listing is not None
@@ -122,7 +123,7 @@ def orders(
     order = Order(verdict.id, limit=window, deadline=deadline, terms=terms)
     if rule.siblings:
         order.levels = rule.depth
-        yield order, plan.others(name)
+        yield order, plan.others(name, room)
     elif rule.next_files and not rule.shards:
         order.row = rule.next_files
-        yield order, plan.following(name, rule.next_files)
+        yield order, plan.following(name, rule.next_files, room)

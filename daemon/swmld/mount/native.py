@@ -14,7 +14,7 @@ from typing import Any
 
 from swmld._native import ffi, lib
 from swmld.mount.calls import must as _must
-from swmld.mount.quick import address, held
+from swmld.quick import address, held
 from swmld.sources.interface import Attributes, birth_ns, generation_ns
 from swmld.sources.packed import PackedEntries
 from swmld.types import Check, Identity
@@ -125,7 +125,7 @@ class Config:
 
 _cached_entry, _path, _parent = held("sw_cached_entry"), held("sw_path"), held("sw_parent")
 _try_complete, _child_complete = held("sw_try_complete"), held("sw_child_complete")
-_child_settled = held("sw_child_settled")
+_child_settled, _now = held("sw_child_settled"), held("sw_now")
 _told_old, _events, _landed = held("sw_told_old"), held("sw_events"), held("sw_landed")
 
 
@@ -138,7 +138,7 @@ def _entry(e: Any) -> Entry:
 
 def now() -> int:
     """The clock of ``asked``: CLOCK_MONOTONIC_COARSE in ns."""
-    return int(lib.sw_now())
+    return _now()
 
 
 def _attrs(a: Attributes) -> Any:

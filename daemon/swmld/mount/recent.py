@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import overload
@@ -220,19 +220,25 @@ class Recent:
 
     def get(self, path: bytes) -> Known | None:
         """What is remembered, however old."""
+        directory, _, name = path.rpartition(b"/")
+        return self.get_several(directory, [name])[0]
+
+    def get_several(self, directory: bytes, names: Sequence[bytes]) -> list[Known | None]:
+        """What is remembered of several names of a directory, however old."""
+        below = directory + b"/" if directory else b""
         with self._lock:
-            known = self._known.get(path)
-            if known is not None:
-                self._known.move_to_end(path)
-                return known
-            return self._in_page(path)[1]
+            pages = self._pages.get(directory, ())
+            found = [self._known.get(below + name) for name in names]
+            for number, name in enumerate(names):
+                if found[number] is None:
+                    found[number] = _in_pages(pages, name)[1]
+                else:
+                    self._known.move_to_end(below + name)
+            return found
 
     def _in_page(self, path: bytes) -> tuple[KnownPage | None, Known | None]:
         directory, _, name = path.rpartition(b"/")
-        for page in self._pages.get(directory, ()):
-            if name not in page.hidden and (known := page.find(name)) is not None:
-                return page, known
-        return None, None
+        return _in_pages(self._pages.get(directory, ()), name)
 
     def put(self, path: bytes, known: Known) -> Known:
         """Unless a change was told since it was asked for; gives what is the latest of both. What was known
@@ -436,6 +442,13 @@ class Recent:
                 self._pop_listing(each)
             for each in [path for path in self._pages if path == change.path or _is_below(path, change)]:
                 self._pop_pages(each)
+
+
+def _in_pages(pages: Iterable[KnownPage], name: bytes) -> tuple[KnownPage | None, Known | None]:
+    for page in pages:
+        if name not in page.hidden and (known := page.find(name)) is not None:
+            return page, known
+    return None, None
 
 
 def _is_below(path: bytes, change: Change) -> bool:

@@ -230,13 +230,10 @@ class RemoteTree:
             return []
         path = self.path(parent)
         below = path + b"/" if path else b""
-        self._look_at(path, [name for name in names if self._fresh(below + name, None) is None])
         wanted: list[tuple[bytes, Known]] = []
-        for name in names:
-            known = self._fresh(below + name, None)
-            if known is None or not known.attributes.is_file or not 0 < known.attributes.size <= limit:
-                continue
-            if self._staged(below + name) is None:
+        for name, known in self._known_in(path, names):
+            small = known.attributes.is_file and 0 < known.attributes.size <= limit
+            if small and self._staged(below + name) is None:
                 wanted.append((name, known))
         children = [(name, known.attributes, known.asked) for name, known in wanted]
         found: list[Found] = []
@@ -252,15 +249,30 @@ class RemoteTree:
                 found.append(Found(name, below + name, *entry, Opened(reader=reader)))
         return found
 
-    def _look_at(self, path: bytes, names: Sequence[bytes]) -> None:
+    def _known_in(self, path: bytes, names: Sequence[bytes]) -> list[tuple[bytes, Known]]:
+        """Names of a directory of which may be relied on what is remembered, or was asked for here."""
+        below = path + b"/" if path else b""
+
+        def fresh(names: Sequence[bytes]) -> list[Known | None]:
+            known = zip(names, self._recent.get_several(path, names), strict=True)
+            return [self._reliable(below + name, found, None) for name, found in known]
+
+        found = dict(zip(names, fresh(names), strict=True))
+        missing = [name for name, known in found.items() if known is None]
+        if missing and self._look_at(path, missing):
+            found.update(zip(missing, fresh(missing), strict=True))
+        return [(name, known) for name, known in found.items() if known is not None]
+
+    def _look_at(self, path: bytes, names: Sequence[bytes]) -> bool:
         """Asks for several names of a directory at once, where the source can: those that stand together are
-        a part of its listing. What is not found so is asked for by itself."""
+        a part of its listing. What is not found so is asked for by itself. False: nothing was asked."""
         if Feature.PARTS not in self.features or self._strict or len(names) < SEVERAL:
-            return
+            return False
         first = min(names)
         with suppress(OSError):
             # All but one byte of it comes just before it, and before few others.
             self.page(path, first[:-1], PART)
+        return True
 
     def number(self, path: bytes) -> Callable[[bytes], int] | None:
         """See ``Tree``."""
@@ -523,7 +535,9 @@ class RemoteTree:
 
     def _fresh(self, path: bytes, entry: Entry | None) -> Known | None:
         """What is remembered, if that may be relied on without asking."""
-        known = self._recent.get(path)
+        return self._reliable(path, self._recent.get(path), entry)
+
+    def _reliable(self, path: bytes, known: Known | None, entry: Entry | None) -> Known | None:
         if known is None:
             return None
         check = entry.check if entry is not None else RELAXED

@@ -17,7 +17,7 @@ for per file opened, and a directory of which an epoch opened only a part is not
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from swmld.plan.listing import Listing
@@ -90,6 +90,8 @@ class Directory:
         self._opened = bytearray(-(-size // 8))
         self._asked = bytearray(-(-size // 8))
         self._large = bytearray(-(-size // 8))
+        for order in self._orders:
+            order.looked.clear()
         self._distinct = 0
         self._again = 0
         self._waiting.clear()
@@ -142,36 +144,56 @@ class Directory:
         """The latest that it was given."""
         return self._listing
 
-    def following(self, name: bytes, count: int) -> list[bytes]:
-        """Up to ``count`` files that come after ``name`` in the order that its readers keep to (sorted, until
-        they show another), whatever they did so far; none twice in an ``epoch``."""
-        return [self._listed(index) for index in self._after(name, count) if self._want(index)]
+    def following(self, name: bytes, count: int, most: int) -> list[bytes]:
+        """Of the ``count`` files that come after ``name`` in the order that its readers keep to (sorted,
+        until they show another), whatever they did so far, the first ``most`` that were not asked for in this
+        ``epoch``. Looks at each file once, however large ``count`` is."""
+        order, places = self._after(name, count)
+        return self._left(order, places, most) if order is not None else []
 
     def beyond(self, name: bytes, count: int) -> list[bytes]:
         """Up to ``count`` files that come after ``name`` in that order, asked for or not."""
-        return [self._listed(index) for index in self._after(name, count)]
+        order, places = self._after(name, count)
+        return [self._listed(order.index(place)) for place in places] if order is not None else []
 
-    def _after(self, name: bytes, count: int) -> Iterator[int]:
+    def _after(self, name: bytes, count: int) -> tuple[_Order | None, range]:
         index = self._listing.find(name) if self._listing is not None else None
         if self._listing is None or index is None:
-            return iter(())
+            return None, range(0)
         order = max(self._orders, key=lambda order: order.foreseen)
         first = order.place(index) + 1
-        return map(order.index, range(first, min(first + count, len(self._listing))))
+        return order, range(first, min(first + count, len(self._listing)))
 
     def _listed(self, index: int) -> bytes:
         assert self._listing is not None
         return self._listing.name(index)
 
-    def others(self, name: bytes) -> list[bytes]:
-        """All other files: those after ``name``, then those before it; all where it was not listed. None
-        twice in an ``epoch``."""
+    def others(self, name: bytes, most: int) -> list[bytes]:
+        """The first ``most`` of all other files that were not asked for in this ``epoch``: those after
+        ``name``, then those before it; all where it was not listed. Looks at each file once."""
         if self._listing is None:
             return []
         own = self._listing.find(name)
         after, before = (own + 1, own) if own is not None else (0, 0)
-        wanted = (*range(after, len(self._listing)), *range(before))
-        return [self._listing.name(index) for index in wanted if self._want(index)]
+        wanted = self._left(self._orders[0], range(after, len(self._listing)), most)
+        return wanted + self._left(self._orders[0], range(before), most - len(wanted))
+
+    def _left(self, order: _Order, places: range, most: int) -> list[bytes]:
+        """The first of these places that were not asked for."""
+        wanted: list[bytes] = []
+        at = order.looked.past(places.start)
+        while at < places.stop and len(wanted) < most:
+            index = order.index(at)
+            if self._want(index):
+                wanted.append(self._listed(index))
+            at = order.looked.past(at + 1)
+        order.looked.add(places.start, at)
+        return wanted
+
+    def _look_again(self, index: int) -> None:
+        """It may be asked for once more."""
+        for order in self._orders:
+            order.looked.remove(order.place(index))
 
     def ask(self, names: Iterable[bytes]) -> list[bytes]:
         """Those of ``names`` that are listed; none twice in an ``epoch``."""
@@ -186,6 +208,7 @@ class Directory:
         index = self._listing.find(name) if self._listing is not None else None
         if index is not None:
             self._large[index >> 3] |= 1 << (index & 7)
+            self._look_again(index)
 
     def _want(self, index: int) -> bool:
         if not _has(self._large, index):
@@ -201,6 +224,7 @@ class Directory:
             index = self._listing.find(name)
             if index is not None and _has(self._asked, index) and not _has(self._opened, index):
                 self._asked[index >> 3] &= ~(1 << (index & 7))
+                self._look_again(index)
                 self._sweep_at = min(self._sweep_at, self._orders[-1].place(index))
                 for order in self._orders:
                     order.go_back(order.place(index))
@@ -298,6 +322,42 @@ class Directory:
         return True
 
 
+class _Looked:
+    """A set of places, as few ranges; of more than ``most`` the oldest are forgotten."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._ranges: list[tuple[int, int]] = []  # none touches another
+
+    def past(self, place: int) -> int:
+        """The first one from this on that is not in it."""
+        return next((stop for start, stop in self._ranges if start <= place < stop), place)
+
+    def add(self, start: int, stop: int) -> None:
+        """Those from ``start`` to before ``stop``."""
+        if start >= stop:
+            return
+        apart = [each for each in self._ranges if each[1] < start or stop < each[0]]
+        touching = [each for each in self._ranges if not (each[1] < start or stop < each[0])]
+        start = min([start, *(first for first, _ in touching)])
+        stop = max([stop, *(last for _, last in touching)])
+        self._ranges = [*apart, (start, stop)][-self._most :]
+
+    def remove(self, place: int) -> None:
+        """One of them."""
+        for start, stop in self._ranges:
+            if start <= place < stop:
+                self._ranges.remove((start, stop))
+                parts = [(start, place), (place + 1, stop)]
+                self._ranges += [part for part in parts if part[0] < part[1]]
+                self._ranges = self._ranges[-self._most :]
+                return
+
+    def clear(self) -> None:
+        """All of them."""
+        self._ranges.clear()
+
+
 class _Cursor:
     """One reader's place in an order. What lies before ``front`` was asked for."""
 
@@ -336,6 +396,8 @@ class _Order:
     def __init__(self, limits: Limits, place: Callable[[int], int], index: Callable[[int], int]) -> None:
         self.place = place
         self.index = index
+        self.looked = _Looked(limits.cursors)
+        """Where nothing is left to be asked for by rules."""
         self.cursor: _Cursor | None = None
         """The one that foresaw the latest open, if one did."""
         self.foreseen = _IN_ORDER

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 from swmld._native import ffi, lib
+from swmld.quick import address, held
 from swmld.sources.interface import Attributes
+
+_find, _entry = held("sw_listing_find"), held("sw_listing_entry")
 
 Named = tuple[bytes, Attributes]
 
@@ -17,6 +20,7 @@ class PackedEntries(Sequence[Named]):
     def __init__(self, listing: Any, stem: Callable[[bytes], bytes]) -> None:
         """Takes over ``listing``, a ``sw_listing *``. ``stem``: that of a tag (``Attributes``)."""
         self.listing = ffi.gc(listing, lib.sw_listing_free, 96 * lib.sw_listing_count(listing))
+        self._at = address(self.listing)
         self._text = lib.sw_listing_text(listing)
         self._count = int(lib.sw_listing_count(listing))
         self._stem = stem
@@ -47,18 +51,18 @@ class PackedEntries(Sequence[Named]):
 
     def find(self, name: bytes) -> int:
         """The place of a name, -1 where it is not there."""
-        return int(lib.sw_listing_find(self.listing, name, len(name)))
+        return _find(self._at, name, len(name))
 
     def kinds(self) -> Iterator[tuple[bytes, int]]:
         """The names with their modes."""
         e = ffi.new("struct sw_listed *")
         for number in range(self._count):
-            lib.sw_listing_entry(self.listing, number, e)
+            _entry(self._at, number, address(e))
             yield bytes(ffi.buffer(self._text + e.name, e.name_len)), int(e.a.mode)
 
     def _made(self, number: int) -> Named:
         e = ffi.new("struct sw_listed *")
-        lib.sw_listing_entry(self.listing, number, e)
+        _entry(self._at, number, address(e))
         name = bytes(ffi.buffer(self._text + e.name, e.name_len))
         tag = bytes(ffi.buffer(e.tag, e.tag_len))
         a = e.a

@@ -88,11 +88,16 @@ def _short(kind: bytes, said: bytes, most: int) -> bytes:
     return _HASHED + hashlib.blake2b(kind + said, digest_size=16).digest()
 
 
+def tells_layout(tag: bytes) -> bool:
+    """Whether ``layout_of`` needs nobody else; an empty file has no tag, and no chunks."""
+    return tag[:1] != _HASHED
+
+
 def layout_of(tag: bytes) -> Layout | None:
     """The layout that a tag holds; None where the filer has to be asked."""
-    kind, said = tag[:1], tag[1:]
-    if kind == _HASHED:
+    if not tells_layout(tag):
         return None
+    kind, said = tag[:1], tag[1:]
     if kind == _CONTENT:
         return Layout(content=said)
     if kind == _REMOTE:

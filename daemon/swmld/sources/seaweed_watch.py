@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from swmld.sources.counting import Told
 from swmld.sources.interface import Change
 from swmld.sources.seaweed_filer import FilerClient, stream_errors
 
@@ -47,6 +48,7 @@ class Watch:
     def __init__(self, filer: FilerClient, root: str) -> None:
         self._filer, self._root = filer, root
         self._closed = threading.Event()
+        self._told = Told()
         self._lock = threading.Lock()
         self._stream: Any = None
         self._since, self._number = 0, -1
@@ -76,7 +78,7 @@ class Watch:
                     log.info("it is not known what became of a change: all are told again since before it")
                     continue
                 self._filer.filers.failed(self._number, error)
-                if not self._closed.is_set():
+                if not self._closed.is_set() and self._told.again(error.errno):
                     log.warning("changes at the source are not told: %s", error.strerror)
                 if error.errno == errno.EOPNOTSUPP:
                     raise

@@ -22,7 +22,7 @@ from swmld.sources.counting import SourceStats
 from swmld.sources.errors import failure
 from swmld.sources.interface import LISTED, Attributes, Change, Feature, NewAttributes, Page, Reader, Room
 from swmld.sources.packed import PackedEntries
-from swmld.sources.seaweed_chunks import layout_of
+from swmld.sources.seaweed_chunks import layout_of, tells_layout
 from swmld.sources.seaweed_entries import TOKEN, XATTR, Entry, attributes_of, entry_of, is_xattr, number_at
 from swmld.sources.seaweed_filer import FilerClient
 from swmld.sources.seaweed_filers import Address, Filers
@@ -130,6 +130,11 @@ class SeaweedSource:
             return self.stat(path).tag == tag
 
         return SeaweedReader(shown, attributes.size, layout, self._volumes, through, same)
+
+    @staticmethod
+    def opens_unasked(attributes: Attributes) -> bool:
+        """See ``whole.opens_unasked``: the tag of a file of few chunks holds them."""
+        return tells_layout(attributes.tag)
 
     def _read_through(self, path: bytes, view: memoryview, offset: int, size: int) -> None:
         """Fills ``view`` by the filer's HTTP, of the file that now is at ``path``."""

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from swmld.sources.interface import Attributes
+
 RESOLVED = 60.0
 """Seconds that the address of a name is relied on."""
 
@@ -73,6 +75,13 @@ def in_one(reader: Any) -> bool:
     that stores it in one piece is quicker with one request for all than with several for parts, and can say
     the checksum of all. Loop-safe."""
     return bool(getattr(reader, "in_one", False))
+
+
+def opens_unasked(source: Any, attributes: Attributes) -> bool:
+    """Whether a source opens such a file without asking anybody, so that there is nothing to try again, to
+    limit or to count: a source that does may have a method of this name. Loop-safe."""
+    unasked: Callable[[Attributes], bool] | None = getattr(source, "opens_unasked", None)
+    return unasked is not None and unasked(attributes)
 
 
 class Addresses:

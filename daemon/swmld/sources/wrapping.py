@@ -26,7 +26,7 @@ from swmld.sources.interface import (
     Room,
     Source,
 )
-from swmld.sources.whole import Get, in_one, is_plain, whole_of
+from swmld.sources.whole import Get, in_one, is_plain, opens_unasked, whole_of
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ class Wrapper:
     nothing to do with a read that goes well may say so: ``passes``, and ``whole`` if it is to hear of it."""
 
     passes = False
-    """Files may be read past it, as one GET (``sources.whole``)."""
+    """Files may be opened and read past it, where that asks nobody or is one GET (``sources.whole``)."""
 
     def __init__(self, inner: Source) -> None:
         self.inner = inner
@@ -108,8 +108,14 @@ class Wrapper:
 
     def open(self, path: bytes, attributes: Attributes) -> Reader:
         """See ``Source.open``."""
+        if self.opens_unasked(attributes):
+            return WrappedReader(self, path, self.inner.open(path, attributes))
         inner = self.around(Kind.OPEN, path, lambda: self.inner.open(path, attributes))
         return WrappedReader(self, path, inner)
+
+    def opens_unasked(self, attributes: Attributes) -> bool:
+        """See ``whole.opens_unasked``."""
+        return self.passes and opens_unasked(self.inner, attributes)
 
     def write(
         self,

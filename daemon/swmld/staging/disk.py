@@ -11,6 +11,9 @@ from swmld.sources.interface import Reader
 PIECE = 4 << 20
 """Bytes that are fetched at once of a file that is opened to be changed."""
 
+TRIED = 1 << 20
+"""More than what SQLite asks for at once."""
+
 
 def again(fd: int, flags: int) -> int:
     """Another descriptor of the file, opened anew with the access and synchrony of ``flags``."""
@@ -37,3 +40,19 @@ def copy(reader: Reader, fd: int, size: int) -> None:
         done = 0
         while done < len(piece):
             done += os.pwrite(fd, piece[done:], offset + done)
+
+
+def why_refused(directory: Path) -> int:
+    """Found out by trying after an error that names no reason: ENOSPC, EDQUOT or such if a file there cannot
+    grow by ``TRIED`` bytes, else EIO."""
+    try:
+        fd = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            done = 0
+            while done < TRIED:
+                done += os.pwrite(fd, bytes(TRIED - done), done)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return errno.EIO

@@ -2,20 +2,31 @@
 
 A row is there before the first byte of its file. Most commits are not synced (a killed daemon loses none,
 they are in the page cache); ``durable`` ones are, and with them all before.
+
+Where the disk or a quota is full, what somebody waits for is refused: ENOSPC or EDQUOT. What only tells what
+has happened is noted later, in its turn (``_note``): uploads go on, and make room. After a kill in between
+such a file is taken as it was before, and kept.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
+import logging
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from swmld.cache.exclusive import connect_alone
 from swmld.sources.interface import Attributes
+from swmld.staging.disk import why_refused
+
+log = logging.getLogger(__name__)
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -24,6 +35,11 @@ FILLING = "filling"
 
 PAGES = 4000
 """Of 4 KiB, after which the log is put into the table, which syncs both: about each 500 small files."""
+
+SQLITE_IOERR, SQLITE_FULL = 10, 13
+"""sqlite3.h, primary result codes."""
+
+_Statement = tuple[str, tuple[object, ...]]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS staged(
@@ -83,9 +99,13 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
+        self._late: deque[list[_Statement]] = deque()
+        """What could not be noted yet, each to be noted as a whole."""
+        self._told = False
+        self._directory = path.parent
         self._boot = boot_id()
         self._closed = False
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db = connect_alone(path)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute(f"PRAGMA wal_autocheckpoint={PAGES}")
@@ -102,34 +122,32 @@ class Journal:
 
     def add(self, path: bytes, base: Attributes | None, stamp: str = "", token: str = "") -> int:
         """The number of a new row. Numbers are given once. ``token``: of the upload that is made next."""
+        statement = "INSERT INTO staged(path, base, boot, stamp, token) VALUES (?, ?, ?, ?, ?)"
         with self._lock:
             self._check()
-            cursor = self._db.execute(
-                "INSERT INTO staged(path, base, boot, stamp, token) VALUES (?, ?, ?, ?, ?)",
-                (path, _encoded(base), self._boot, stamp, token),
-            )
+            cursor = self._now(statement, (path, _encoded(base), self._boot, stamp, token))
             return int(cursor.lastrowid or 0)
 
     def move(self, moved: Iterable[Moved], over: int | None = None) -> None:
         """They are other paths' now, and the row ``over`` is not needed any more: all of it or nothing."""
-        with self._lock:
-            if self._closed:
-                return
-            self._db.execute("BEGIN")
-            try:
-                if over is not None:
-                    self._db.execute("DELETE FROM staged WHERE number=?", (over,))
-                for one in moved:
-                    values = (one.path, _encoded(one.base), one.number)
-                    self._db.execute("UPDATE staged SET path=?, base=? WHERE number=?", values)
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        statements: list[_Statement] = []
+        if over is not None:
+            statements.append(("DELETE FROM staged WHERE number=?", (over,)))
+        for one in moved:
+            values = (one.path, _encoded(one.base), one.number)
+            statements.append(("UPDATE staged SET path=?, base=? WHERE number=?", values))
+        self._note(statements)
 
-    def queue(self, number: int, turn: int) -> None:
-        """It is to be uploaded when its turn comes."""
-        self._do("UPDATE staged SET turn=? WHERE number=?", turn, number)
+    def queue(self, number: int, turn: int, *, waits: bool = False) -> None:
+        """It is to be uploaded when its turn comes. ``waits``: somebody has to be told if that could not be
+        noted; OSError."""
+        statement = "UPDATE staged SET turn=? WHERE number=?"
+        if not waits:
+            self._do(statement, turn, number)
+            return
+        with self._lock:
+            if not self._closed:
+                self._now(statement, (turn, number))
 
     def uploading(self, number: int, token: str, sent: str) -> None:
         """An upload with this token begins, of the bytes with that stamp."""
@@ -165,16 +183,68 @@ class Journal:
         self._durable("UPDATE marks SET number=number+1")
 
     def _do(self, statement: str, *values: object) -> None:
+        self._note([(statement, values)])
+
+    def _note(self, statements: list[_Statement]) -> None:
+        """Now, or as soon as the disk takes it."""
         with self._lock:
-            if not self._closed:
-                self._db.execute(statement, values)
+            if self._closed:
+                return
+            self._late.append(statements)
+            try:
+                self._catch_up()
+            except OSError as error:
+                if not self._told:
+                    self._told = True
+                    log.warning("%s; what happens to staged files is noted when there is room", error)
+
+    def _catch_up(self) -> None:
+        """OSError: not all could be noted."""
+        while self._late:
+            statements = self._late[0]
+            with self._on_disk():
+                if len(statements) == 1:
+                    self._db.execute(*statements[0])
+                else:
+                    self._all_or_nothing(statements)
+            self._late.popleft()
+
+    def _all_or_nothing(self, statements: list[_Statement]) -> None:
+        self._db.execute("BEGIN")
+        try:
+            for statement in statements:
+                self._db.execute(*statement)
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # SQLite ends it by itself after some errors
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _now(self, statement: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        """After all that came before; OSError."""
+        self._catch_up()
+        with self._on_disk():
+            return self._db.execute(statement, values)
+
+    @contextlib.contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """What the disk refuses is an OSError."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            code = error.sqlite_errorcode & 0xFF
+            if code == SQLITE_FULL:
+                raise OSError(errno.ENOSPC, f"staging journal: {error}") from error
+            if code == SQLITE_IOERR:  # SQLite tells of no quota
+                raise OSError(why_refused(self._directory), f"staging journal: {error}") from error
+            raise
 
     def _durable(self, statement: str, *values: object) -> None:
         with self._lock:
             self._check()
             self._db.execute("PRAGMA synchronous=FULL")
             try:
-                self._db.execute(statement, values)
+                self._now(statement, values)
             finally:
                 self._db.execute("PRAGMA synchronous=NORMAL")
 
@@ -186,6 +256,8 @@ class Journal:
         """Ends the connection."""
         with self._lock:
             self._closed = True
+            with contextlib.suppress(OSError):
+                self._catch_up()
             self._db.close()
 
 

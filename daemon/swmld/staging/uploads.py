@@ -205,8 +205,9 @@ class Uploads:
 
     # ---- all that wait
 
-    def queue(self, file: StagedFile) -> None:
-        """To be uploaded when its turn comes. ESTALE when it was put aside."""
+    def queue(self, file: StagedFile, *, waits: bool = True) -> None:
+        """To be uploaded when its turn comes. ESTALE when it was put aside. ``waits``: ENOSPC or EDQUOT if
+        that can be forgotten, since the disk is full."""
         with self._changed:
             if file.aside:
                 raise _put_aside(file)
@@ -216,7 +217,7 @@ class Uploads:
             if file.turn:
                 self._table.resize(file)
             else:
-                self._journal.queue(file.number, self._table.queue(file))
+                self._journal.queue(file.number, self._table.queue(file), waits=waits)
 
     def closed(self, file: StagedFile) -> None:
         """It has one user less, and mappings that one made of it are gone, too."""
@@ -230,7 +231,7 @@ class Uploads:
                 late = False
         with self._changed:
             if late and self._late(file):
-                self.queue(file)
+                self.queue(file, waits=False)
         self._table.settle(file)
 
     def _late(self, file: StagedFile) -> bool:

@@ -1,7 +1,8 @@
 """The rows: what is done to each freshly mounted peer, and what its ratios are to.
 
 A visit mounts a peer with an empty cache and does one group of loads in order, so that a later one finds what
-an earlier one left. Visits of all peers (and of the raw load) alternate within a round.
+an earlier one left. Visits of all peers (and of what they are compared with) alternate within a round. What a
+visit leaves on the disk stays there until the run ends (room.py).
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from pathlib import Path
 
 from mounts import Mounted, Peer, pause
 from rig import CHECK_SECONDS, MIB, READER_SECONDS, Rig, Sample
+from room import leave
 from stock import Stock
 
 READERS = 4
-RAW = "raw"
+RAW, STORED, NATIVE = "raw", "stored", "native"
+REFERENCES = (RAW, STORED, NATIVE)
+"""Sides that are no peers: plain GETs; these with a copy on the local disk (stored.c); the local disk's own
+file system. The last two bound what a mount with a cache can reach on the machine."""
+
 RAW_CONNECTIONS = (4, 16)
 """Both are tried in every round, the faster counts: a server has a number of requests it likes best."""
 
@@ -60,13 +66,25 @@ ROWS = [
     Row("slow-small", "slow-small", f"cold-small, {DELAY_MS:g} ms more", "/s", 5.0),
     Row("slow-list", "slow-names", f"cold-list, {DELAY_MS:g} ms more", "/s"),
 ]
+ALONGSIDE = {
+    "seq": REFERENCES,
+    "small": REFERENCES,
+    "write": (RAW,),
+    "back": (RAW,),
+    "slow-seq": (RAW,),
+    "slow-small": (RAW,),
+}
+"""What a group's peers are compared with, besides each other."""
+
+Tell = Callable[[str, Sample], None]
 BACK = ("--write", "back")
 """Options of swmld for the rows of the group "back", in which it is alone."""
 
 
 @dataclass
 class Taken:
-    """Samples by row and side ("raw" or a peer's name), one a round; memory in bytes instead of samples."""
+    """Samples by row and side (of ``REFERENCES`` or a peer's name), one a round; memory in bytes instead of
+    samples."""
 
     samples: dict[str, dict[str, list[Sample]]] = field(default_factory=dict)
 
@@ -81,9 +99,12 @@ class Bench:
     rig: Rig
     stock: Stock
     raw: Path
+    stored: Path
     taken: Taken
     inside: Sequence[str] = ()
     """A command that runs another one at the far end of the slow line."""
+    emptied: bool = False
+    """Whether files that a visit leaves are emptied."""
 
     def visit(self, peer: Peer, group: str, number: int) -> None:
         """One peer, one group of rows, all its samples."""
@@ -93,7 +114,36 @@ class Bench:
             peer = replace(peer, options=BACK)
         with peer.mounted(base, self.inside) as found:
             prefix = "slow" if group.startswith("slow-") else ""
-            do(self, found, lambda row, sample: self.taken.add(row, peer.name, sample), prefix)
+            do(self, found, self._tell(peer.name), prefix)
+        leave(base, self.emptied)
+
+    def refer(self, side: str, group: str, number: int) -> None:
+        """One side of ``REFERENCES``, all its samples of a group."""
+        kind = group.removeprefix("slow-")
+        cold = f"{'slow' if self.inside else 'cold'}-{kind}"
+        if side == NATIVE:
+            AGAIN[kind](self, self.stock.files, self._tell(NATIVE))
+        elif kind in ("write", "back"):
+            saved = self.save(self.rig.base / "save")
+            self.taken.add("checkpoint" if kind == "write" else "checkpoint-back", RAW, saved)
+        else:
+            requests, readers, counted = (
+                (self.stock.raw_big, 1, "bytes")
+                if kind == "seq"
+                else (self.stock.raw_small, READERS, "requests")
+            )
+            if side == RAW:
+                tried = [self._program(self.raw, requests, n, counted) for n in RAW_CONNECTIONS]
+            else:
+                tried = []
+                for n in RAW_CONNECTIONS:
+                    place = self.rig.directory(f"stored-{group}-{number}-{n}")
+                    tried.append(self._program(self.stored, requests, place, n, readers, counted))
+                    leave(place, self.emptied)
+            self.taken.add(cold, side, max(tried, key=lambda sample: sample.rate))
+
+    def _tell(self, side: str) -> Tell:
+        return lambda row, sample: self.taken.add(row, side, sample)
 
     def load(self, *args: object) -> Sample:
         """One pass of reader.c."""
@@ -112,21 +162,15 @@ class Bench:
         file.unlink()
         return taken
 
-    def raw_load(self, row: str, requests: Path, counted: str) -> None:
-        """The same chunks by plain GETs; the best number of connections counts."""
-        found = []
-        for connections in RAW_CONNECTIONS:
-            self.rig.drop()
-            argv = [*self.inside, str(self.raw), str(requests), str(connections), counted]
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=READER_SECONDS, check=False)
-            if done.returncode:
-                raise RuntimeError(f"raw: {done.stderr.strip()}")
-            count, seconds = done.stdout.split()
-            found.append(Sample(float(count), float(seconds)))
-        self.taken.add(row, RAW, max(found, key=lambda sample: sample.rate))
-
-
-Tell = Callable[[str, Sample], None]
+    def _program(self, program: Path, *args: object) -> Sample:
+        """One run of raw.c or stored.c, nothing in the page cache."""
+        self.rig.drop()
+        argv = [*self.inside, str(program), *map(str, args)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=READER_SECONDS, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{program.name}: {done.stderr.strip()}")
+        count, seconds = done.stdout.split()
+        return Sample(float(count), float(seconds))
 
 
 def _memory(found: Mounted, row: str, tell: Tell) -> None:
@@ -138,22 +182,34 @@ def _seq(bench: Bench, found: Mounted, tell: Tell, prefix: str) -> None:
     tell(f"{prefix or 'cold'}-seq", bench.dropped("seq", big, MIB))
     if prefix:
         return
+    _seq_again(bench, found.path, tell)
+    _memory(found, "memory-seq", tell)
+
+
+def _seq_again(bench: Bench, root: Path, tell: Tell) -> None:
+    big = root / "big"
     tell("dropped-seq", bench.dropped("seq", big, MIB))
     tell("warm-seq", bench.load("seq", big, MIB))
     tell("warm-rand64k", bench.load("rand", big, 65536, bench.rig.sizes.rand64_warm))
     tell("dropped-rand64k", bench.dropped("rand", big, 65536, bench.rig.sizes.rand64_dropped))
-    _memory(found, "memory-seq", tell)
 
 
 def _small(bench: Bench, found: Mounted, tell: Tell, prefix: str) -> None:
-    listed = bench.rig.list_of("small", found.path, bench.stock.small)
-    args = ("files", listed, READERS)
-    tell(f"{prefix or 'cold'}-small", bench.dropped(*args))
+    tell(f"{prefix or 'cold'}-small", bench.dropped(*_small_files(bench, found.path)))
     if prefix:
         return
+    _small_again(bench, found.path, tell)
+    _memory(found, "memory-small", tell)
+
+
+def _small_again(bench: Bench, root: Path, tell: Tell) -> None:
+    args = _small_files(bench, root)
     tell("dropped-small", bench.dropped(*args))
     tell("warm-small", bench.load(*args))
-    _memory(found, "memory-small", tell)
+
+
+def _small_files(bench: Bench, root: Path) -> tuple[object, ...]:
+    return "files", bench.rig.list_of("small", root, bench.stock.small), READERS
 
 
 def _names(bench: Bench, found: Mounted, tell: Tell, prefix: str) -> None:
@@ -177,22 +233,17 @@ def _back(bench: Bench, found: Mounted, tell: Tell, _: str) -> None:
 
 
 VISITS = {"seq": _seq, "small": _small, "names": _names, "write": _write, "back": _back}
+AGAIN = {"seq": _seq_again, "small": _small_again}
+"""Rows that the local disk's own file system has as well."""
 
 
 def group_of(bench: Bench, group: str, peers: Sequence[Peer], rounds: int) -> None:
     """All rounds of a group; each round in another order, so that a drift of the machine favours nobody."""
     order = random.Random(group)
-    sides: list[Peer | None] = [*peers, None]
+    sides: list[Peer | str] = [*peers, *ALONGSIDE.get(group, ())]
     for number in range(rounds):
-        for peer in order.sample(sides, len(sides)):
-            if peer is not None:
-                if group != "back" or peer.name == "swmld":
-                    bench.visit(peer, group, number)
-            elif group in ("write", "back"):
-                saved = bench.save(bench.rig.base / "save")
-                bench.taken.add("checkpoint" if group == "write" else "checkpoint-back", RAW, saved)
-            elif group.endswith("seq"):
-                bench.raw_load("slow-seq" if bench.inside else "cold-seq", bench.stock.raw_big, "bytes")
-            elif group.endswith("small"):
-                row = "slow-small" if bench.inside else "cold-small"
-                bench.raw_load(row, bench.stock.raw_small, "requests")
+        for side in order.sample(sides, len(sides)):
+            if isinstance(side, str):
+                bench.refer(side, group, number)
+            elif group != "back" or side.name == "swmld":
+                bench.visit(side, group, number)

@@ -76,7 +76,7 @@ class Peer:
 
     @contextlib.contextmanager
     def mounted(self, base: Path, inside: Sequence[str] = ()) -> Iterator[Mounted]:
-        """Mounted in ``base``, which is removed after that. ``inside``: a command that runs it elsewhere."""
+        """Mounted in ``base``, which stays there after that. ``inside``: a command that runs it elsewhere."""
         mount, cache, log = base / "mnt", base / "cache", base / "log"
         for directory in (mount, cache):
             directory.mkdir(parents=True)
@@ -97,7 +97,6 @@ class Peer:
         finally:
             end(process, mount)
             watchdog.unwatch(process.pid)
-        shutil.rmtree(base)
 
     def _wait(self, found: Mounted) -> None:
         def ready() -> bool:
@@ -203,17 +202,22 @@ def program(name: str) -> str:
     return shutil.which(Path(sys.executable).with_name(name)) or shutil.which(name) or ""
 
 
-def installed(cluster: Cluster, cache_bytes: int, only: Sequence[str]) -> list[Peer]:
-    """The peers that were asked for and are there, swmld first."""
+def installed(only: Sequence[str]) -> list[str]:
+    """Names of the peers that were asked for and are there, swmld first; says which are not."""
     found = []
-    for kind, name, about in ABOUT:
+    for _, name, _ in ABOUT:
         if only and name not in only:
             continue
         if name in ("juicefs", "rclone") and not program(name):
             print(f"{name} is not installed ({name}-bin): left out", file=sys.stderr)
             continue
-        found.append(kind(name, cluster, cache_bytes, about))
+        found.append(name)
     return found
+
+
+def peers_of(cluster: Cluster, cache_bytes: int, names: Sequence[str]) -> list[Peer]:
+    """These peers, swmld first."""
+    return [kind(name, cluster, cache_bytes, about) for kind, name, about in ABOUT if name in names]
 
 
 def _said(*argv: str) -> str:

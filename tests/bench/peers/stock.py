@@ -10,14 +10,14 @@ from pathlib import Path
 from mounts import BUCKET
 from rig import SMALL, Rig
 from support.seaweed import Cluster, weed
-from swmld.sources.seaweed_chunks import chunk_of
+from swmld.sources.seaweed_chunks import Chunk, chunk_of
 
 ROOT = f"/buckets/{BUCKET}"
 
 
 @dataclass
 class Stock:
-    """Names below the mount, and lists of requests for raw.c."""
+    """Names below the mount, and lists of requests for raw.c and stored.c."""
 
     files: Path
     small: list[str]
@@ -62,13 +62,17 @@ def _copy(rig: Rig, cluster: Cluster, files: Path) -> None:
 
 
 def _requests(cluster: Cluster, names: list[str]) -> list[str]:
-    """A line for raw.c for each chunk of these files: the volume server's port and the path there."""
+    """The list that get.h describes: all chunks of these files."""
     port = cluster.volume_ports[0]
-    return [f"{port} /{fid}\n" for name in names for fid in _chunks(cluster, name)]
+    return [
+        f"{port} {number} {chunk.offset} {chunk.size} /{chunk.fid}\n"
+        for number, name in enumerate(names)
+        for chunk in _chunks(cluster, name)
+    ]
 
 
-def _chunks(cluster: Cluster, name: str) -> list[str]:
+def _chunks(cluster: Cluster, name: str) -> list[Chunk]:
     chunks = sorted(cluster.entry(f"{ROOT}/{name}").chunks, key=lambda chunk: int(chunk.offset))
     if not chunks or any(chunk.is_compressed or chunk.is_chunk_manifest for chunk in chunks):
         raise RuntimeError(f"{name}: its chunks cannot be read raw")
-    return [chunk_of(chunk).fid for chunk in chunks]
+    return [chunk_of(chunk) for chunk in chunks]
