@@ -36,9 +36,6 @@ FILLING = "filling"
 PAGES = 4000
 """Of 4 KiB, after which the log is put into the table, which syncs both: about each 500 small files."""
 
-SQLITE_IOERR, SQLITE_FULL = 10, 13
-"""sqlite3.h, primary result codes."""
-
 _Statement = tuple[str, tuple[object, ...]]
 
 _SCHEMA = """
@@ -233,9 +230,9 @@ class Journal:
             yield
         except sqlite3.OperationalError as error:
             code = error.sqlite_errorcode & 0xFF
-            if code == SQLITE_FULL:
+            if code == sqlite3.SQLITE_FULL:
                 raise OSError(errno.ENOSPC, f"staging journal: {error}") from error
-            if code == SQLITE_IOERR:  # SQLite tells of no quota
+            if code == sqlite3.SQLITE_IOERR:  # SQLite tells of no quota
                 raise OSError(why_refused(self._directory), f"staging journal: {error}") from error
             raise
 
