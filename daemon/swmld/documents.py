@@ -26,6 +26,9 @@ MAX_VALUES = 100_000
 # Levels below max_depth that are passed over for what comes after them. The parser's time grows with the
 # square of the depth: deeper files are given up.
 MAX_SKIPPED = 100
+# What libyaml says of more than 1,000 levels, before it hands out the first of them: since 0.2.6, which comes
+# with PyYAML 6.0.4. It had no limit before; the pure Python parser has none.
+_PARSER_TOO_DEEP = "exceeded maximum nesting depth"
 # Refusals beyond these would not be read.
 MAX_PROBLEMS = 1000
 
@@ -150,8 +153,11 @@ def parse(
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 0)
-        said = "expected spaces before this, got a tab" if _by_tabs(text, line) else error.problem
-        document.complain(line, "", f"not YAML: {said or error.context}", column)
+        if error.problem == _PARSER_TOO_DEEP:
+            document.complain(line, "", "nested too deeply", column)
+        else:
+            said = "expected spaces before this, got a tab" if _by_tabs(text, line) else error.problem
+            document.complain(line, "", f"not YAML: {said or error.context}", column)
     except (yaml.YAMLError, UnicodeError) as error:
         document.complain(1, "", f"not YAML: {str(error).splitlines()[0]}")
     except _TooDeep:
